@@ -1,0 +1,1 @@
+//! Answers computed from traces and replays.

@@ -1,0 +1,1 @@
+//! The eBPF programs; the library half is the wire record shared with user space.

@@ -1,0 +1,46 @@
+//! What the kernel's DMA code knows of a device.
+
+crate::record! {
+    /// A device seen while recording: the limits that decide whether it bounces and which slots fit it.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct Device {
+        /// Key that events refer to, from 0.
+        id: u32 => Id,
+        /// The kernel's name for it, such as 0000:00:04.0.
+        name: String => Text,
+        /// Name of its driver when it was first seen.
+        driver: Option<String> => Text,
+        /// Streaming DMA mask; absent when the device has none.
+        dma_mask: Option<u64> => Mask,
+        /// Mask for coherent buffers.
+        coherent_dma_mask: u64 => Mask,
+        /// Highest address the bus can carry; 0 means no limit.
+        bus_dma_limit: u64 => Address,
+        /// A mapping must not cross a multiple of this mask plus one; absent when the driver set none.
+        seg_boundary_mask: Option<u64> => Mask,
+        /// Longest segment the device takes; not used by the allocator.
+        max_segment_size: Option<u32> => Bytes,
+        /// Low address bits a bounce buffer must share with the original; 0 when none.
+        min_align_mask: u64 => Mask,
+        /// A PCI device behind a port that users can plug into.
+        untrusted: Option<bool> => Flag,
+    }
+}
+
+impl Device {
+    /// The highest address the device reaches: the smaller non-zero of mask and bus limit (SPEC 6.1).
+    #[must_use]
+    pub fn reach(&self) -> u64 {
+        match (self.dma_mask.unwrap_or(0), self.bus_dma_limit) {
+            (0, limit) => limit,
+            (mask, 0) => mask,
+            (mask, limit) => mask.min(limit),
+        }
+    }
+
+    /// The segment boundary mask the allocator applies: all ones when the driver set none or zero (SPEC 3).
+    #[must_use]
+    pub fn boundary(&self) -> u64 {
+        self.seg_boundary_mask.filter(|&m| m != 0).unwrap_or(u64::MAX)
+    }
+}

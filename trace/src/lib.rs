@@ -1,0 +1,23 @@
+//! What a swioscope trace *is*, and nothing else: plain records of what happened, and the folder they are kept in.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`field`] | the field registry: every column's name, type, unit and doc, defined once by [`record!`] |
+//! | [`event`] | [`Event`], [`Op`], [`Direction`]: one row a thing that happened |
+//! | [`device`] | [`Device`]: the masks and limits that decide where a device's mappings may go |
+//! | [`pool`] | [`Pool`], [`SnapshotSlot`], [`P2mRun`]: the state of memory around the events |
+//! | [`meta`] | [`Meta`]: host, kernel, capture settings and losses (`meta.json`) |
+//!
+//! The models (`replay`) use this crate without the `file` feature: types only, no I/O.
+
+pub mod device;
+pub mod event;
+pub mod field;
+pub mod meta;
+pub mod pool;
+
+pub use device::Device;
+pub use event::{Direction, Event, Op};
+pub use field::{Field, Record, Unit, Value};
+pub use meta::Meta;
+pub use pool::{Area, P2mKind, P2mRun, Pool, SnapshotSlot};

@@ -1,0 +1,119 @@
+//! `meta.json`: where, how and how well a trace was recorded.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Pool;
+
+/// The format this crate writes. A reader takes any minor version of its own major version.
+pub const FORMAT: Format = Format { major: 1, minor: 0 };
+
+/// Version of the trace format; docs/trace-format.md has the compatibility promise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Format {
+    /// Raised when an old reader would misread a new trace.
+    pub major: u32,
+    /// Raised when something was added that an old reader may pass over.
+    pub minor: u32,
+}
+
+/// Everything about a trace that is not a table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meta {
+    /// Always `swioscope`: tells a trace from any other folder.
+    pub tool: String,
+    /// Version of the program that wrote the trace.
+    pub tool_version: String,
+    /// Format version.
+    pub format: Format,
+    /// The machine.
+    pub host: Host,
+    /// Xen, when the machine runs under it.
+    pub xen: Option<Xen>,
+    /// Bounce pools, the default one first; empty when the machine has none.
+    pub pools: Vec<Pool>,
+    /// Time of the pool snapshot in nanoseconds since the recording began; absent when none could be taken.
+    pub snapshot_ns: Option<u64>,
+    /// Whether the pool stood still while the snapshot was read, so that slot choices can be predicted from it.
+    pub snapshot_exact: bool,
+    /// How events were captured.
+    pub capture: Capture,
+    /// Clock base: what `time_ns` 0 means.
+    pub clock: Clock,
+    /// What is missing.
+    pub losses: Losses,
+    /// Recording ended as it should; `false` in a trace whose recorder died.
+    pub closed: bool,
+}
+
+/// The recorded machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// Host name.
+    pub name: String,
+    /// Kernel release, as `uname -r`.
+    pub release: String,
+    /// Kernel version, as `uname -v`.
+    pub version: String,
+    /// Architecture, as `uname -m`.
+    pub machine: String,
+    /// Kernel command line.
+    pub cmdline: String,
+    /// CPUs that can exist (the number of areas follows from it).
+    pub possible_cpus: u32,
+    /// Bytes of memory the kernel manages.
+    pub memory: u64,
+}
+
+/// Xen, as the guest sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Xen {
+    /// `pv`, `pvh` or `hvm`.
+    pub mode: String,
+    /// Hypervisor version.
+    pub version: String,
+    /// This is the initial domain.
+    pub dom0: bool,
+}
+
+/// How events were captured.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capture {
+    /// `full`, `bounces` or `aggregate`.
+    pub mode: String,
+    /// For each event kind, the back-end that delivered it.
+    pub backends: BTreeMap<String, String>,
+    /// What was recorded: the command, or `duration`, or `until interrupted`.
+    pub workload: String,
+    /// Size of each ring buffer in bytes.
+    pub ring_bytes: u64,
+}
+
+/// What `time_ns` 0 means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clock {
+    /// CLOCK_MONOTONIC at the start of the recording, in nanoseconds.
+    pub monotonic_ns: u64,
+    /// CLOCK_REALTIME at the same moment, in nanoseconds since 1970.
+    pub realtime_ns: u64,
+    /// How long the recording took, once closed.
+    pub duration_ns: u64,
+}
+
+/// What is missing from a trace, by cause. All zero is the normal case.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Losses {
+    /// Records dropped because a ring buffer was full.
+    pub ring_full: u64,
+    /// Probe hits the kernel skipped (`nmissed` of kretprobes, recursion).
+    pub probe_missed: u64,
+    /// Records that could not be understood.
+    pub undecoded: u64,
+    /// Elements of scatterlists longer than the probe walks.
+    pub sg_truncated: u64,
+    /// Frames whose p2m entry changed between the start and the end of the recording.
+    pub p2m_changed: u64,
+    /// Anything else worth knowing, in words.
+    pub notes: Vec<String>,
+}

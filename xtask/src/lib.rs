@@ -1,0 +1,1 @@
+//! Set-up, the VM lab and its tests.
