@@ -1,1 +1,38 @@
-//! Answers computed from traces and replays.
+//! Answers computed from traces and replays. polars lives here and nowhere else.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`frames`] | traces and tables as polars frames |
+//! | [`devices`] | one row a device, from the recorded events |
+//! | [`comparison`] | [`Comparison`]: one trace under several policies, as plain rows |
+//! | [`compare`] | replays the policies and fills the comparison |
+//! | [`verdict`] | the sentences that come before the figures |
+
+use std::path::PathBuf;
+
+pub mod compare;
+pub mod comparison;
+pub mod devices;
+pub mod frames;
+pub mod verdict;
+
+pub use compare::{Request, compare};
+pub use comparison::{Comparison, Curve, PolicyDetail, PolicyDeviceRow, PolicyRow, RefusalRow, TraceFacts};
+pub use devices::DeviceRow;
+
+/// Why an answer could not be computed.
+#[derive(Debug, thiserror::Error)]
+pub enum AnalysisError {
+    /// The trace could not be read.
+    #[error(transparent)]
+    Trace(#[from] trace::TraceError),
+    /// A policy could not be replayed on this trace.
+    #[error(transparent)]
+    Replay(#[from] replay::ReplayError),
+    /// The data-frame library refused a query.
+    #[error("could not query the trace: {0}")]
+    Frame(#[from] polars::error::PolarsError),
+    /// polars takes paths as text.
+    #[error("the path {0:?} is not UTF-8; move the trace to a folder whose name is")]
+    PathNotText(PathBuf),
+}
