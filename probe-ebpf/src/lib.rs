@@ -1,1 +1,16 @@
-//! The eBPF programs; the library half is the wire record shared with user space.
+//! What the kernel half of the probe and user space agree upon: the records in the ring buffer and the layout of
+//! kernel structures, which user space reads from BTF and hands over.
+//!
+//! The binary half (`src/kernel`, for the BPF target only) is built by the collector's build script.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`wire`] | the records: [`wire::Event`], [`wire::Device`], [`wire::CpuLoss`] |
+//! | [`layout`] | [`Layout`]: member offsets and symbol addresses of the running kernel |
+
+#![no_std]
+
+pub mod layout;
+pub mod wire;
+
+pub use layout::Layout;

@@ -1,0 +1,133 @@
+//! The `dma:*` tracepoints for single buffers and coherent memory, and `swiotlb:swiotlb_bounced`.
+//!
+//! # Minimum kernel version
+//!
+//! 6.12 for `dma:*`; the bounce tracepoint is older. The map and unmap tracepoints fire after the operation.
+
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use probe::wire::{Event, has, kind};
+
+use crate::{device, layout, read, ring};
+
+/// Writes the event that `fill` completes, after introducing its device.
+#[inline(always)]
+fn trace(ctx: &BtfTracePointContext, kind: u8, fill: impl FnOnce(&mut Event)) -> i32 {
+    let device = ctx.arg::<u64>(0);
+    if device::introduce(ctx, device) {
+        let mut event = ring::event(ctx, kind, device);
+        fill(&mut event);
+        ring::write(event);
+    }
+    0
+}
+
+/// (dev, phys_addr, dma_addr, size, dir, attrs)
+#[inline(always)]
+fn map(ctx: &BtfTracePointContext) -> i32 {
+    trace(ctx, kind::MAP, |event| {
+        event.has = has::ORIG | has::TARGET;
+        event.orig_addr = ctx.arg(1);
+        event.target = ctx.arg(2);
+        event.size = ctx.arg(3);
+        event.direction = ctx.arg(4);
+        event.attrs = ctx.arg(5);
+    })
+}
+
+/// (dev, dma_addr, size, dir, attrs)
+#[inline(always)]
+fn unmap(ctx: &BtfTracePointContext) -> i32 {
+    trace(ctx, kind::UNMAP, |event| {
+        event.has = has::TARGET;
+        event.target = ctx.arg(1);
+        event.size = ctx.arg(2);
+        event.direction = ctx.arg(3);
+        event.attrs = ctx.arg(4);
+    })
+}
+
+/// (dev, dma_addr, size, dir)
+#[inline(always)]
+fn sync(ctx: &BtfTracePointContext, kind: u8) -> i32 {
+    trace(ctx, kind, |event| {
+        event.has = has::TARGET;
+        event.target = ctx.arg(1);
+        event.size = ctx.arg(2);
+        event.direction = ctx.arg(3);
+    })
+}
+
+/// The CPU-physical address of a kernel virtual one, when it lies in the direct map (46 bits from its base).
+#[inline(always)]
+fn direct_map(virt: u64) -> Option<u64> {
+    let base = read::<u64>(layout!(page_offset_base), 0)?;
+    let phys = virt.wrapping_sub(base);
+    (phys < 1 << 46).then_some(phys)
+}
+
+/// (dev, virt, dma_addr, size, dir, gfp, attrs)
+#[inline(always)]
+fn alloc(ctx: &BtfTracePointContext) -> i32 {
+    trace(ctx, kind::ALLOC, |event| {
+        event.has = has::TARGET;
+        if let Some(phys) = direct_map(ctx.arg(1)) {
+            event.has |= has::ORIG;
+            event.orig_addr = phys;
+        }
+        event.target = ctx.arg(2);
+        event.size = ctx.arg(3);
+        event.direction = ctx.arg(4);
+        event.attrs = ctx.arg(6);
+    })
+}
+
+/// (dev, virt, dma_addr, size, dir, attrs)
+#[inline(always)]
+fn free(ctx: &BtfTracePointContext) -> i32 {
+    trace(ctx, kind::FREE, |event| {
+        event.has = has::TARGET;
+        if let Some(phys) = direct_map(ctx.arg(1)) {
+            event.has |= has::ORIG;
+            event.orig_addr = phys;
+        }
+        event.target = ctx.arg(2);
+        event.size = ctx.arg(3);
+        event.direction = ctx.arg(4);
+        event.attrs = ctx.arg(5);
+    })
+}
+
+/// (dev, dev_addr, size, …)
+#[inline(always)]
+fn bounce(ctx: &BtfTracePointContext) -> i32 {
+    trace(ctx, kind::BOUNCE, |event| {
+        event.has = has::TARGET;
+        event.target = ctx.arg(1);
+        event.size = ctx.arg(2);
+    })
+}
+
+/// One program a tracepoint: a program can be attached to one place only.
+macro_rules! programs {
+    ($($name:ident => $body:expr;)*) => {$(
+        #[btf_tracepoint]
+        fn $name(ctx: BtfTracePointContext) -> i32 {
+            let body: fn(&BtfTracePointContext) -> i32 = $body;
+            body(&ctx)
+        }
+    )*};
+}
+
+programs! {
+    dma_map => map;
+    dma_map_resource => map;
+    dma_unmap => unmap;
+    dma_unmap_resource => unmap;
+    dma_sync_single_for_cpu => |ctx| sync(ctx, kind::SYNC_FOR_CPU);
+    dma_sync_single_for_device => |ctx| sync(ctx, kind::SYNC_FOR_DEVICE);
+    dma_alloc => alloc;
+    dma_alloc_pages => alloc;
+    dma_free => free;
+    dma_free_pages => free;
+    swiotlb_bounced => bounce;
+}

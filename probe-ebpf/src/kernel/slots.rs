@@ -1,0 +1,131 @@
+//! The bounce allocator itself: which slots it gave and took back.
+//!
+//! # Minimum kernel version
+//!
+//! fentry/fexit 5.5 with `swiotlb_tbl_map_single` of at most six parameters (6.10); the kprobe pair everywhere.
+//!
+//! # Cost
+//!
+//! fexit about 50 ns a call, the kprobe pair two to three times that, and kprobes can be skipped by the kernel.
+
+use aya_ebpf::{
+    EbpfContext,
+    macros::{fentry, fexit, kprobe, kretprobe, map},
+    maps::HashMap,
+    programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext},
+};
+use probe::{
+    layout::{TBL_MAP_ALIGN, TBL_MAP_ALLOC, TBL_MAP_ALLOC_ALIGN},
+    wire::{Event, has, kind},
+};
+
+use crate::{device, layout, read, ring};
+
+/// The arguments of `swiotlb_tbl_map_single`, whatever its form.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Request {
+    device: u64,
+    orig_addr: u64,
+    size: u64,
+    align_mask: u32,
+    direction: u32,
+    attrs: u64,
+}
+
+#[inline(always)]
+fn slot_alloc(ctx: &impl EbpfContext, request: &Request, tlb_addr: u64) {
+    if device::introduce(ctx, request.device) {
+        ring::write(Event {
+            direction: request.direction as u8,
+            orig_addr: request.orig_addr,
+            target: tlb_addr,
+            size: request.size,
+            attrs: request.attrs as u32,
+            align_mask: request.align_mask,
+            has: has::ORIG | has::TARGET,
+            ..ring::event(ctx, kind::SLOT_ALLOC, request.device)
+        });
+    }
+}
+
+#[inline(always)]
+fn slot_free(ctx: &impl EbpfContext, device: u64, tlb_addr: u64) {
+    if device::introduce(ctx, device) {
+        ring::write(Event { target: tlb_addr, has: has::TARGET, ..ring::event(ctx, kind::SLOT_FREE, device) });
+    }
+}
+
+/// After `swiotlb_tbl_map_single`, in its six-parameter forms; the seventh argument of the tracing context is the result.
+#[fexit]
+fn tbl_map_fexit(ctx: FExitContext) -> i32 {
+    let (align_mask, size) = match layout!(tbl_map_form) {
+        TBL_MAP_ALIGN => (ctx.arg(3), ctx.arg(2)),
+        _ => (0, ctx.arg(3)),
+    };
+    let request = Request {
+        device: ctx.arg(0),
+        orig_addr: ctx.arg(1),
+        size,
+        align_mask,
+        direction: ctx.arg(4),
+        attrs: ctx.arg(5),
+    };
+    slot_alloc(&ctx, &request, ctx.arg(6));
+    0
+}
+
+/// Before `swiotlb_release_slots(dev, tlb_addr, …)`, or before an unmap function that begins with the same arguments.
+#[fentry]
+fn release_fentry(ctx: FEntryContext) -> i32 {
+    slot_free(&ctx, ctx.arg(0), ctx.arg(1));
+    0
+}
+
+/// Requests between the two probes of a kprobe pair, by the stack pointer their caller has before and after the call:
+/// unlike thread or CPU it is the same at both ends and differs between a task and an interrupt on top of it.
+#[map]
+static REQUESTS: HashMap<u64, Request> = HashMap::with_max_entries(4096, 0);
+
+#[kprobe]
+fn tbl_map_kprobe(ctx: ProbeContext) -> u32 {
+    let arg = |n| ctx.arg::<u64>(n).unwrap_or(0);
+    // SAFETY: the context is the saved registers.
+    let stack = unsafe { (*ctx.regs).rsp } + 8;
+    let (align_mask, size, direction, attrs) = match layout!(tbl_map_form) {
+        TBL_MAP_ALIGN => (arg(3), arg(2), arg(4), arg(5)),
+        TBL_MAP_ALLOC => (0, arg(3), arg(4), arg(5)),
+        // The seventh parameter is the first on the stack, above the return address.
+        TBL_MAP_ALLOC_ALIGN => (arg(4), arg(3), arg(5), read(stack, 0).unwrap_or(0)),
+        _ => return 0,
+    };
+    let request = Request {
+        device: arg(0),
+        orig_addr: arg(1),
+        size,
+        align_mask: align_mask as u32,
+        direction: direction as u32,
+        attrs,
+    };
+    // A request whose return was missed is overwritten by the next one on the same stack.
+    let _ = REQUESTS.insert(stack, request, 0);
+    0
+}
+
+#[kretprobe]
+fn tbl_map_kretprobe(ctx: RetProbeContext) -> u32 {
+    // SAFETY: the context is the saved registers; the value is copied out at once.
+    let stack = unsafe { (*ctx.regs).rsp };
+    let Some(request) = (unsafe { REQUESTS.get(stack).copied() }) else { return 0 };
+    let _ = REQUESTS.remove(stack);
+    slot_alloc(&ctx, &request, ctx.ret());
+    0
+}
+
+#[kprobe]
+fn release_kprobe(ctx: ProbeContext) -> u32 {
+    if let (Some(device), Some(tlb_addr)) = (ctx.arg(0), ctx.arg(1)) {
+        slot_free(&ctx, device, tlb_addr);
+    }
+    0
+}

@@ -1,0 +1,85 @@
+//! Where things are in the running kernel. Rust has no CO-RE, so the offsets travel as a global of the object.
+
+/// An offset that this kernel does not have; the probe leaves the value out.
+pub const ABSENT: u32 = u32::MAX;
+
+/// Member offsets (bytes, from BTF) and symbol addresses (from kallsyms) of the running kernel. The object's global
+/// `LAYOUT` is overridden with it before loading.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct Layout {
+    /// Address of the symbol `vmemmap_base`, 0 when unknown: scatterlists then have no original addresses.
+    pub vmemmap_base: u64,
+    /// Address of the symbol `page_offset_base`, 0 when unknown: coherent buffers then have no original addresses.
+    pub page_offset_base: u64,
+    /// `struct device`: kobj.name.
+    pub device_name: u32,
+    /// `struct device`: driver.
+    pub device_driver: u32,
+    /// `struct device`: dma_mask, a pointer.
+    pub device_dma_mask: u32,
+    /// `struct device`: coherent_dma_mask.
+    pub device_coherent_dma_mask: u32,
+    /// `struct device`: bus_dma_limit.
+    pub device_bus_dma_limit: u32,
+    /// `struct device`: dma_parms, a pointer.
+    pub device_dma_parms: u32,
+    /// `struct device_driver`: name.
+    pub driver_name: u32,
+    /// `struct device_dma_parameters`: max_segment_size.
+    pub parms_max_segment_size: u32,
+    /// `struct device_dma_parameters`: min_align_mask (5.12 and newer).
+    pub parms_min_align_mask: u32,
+    /// `struct device_dma_parameters`: segment_boundary_mask.
+    pub parms_segment_boundary_mask: u32,
+    /// `struct scatterlist`: page_link.
+    pub sg_page_link: u32,
+    /// `struct scatterlist`: offset.
+    pub sg_offset: u32,
+    /// `struct scatterlist`: length.
+    pub sg_length: u32,
+    /// `struct scatterlist`: dma_address.
+    pub sg_dma_address: u32,
+    /// Size of `struct scatterlist`.
+    pub sg_size: u32,
+    /// Size of `struct page`.
+    pub page_size: u32,
+    /// Parameters of `swiotlb_tbl_map_single`, as one of the `TBL_MAP_*` forms.
+    pub tbl_map_form: u32,
+    /// Keeps the structure free of implicit padding.
+    pub reserved: u32,
+}
+
+/// `swiotlb_tbl_map_single(dev, orig, size, align_mask, dir, attrs)`: 6.10 and newer.
+pub const TBL_MAP_ALIGN: u32 = 0;
+/// `swiotlb_tbl_map_single(dev, orig, size, alloc_size, align_mask, dir, attrs)`: late 5.15.y to 6.9.
+pub const TBL_MAP_ALLOC_ALIGN: u32 = 1;
+/// `swiotlb_tbl_map_single(dev, orig, size, alloc_size, dir, attrs)`: 5.10 to early 5.15.y.
+pub const TBL_MAP_ALLOC: u32 = 2;
+
+impl Layout {
+    /// Nothing known.
+    pub const EMPTY: Self = Self {
+        vmemmap_base: 0,
+        page_offset_base: 0,
+        device_name: ABSENT,
+        device_driver: ABSENT,
+        device_dma_mask: ABSENT,
+        device_coherent_dma_mask: ABSENT,
+        device_bus_dma_limit: ABSENT,
+        device_dma_parms: ABSENT,
+        driver_name: ABSENT,
+        parms_max_segment_size: ABSENT,
+        parms_min_align_mask: ABSENT,
+        parms_segment_boundary_mask: ABSENT,
+        sg_page_link: ABSENT,
+        sg_offset: ABSENT,
+        sg_length: ABSENT,
+        sg_dma_address: ABSENT,
+        sg_size: ABSENT,
+        page_size: ABSENT,
+        tbl_map_form: ABSENT,
+        reserved: 0,
+    };
+}

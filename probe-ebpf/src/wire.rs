@@ -1,0 +1,156 @@
+//! The records the programs write into the ring buffer: fixed sizes, no padding, the kind in the first byte.
+//!
+//! ```text
+//!      0    1    2         4                   8
+//!     ┌────┬────┬─────────┬───────────────────┐
+//!   0 │kind│dir │ cpu     │ tid               │
+//!   8 │ time_ns                               │
+//!  16 │ device                                │
+//!  24 │ orig_addr                             │  an Event: 64 bytes
+//!  32 │ target (dma_addr, or tlb_addr)        │
+//!  40 │ size                                  │
+//!  48 │ attrs             │ align_mask        │
+//!  56 │ sg_index│ has     │ sg_excess         │
+//!     └─────────┴─────────┴───────────────────┘
+//! ```
+//!
+//! The kinds are the version: a record whose meaning changes gets a new kind, and an unknown kind is counted, not
+//! guessed. Both halves are built from this file together, so no older object can be met.
+
+/// What an [`Event`] tells; [`kind::DEVICE`] marks a [`Device`] instead.
+pub mod kind {
+    /// A device's limits, before its first event and whenever they changed.
+    pub const DEVICE: u8 = 1;
+    /// A streaming mapping was made, or refused when `target` is all ones.
+    pub const MAP: u8 = 2;
+    /// A streaming mapping was refused.
+    pub const MAP_FAILED: u8 = 3;
+    /// A streaming mapping was undone.
+    pub const UNMAP: u8 = 4;
+    /// A mapping was handed to the CPU.
+    pub const SYNC_FOR_CPU: u8 = 5;
+    /// A mapping was handed to the device.
+    pub const SYNC_FOR_DEVICE: u8 = 6;
+    /// A coherent buffer was allocated.
+    pub const ALLOC: u8 = 7;
+    /// A coherent buffer was freed.
+    pub const FREE: u8 = 8;
+    /// Slots were taken, or refused when `target` is all ones.
+    pub const SLOT_ALLOC: u8 = 9;
+    /// Slots are about to be given back.
+    pub const SLOT_FREE: u8 = 10;
+    /// The kernel is about to bounce.
+    pub const BOUNCE: u8 = 11;
+    /// `size` records were lost on this CPU between `orig_addr` (a time) and `time_ns`.
+    pub const LOST: u8 = 12;
+}
+
+/// Bits of [`Event::has`]: which of the fields that an event of this kind may lack are there.
+pub mod has {
+    /// `orig_addr` is known.
+    pub const ORIG: u16 = 1;
+    /// `target` is known.
+    pub const TARGET: u16 = 2;
+    /// The event is one element of a scatterlist.
+    pub const SG: u16 = 4;
+}
+
+/// Longest scatterlist that is walked; of longer ones the rest is counted in [`Event::sg_excess`].
+pub const SG_MAX: u32 = 256;
+
+/// Something happened to a mapping.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct Event {
+    /// One of [`kind`].
+    pub kind: u8,
+    /// `enum dma_data_direction`.
+    pub direction: u8,
+    /// CPU the program ran on.
+    pub cpu: u16,
+    /// Thread that was running.
+    pub tid: u32,
+    /// CLOCK_MONOTONIC, ns.
+    pub time_ns: u64,
+    /// Address of the `struct device`.
+    pub device: u64,
+    /// CPU-physical address of the caller's buffer.
+    pub orig_addr: u64,
+    /// DMA address; of slot events the CPU-physical address in the pool.
+    pub target: u64,
+    /// Bytes.
+    pub size: u64,
+    /// DMA_ATTR_* bits.
+    pub attrs: u32,
+    /// alloc_align_mask of a slot allocation.
+    pub align_mask: u32,
+    /// Position in the scatterlist.
+    pub sg_index: u16,
+    /// Bits of [`has`].
+    pub has: u16,
+    /// Elements of this scatterlist that were not walked; only on its first record.
+    pub sg_excess: u32,
+}
+
+/// The limits the DMA code knows of a device. Compared bytewise to see whether they changed.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct Limits {
+    /// Address of the name: a new one means that the memory now belongs to another device.
+    pub name: u64,
+    /// Streaming mask; 0 when the device has none.
+    pub dma_mask: u64,
+    /// Coherent mask.
+    pub coherent_dma_mask: u64,
+    /// Bus limit, 0 when none.
+    pub bus_dma_limit: u64,
+    /// Segment boundary mask, 0 when none was set.
+    pub seg_boundary_mask: u64,
+    /// Longest segment, 0 when none was set.
+    pub max_segment_size: u32,
+    /// Low bits to be kept.
+    pub min_align_mask: u32,
+}
+
+/// Bytes kept of a device's name.
+pub const NAME_BYTES: usize = 64;
+/// Bytes kept of a driver's name.
+pub const DRIVER_BYTES: usize = 32;
+
+/// A device is introduced, or its limits have changed.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct Device {
+    /// Always [`kind::DEVICE`] (as in an [`Event`], the first byte).
+    pub kind: u64,
+    /// CLOCK_MONOTONIC, ns.
+    pub time_ns: u64,
+    /// Address of the `struct device`.
+    pub device: u64,
+    /// Its limits.
+    pub limits: Limits,
+    /// Its name, NUL-terminated.
+    pub name: [u8; NAME_BYTES],
+    /// Its driver's name, NUL-terminated; empty when it has none.
+    pub driver: [u8; DRIVER_BYTES],
+}
+
+/// What one CPU could not write because the ring was full (the map `LOSSES`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct CpuLoss {
+    /// Records lost since loading.
+    pub lost: u64,
+    /// How many of them were told by a [`kind::LOST`] record.
+    pub reported: u64,
+    /// When the first unreported one was lost, ns.
+    pub since_ns: u64,
+    /// When the last one was lost, ns.
+    pub last_ns: u64,
+}
+
+const _: () = assert!(size_of::<Event>() == 64 && size_of::<Limits>() == 48 && size_of::<Device>() == 168);
