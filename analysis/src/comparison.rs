@@ -32,6 +32,8 @@ trace::record! {
         bounced_kmalloc: u64 => Count,
         /// Mappings refused.
         failures: u64 => Count,
+        /// Refused: a mapping of no bytes.
+        failed_empty: u64 => Count,
         /// Refused: no pool at all.
         failed_no_pool: u64 => Count,
         /// Refused: out of the device's reach and not to be bounced.
@@ -39,22 +41,26 @@ trace::record! {
         /// Refused: longer than a 128-slot segment.
         failed_too_large: u64 => Count,
         /// Refused: longer than a segment once its offset is added.
-        failed_pad_too_large: u64 => Count,
-        /// Refused: fewer free slots than needed in every area.
-        failed_full: u64 => Count,
-        /// Refused: fewer free slots than needed in the areas that would have fitted otherwise.
+        failed_too_large_with_offset: u64 => Count,
+        /// Refused: no area has that many free slots.
+        failed_pool_full: u64 => Count,
+        /// Refused: the CPU's area has not that many free slots, and the others fail otherwise.
         failed_area_full: u64 => Count,
         /// Refused: the search never ends.
-        failed_never_ending: u64 => Count,
+        failed_never_ending_search: u64 => Count,
+        /// Refused: longer than the distance of two segment boundaries of the device.
+        failed_boundary_impossible: u64 => Count,
         /// Refused: every run that is long enough crosses the device's segment boundary.
         failed_boundary: u64 => Count,
+        /// Refused: no slot would do even if the pool were empty.
+        failed_alignment_impossible: u64 => Count,
         /// Refused: every run that is long enough begins at the wrong address.
         failed_alignment: u64 => Count,
         /// Refused: a fitting run exists, but the search steps over it.
         failed_stride: u64 => Count,
         /// Refused: enough free slots, but no run is long enough.
         failed_fragmented: u64 => Count,
-        /// Refused: the pool itself is beyond the device's reach.
+        /// Refused: slots were found, but the device does not reach them.
         failed_pool_above_mask: u64 => Count,
         /// Slots of the pool (LO for rfc64).
         pool_slots: u64 => Slots,
