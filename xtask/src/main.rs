@@ -1,1 +1,177 @@
-fn main() {}
+//! `cargo xtask`: everything about swioscope that is not swioscope.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program talks to its user")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use xtask::lab::{self, Guest, Kernel, Load};
+use xtask::{cache, process};
+
+/// Set-up, demo, tests and the VM lab of swioscope.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Real kernels in QEMU
+    #[command(subcommand)]
+    Lab(LabTask),
+}
+
+#[derive(Subcommand)]
+enum LabTask {
+    /// Fetch kernels (all four if none is named) and Xen into the cache; nothing is installed
+    Fetch {
+        /// 5.10, 6.1, 6.12, 7.2
+        kernels: Vec<Kernel>,
+        /// Fetch again what is there, for the archive's newest
+        #[arg(long)]
+        update: bool,
+    },
+    /// Boot a guest, run a command in it as root, exit with its status (125 if the lab itself fails)
+    Run(RunArgs),
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// 5.10, 6.1, 6.12 or 7.2
+    #[arg(long, default_value = "6.12")]
+    kernel: Kernel,
+    /// As a PV dom0 under Xen
+    #[arg(long)]
+    xen: bool,
+    /// The kernel's swiotlb= argument, as in `force` or `4096,2,force`
+    #[arg(long, value_name = "SPEC")]
+    swiotlb: Option<String>,
+    /// One more argument for the kernel's command line
+    #[arg(long = "append", value_name = "ARGUMENT")]
+    kernel_arguments: Vec<String>,
+    /// Memory of the machine in MiB
+    #[arg(long, value_name = "MIB")]
+    memory: Option<u32>,
+    /// How much of it dom0 gets
+    #[arg(long, value_name = "MIB", requires = "xen")]
+    dom0_memory: Option<u32>,
+    #[arg(long, default_value_t = 1)]
+    cpus: u32,
+    /// A device, with its driver loaded: nvme[:QUEUES], ahci, ide, e1000, e1000e, virtio; disks are /dev/load/NAME
+    #[arg(long = "load", value_name = "DEVICE")]
+    loads: Vec<Load>,
+    /// End the guest after so many seconds
+    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+    timeout: u64,
+    /// Where the files under the guest's /out go
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// A file to put into the guest, at the same path if no other is given
+    #[arg(long = "file", value_name = "HOSTPATH[:GUESTPATH]")]
+    files: Vec<String>,
+    /// A program and its arguments, or one line for the shell. `swioscope` and `lab-load` are built and put into the
+    /// guest when they are mentioned
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+/// The status for a lab that failed, as `docker run` has it: jobs seldom use it themselves.
+const LAB_FAILED: u8 = 125;
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Lab(LabTask::Run(args)) => {
+            return run_in_lab(&args).unwrap_or_else(|error| {
+                eprintln!("error: {error:#}");
+                ExitCode::from(LAB_FAILED)
+            });
+        }
+        Task::Lab(LabTask::Fetch { kernels, update }) => fetch(&kernels, update),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn fetch(kernels: &[Kernel], update: bool) -> Result<()> {
+    let kernels = if kernels.is_empty() { &Kernel::ALL } else { kernels };
+    let mut say = |line: &str| println!("{line}");
+    for kernel in kernels {
+        if update {
+            lab::forget(kernel.name())?;
+        }
+        let image = lab::fetch(*kernel, &mut say)?;
+        println!("{kernel}: {} in {}", image.release, image.dir.display());
+    }
+    if update {
+        lab::forget("xen")?;
+    }
+    println!("xen: {}", lab::fetch_xen(&mut say)?.display());
+    Ok(())
+}
+
+fn run_in_lab(args: &RunArgs) -> Result<ExitCode> {
+    let mut guest =
+        Guest::new(args.kernel).xen(args.xen).cpus(args.cpus).timeout(Duration::from_secs(args.timeout)).echo(true);
+    if let Some(spec) = &args.swiotlb {
+        guest = guest.swiotlb(spec);
+    }
+    if let Some(mib) = args.memory {
+        guest = guest.memory(mib);
+    }
+    if let Some(mib) = args.dom0_memory {
+        guest = guest.dom0_memory(mib);
+    }
+    if let Some(dir) = &args.out {
+        guest = guest.out(dir);
+    }
+    for argument in &args.kernel_arguments {
+        guest = guest.kernel_argument(argument);
+    }
+    for load in &args.loads {
+        guest = guest.load(*load);
+    }
+    let mut given = Vec::new();
+    for file in &args.files {
+        let (host, inside) = file.split_once(':').unwrap_or((file, file));
+        given.push(inside.to_owned());
+        guest = guest.file(host, inside);
+    }
+    for (program, package) in [("swioscope", "swioscope"), ("lab-load", "xtask")] {
+        let inside = format!("/bin/{program}");
+        if mentioned(&args.command, program) && !given.contains(&inside) {
+            guest = guest.file(build(program, package)?, inside);
+        }
+    }
+    lab::fetch(args.kernel, &mut |line| eprintln!("{line}"))?;
+    let outcome = guest.run(&args.command)?;
+    eprintln!(
+        "the guest took {:.1} s; console in {}, /out in {}",
+        outcome.took.as_secs_f64(),
+        outcome.console.display(),
+        outcome.out_dir.display()
+    );
+    Ok(ExitCode::from(u8::try_from(outcome.status).unwrap_or(LAB_FAILED)))
+}
+
+/// Whether a word of the command is the program, as in `swioscope record` or `sh -c 'swioscope doctor'`.
+fn mentioned(command: &[String], program: &str) -> bool {
+    let name = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+    command.iter().any(|text| text.split(|c| !name(c)).any(|word| word == program))
+}
+
+fn build(program: &str, package: &str) -> Result<PathBuf> {
+    let target = cache::target_dir()?;
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(cache::workspace()).env("CARGO_TARGET_DIR", &target);
+    process::run(cargo.args(["build", "--release", "--quiet", "--package", package, "--bin", program]))?;
+    Ok(Path::new(&target).join("release").join(program))
+}

@@ -1,0 +1,263 @@
+//! Fetching kernels and Xen from the Debian archive, without installing anything.
+//!
+//! A private apt configuration in the cache names the suites; the mirror's address and keyring come from the machine's
+//! own apt sources. `apt-get download` and `dpkg -x` need no root.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::kernel::{Image, Kernel, extract_vmlinux, unpack};
+use super::sources::Mirror;
+use crate::{cache, process};
+
+/// Where a kernel can come from: suites tried in order, each with the pattern of the package names.
+struct Origin {
+    suites: &'static [&'static str],
+    /// apt's regular expression of the package that has the kernel image.
+    image: &'static str,
+}
+
+fn origins(kernel: Kernel) -> &'static [Origin] {
+    match kernel {
+        Kernel::V5_10 => {
+            &[Origin { suites: &["bullseye", "bullseye-security"], image: r"^linux-image-5\.10\.[0-9]+-[0-9]+-amd64$" }]
+        }
+        Kernel::V6_1 => {
+            &[Origin { suites: &["bookworm", "bookworm-security"], image: r"^linux-image-6\.1\.[0-9]+-[0-9]+-amd64$" }]
+        }
+        Kernel::V6_12 => &[
+            Origin { suites: &["bookworm-security"], image: r"^linux-image-6\.12\.[0-9]+\+deb12-amd64$" },
+            Origin { suites: &["trixie", "trixie-security"], image: r"^linux-image-6\.12\.[0-9]+\+deb13-amd64$" },
+        ],
+        Kernel::V7_2 => &[
+            Origin { suites: &["sid"], image: r"^linux-binary-7\.2\.[0-9]+\+deb[0-9]+-amd64$" },
+            Origin { suites: &["sid"], image: r"^linux-binary-7\.[0-9]+\.[0-9]+\+deb[0-9]+-amd64$" },
+        ],
+    }
+}
+
+const XEN: &[Origin] = &[
+    Origin { suites: &["bookworm", "bookworm-security"], image: r"^xen-hypervisor-[0-9.]+-amd64$" },
+    Origin { suites: &["trixie", "trixie-security"], image: r"^xen-hypervisor-[0-9.]+-amd64$" },
+];
+
+/// The kernel from the cache, fetched first if it is not there. `say` gets a line a step.
+///
+/// # Errors
+/// The archive cannot be reached or has no such kernel, or the cache cannot be written.
+pub fn kernel(kernel: Kernel, say: &mut dyn FnMut(&str)) -> Result<Image> {
+    let dir = cache::lab_dir()?.join(kernel.name());
+    let _lock = super::lock(&format!("fetch-{kernel}.lock"))?;
+    if let Some(image) = Image::open(&dir) {
+        return Ok(image);
+    }
+    let fresh = Fresh::new(&dir)?;
+    fetch_kernel(kernel, &fresh.partial, say).with_context(|| format!("cannot fetch kernel {kernel}"))?;
+    fresh.keep()?;
+    Image::open(&dir).with_context(|| format!("{} is incomplete: delete it and try again", dir.display()))
+}
+
+/// The Xen hypervisor from the cache, fetched first if it is not there.
+///
+/// # Errors
+/// As [`kernel`].
+pub fn xen(say: &mut dyn FnMut(&str)) -> Result<PathBuf> {
+    let dir = cache::lab_dir()?.join("xen");
+    let hypervisor = dir.join("xen");
+    let _lock = super::lock("fetch-xen.lock")?;
+    if !hypervisor.is_file() {
+        let fresh = Fresh::new(&dir)?;
+        fetch_xen(&fresh.partial, say).context("cannot fetch Xen")?;
+        fresh.keep()?;
+    }
+    Ok(hypervisor)
+}
+
+/// Forgets a fetched kernel, so that the next use fetches the archive's newest.
+///
+/// # Errors
+/// The folder exists and cannot be deleted.
+pub fn forget(name: &str) -> Result<()> {
+    let dir = cache::lab_dir()?.join(name);
+    if dir.exists() {
+        fs::remove_dir_all(&dir).with_context(|| format!("cannot delete {}", dir.display()))?;
+    }
+    Ok(())
+}
+
+/// A folder that appears under its name only when it is complete.
+struct Fresh {
+    dir: PathBuf,
+    partial: PathBuf,
+}
+
+impl Fresh {
+    fn new(dir: &Path) -> Result<Fresh> {
+        let partial = dir.with_extension("partial");
+        for stale in [dir, &partial] {
+            if stale.exists() {
+                fs::remove_dir_all(stale)?;
+            }
+        }
+        fs::create_dir_all(&partial)?;
+        Ok(Fresh { dir: dir.to_owned(), partial })
+    }
+
+    fn keep(self) -> Result<()> {
+        fs::rename(&self.partial, &self.dir).with_context(|| format!("cannot create {}", self.dir.display()))
+    }
+}
+
+fn fetch_kernel(kernel: Kernel, dir: &Path, say: &mut dyn FnMut(&str)) -> Result<()> {
+    let (apt, package) = choose(origins(kernel), say)?;
+    let mut packages = vec![package.clone()];
+    if let Some(rest) = package.strip_prefix("linux-binary-") {
+        packages.push(format!("linux-modules-{rest}"));
+    }
+    let unpacked = dir.join("unpacked");
+    for package in &packages {
+        say(&format!("fetching {package}"));
+        apt.extract(package, &unpacked)?;
+    }
+    // Newer packages keep everything under usr/, as the merged file system has it.
+    let modules = ["lib/modules", "usr/lib/modules"].map(|path| unpacked.join(path));
+    let modules = modules.iter().find(|path| path.is_dir()).context("the package has no modules")?;
+    let release = only_entry(modules)?;
+    let vmlinuz = [unpacked.join(format!("boot/vmlinuz-{release}")), modules.join(&release).join("vmlinuz")];
+    let vmlinuz = vmlinuz.iter().find(|path| path.is_file()).context("the package has no vmlinuz")?;
+    extract_vmlinux(vmlinuz, &dir.join("vmlinux"))?;
+    fs::create_dir_all(dir.join("lib/modules"))?;
+    fs::rename(modules.join(&release), dir.join("lib/modules").join(&release))?;
+    process::run(Command::new(process::require("depmod")?).arg("-b").arg(dir).arg(&release))?;
+    fs::remove_dir_all(&unpacked)?;
+    fs::write(dir.join("release"), &release)?;
+    say(&format!("kernel {kernel} is {release}"));
+    Ok(())
+}
+
+fn fetch_xen(dir: &Path, say: &mut dyn FnMut(&str)) -> Result<()> {
+    let (apt, package) = choose(XEN, say)?;
+    say(&format!("fetching {package}"));
+    let unpacked = dir.join("unpacked");
+    apt.extract(&package, &unpacked)?;
+    let boot = unpacked.join("boot");
+    let packed = fs::read_dir(&boot)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.extension().is_some_and(|extension| extension == "gz"))
+        .with_context(|| format!("{package} has no hypervisor in boot/"))?;
+    unpack(&packed, &dir.join("xen"))?;
+    fs::remove_dir_all(&unpacked)?;
+    Ok(())
+}
+
+/// The newest package of the first origin that has one.
+fn choose(origins: &[Origin], say: &mut dyn FnMut(&str)) -> Result<(Apt, String)> {
+    let mirror = Mirror::of_this_machine()?;
+    let mut problems = String::new();
+    for origin in origins {
+        say(&format!("looking for {} in {}", origin.image, origin.suites.join(", ")));
+        let found = Apt::update(&mirror, origin.suites)
+            .and_then(|apt| Ok(apt.newest(origin.image)?.map(|package| (apt, package))));
+        match found {
+            Ok(Some(found)) => return Ok(found),
+            Ok(None) => problems.push_str(&format!("\n  {}: no package {}", origin.suites.join(", "), origin.image)),
+            Err(error) => problems.push_str(&format!("\n  {}: {error:#}", origin.suites.join(", "))),
+        }
+    }
+    bail!("the Debian archive has none of what was looked for:{problems}")
+}
+
+/// apt with a configuration of our own.
+struct Apt {
+    dir: PathBuf,
+}
+
+impl Apt {
+    fn update(mirror: &Mirror, suites: &[&str]) -> Result<Apt> {
+        let apt = Apt { dir: cache::lab_dir()?.join("apt").join(suites.join("+")) };
+        fs::create_dir_all(apt.dir.join("lists/partial"))?;
+        fs::create_dir_all(apt.dir.join("cache/archives/partial"))?;
+        fs::write(apt.dir.join("sources.list"), mirror.sources_list(suites))?;
+        process::output(apt.command("apt-get")?.args(["-q", "update"]))?;
+        Ok(apt)
+    }
+
+    fn command(&self, program: &str) -> Result<Command> {
+        let mut command = Command::new(process::require(program)?);
+        let dir = self.dir.display();
+        for option in [
+            format!("Dir::Etc::SourceList={dir}/sources.list"),
+            "Dir::Etc::SourceParts=/nonexistent".to_owned(),
+            "Dir::Etc::Preferences=/nonexistent".to_owned(),
+            "Dir::Etc::PreferencesParts=/nonexistent".to_owned(),
+            format!("Dir::State::Lists={dir}/lists"),
+            format!("Dir::Cache={dir}/cache"),
+            // apt's own user could not write to a cache in somebody's home.
+            "APT::Sandbox::User=".to_owned(),
+            "APT::Architecture=amd64".to_owned(),
+            "Acquire::Languages=none".to_owned(),
+            "Acquire::Retries=3".to_owned(),
+        ] {
+            command.arg("-o").arg(option);
+        }
+        Ok(command)
+    }
+
+    fn newest(&self, pattern: &str) -> Result<Option<String>> {
+        let found = process::output(self.command("apt-cache")?.args(["search", "--names-only", pattern]))?;
+        Ok(found
+            .lines()
+            .filter_map(|line| line.split_whitespace().next())
+            .max_by_key(|name| numbers(name))
+            .map(str::to_owned))
+    }
+
+    fn extract(&self, package: &str, to: &Path) -> Result<()> {
+        let downloads = tempfile::tempdir_in(&self.dir)?;
+        process::output(self.command("apt-get")?.args(["-q", "download", package]).current_dir(downloads.path()))?;
+        let deb = downloads.path().join(only_entry(downloads.path())?);
+        process::output(Command::new(process::require("dpkg")?).arg("-x").arg(deb).arg(to))?;
+        Ok(())
+    }
+}
+
+/// The numbers in a name, in order: what tells 6.1.0-9 from 6.1.0-56.
+fn numbers(name: &str) -> Vec<u64> {
+    name.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
+}
+
+fn only_entry(dir: &Path) -> Result<String> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    match names.len() {
+        1 => Ok(names.remove(0)),
+        found => bail!("expected one entry in {}, found {found}", dir.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_sort_as_numbers() {
+        let names = ["linux-image-6.1.0-9-amd64", "linux-image-6.1.0-56-amd64", "linux-image-6.1.0-47-amd64"];
+        assert_eq!(names.into_iter().max_by_key(|name| numbers(name)), Some("linux-image-6.1.0-56-amd64"));
+    }
+
+    #[test]
+    fn a_fresh_folder_appears_only_when_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let wanted = dir.path().join("6.12");
+        let fresh = Fresh::new(&wanted).unwrap();
+        fs::write(fresh.partial.join("release"), "x").unwrap();
+        assert!(!wanted.exists());
+        fresh.keep().unwrap();
+        assert!(wanted.join("release").is_file());
+    }
+}
