@@ -37,6 +37,28 @@ pub enum Unit {
     Flag,
 }
 
+impl Unit {
+    /// The unit as it stands in the `unit` metadata of a stored column.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Time => "ns since start",
+            Self::Duration => "ns",
+            Self::Bytes => "bytes",
+            Self::Slots => "2 KiB slots",
+            Self::Count => "count",
+            Self::Address => "address",
+            Self::Mask => "bit mask",
+            Self::Frame => "4 KiB frame",
+            Self::Index => "index",
+            Self::Id => "key",
+            Self::Ratio => "ratio",
+            Self::Text => "text",
+            Self::Flag => "flag",
+        }
+    }
+}
+
 /// How a field is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Type {

@@ -7,17 +7,22 @@
 //! | [`device`] | [`Device`]: the masks and limits that decide where a device's mappings may go |
 //! | [`pool`] | [`Pool`], [`SnapshotSlot`], [`P2mRun`]: the state of memory around the events |
 //! | [`meta`] | [`Meta`]: host, kernel, capture settings and losses (`meta.json`) |
+//! | [`file`] | [`Writer`] and [`Trace`]: the folder on disk, Parquet and all (feature `file`) |
 //!
 //! The models (`replay`) use this crate without the `file` feature: types only, no I/O.
 
 pub mod device;
 pub mod event;
 pub mod field;
+#[cfg(feature = "file")]
+pub mod file;
 pub mod meta;
 pub mod pool;
 
 pub use device::Device;
 pub use event::{Direction, Event, Op};
 pub use field::{Field, Record, Unit, Value};
+#[cfg(feature = "file")]
+pub use file::{Trace, TraceError, Writer};
 pub use meta::Meta;
 pub use pool::{Area, P2mKind, P2mRun, Pool, SnapshotSlot};

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::Pool;
 
+/// What [`Meta::tool`] says in every trace.
+pub const TOOL: &str = "swioscope";
+
 /// The format this crate writes. A reader takes any minor version of its own major version.
 pub const FORMAT: Format = Format { major: 1, minor: 0 };
 
@@ -45,6 +48,33 @@ pub struct Meta {
     pub losses: Losses,
     /// Recording ended as it should; `false` in a trace whose recorder died.
     pub closed: bool,
+}
+
+impl Meta {
+    /// The metadata of a trace about which nothing is known yet, by this version of the program.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            tool: TOOL.to_owned(),
+            tool_version: env!("CARGO_PKG_VERSION").to_owned(),
+            format: FORMAT,
+            host: Host::default(),
+            xen: None,
+            pools: Vec::new(),
+            snapshot_ns: None,
+            snapshot_exact: false,
+            capture: Capture::default(),
+            clock: Clock::default(),
+            losses: Losses::default(),
+            closed: false,
+        }
+    }
+}
+
+impl Default for Meta {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// The recorded machine.

@@ -1,0 +1,340 @@
+//! Opening a trace and reading its events.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::error::looks_like;
+use super::open_segment::OpenSegment;
+use super::table::{Rows, TableReader, read_table};
+use super::{DEVICES, META, P2M, SNAPSHOT, TraceError, is_open_segment, sealed_name, sealed_number};
+use crate::meta::{FORMAT, Format, TOOL};
+use crate::{Device, Event, Meta, P2mRun, SnapshotSlot};
+
+/// A trace, opened and checked: every table is whole Parquet with the right columns. Opening never writes.
+///
+/// A trace that is still being recorded can be opened too; it shows what had been flushed by then.
+#[derive(Debug)]
+pub struct Trace {
+    root: PathBuf,
+    meta: Meta,
+    devices: Vec<Device>,
+    snapshot: Vec<SnapshotSlot>,
+    p2m: Vec<P2mRun>,
+    sealed: Vec<Sealed>,
+    open: Vec<Arc<OpenSegment>>,
+}
+
+/// What was found in the segments of a recorder that died (or is still at work).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Events in whole frames; they are part of the trace.
+    pub events: u64,
+    /// Bytes behind the last whole frame, lost: 0 when the recorder died between two writes.
+    pub bytes_dropped: u64,
+}
+
+/// A sealed segment.
+#[derive(Clone, Debug)]
+struct Sealed {
+    path: PathBuf,
+    events: u64,
+    first_ns: u64,
+}
+
+impl Trace {
+    /// Opens the trace in a folder.
+    ///
+    /// # Errors
+    /// When there is none, it is of a newer format, incomplete or damaged; each has its own [`TraceError`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, TraceError> {
+        let root = path.as_ref();
+        let meta = read_meta(root)?;
+        let (sealed, open) = read_segments(root, &meta)?;
+        Ok(Self {
+            devices: read_table(&present(root, DEVICES)?)?,
+            snapshot: read_if_there(&root.join(SNAPSHOT))?,
+            p2m: read_if_there(&root.join(P2M))?,
+            root: root.to_owned(),
+            meta,
+            sealed,
+            open,
+        })
+    }
+
+    /// The trace's folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
+    /// Host, kernel, capture settings and losses.
+    #[must_use]
+    pub fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    /// The devices seen.
+    #[must_use]
+    pub fn devices(&self) -> &[Device] {
+        &self.devices
+    }
+
+    /// Slots in use when recording began; see `snapshot_ns` and `snapshot_exact` of [`Meta`].
+    #[must_use]
+    pub fn snapshot(&self) -> &[SnapshotSlot] {
+        &self.snapshot
+    }
+
+    /// Xen's frame table as far as it was seen; empty elsewhere.
+    #[must_use]
+    pub fn p2m(&self) -> &[P2mRun] {
+        &self.p2m
+    }
+
+    /// How many events there are, the recovered ones included.
+    #[must_use]
+    pub fn event_count(&self) -> u64 {
+        let open = self.open.iter().map(|s| s.len() as u64);
+        self.sealed.iter().map(|s| s.events).chain(open).sum()
+    }
+
+    /// The sealed segments, for readers of Parquet. They hold all events unless [`Trace::has_open_segment`].
+    #[must_use]
+    pub fn event_files(&self) -> Vec<PathBuf> {
+        self.sealed.iter().map(|s| s.path.clone()).collect()
+    }
+
+    /// Whether some events are not in Parquet, because the recorder died or is still at work.
+    #[must_use]
+    pub fn has_open_segment(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    /// What the open segments hold; `None` for a trace without any.
+    #[must_use]
+    pub fn recovered(&self) -> Option<Recovered> {
+        self.has_open_segment().then(|| {
+            self.open.iter().fold(Recovered::default(), |sum, segment| Recovered {
+                events: sum.events + segment.len() as u64,
+                bytes_dropped: sum.bytes_dropped + segment.bytes_dropped(),
+            })
+        })
+    }
+
+    /// Bytes of all files in the folder.
+    ///
+    /// # Errors
+    /// When the folder cannot be listed.
+    pub fn size_on_disk(&self) -> Result<u64, TraceError> {
+        let entries = fs::read_dir(&self.root).map_err(|e| TraceError::io("list", &self.root, e))?;
+        // A file that goes away while we look takes no space any more.
+        Ok(entries.flatten().filter_map(|entry| entry.metadata().ok()).map(|m| m.len()).sum())
+    }
+
+    /// All events in time order; those of one time in the order they were written.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        let sealed = self.sealed.iter().map(|s| Waiting { first_ns: s.first_ns, from: From::Sealed(s.path.clone()) });
+        let open = self.open.iter().filter_map(|s| {
+            let first_ns = s.event(0)?.time_ns;
+            Some(Waiting { first_ns, from: From::Open(Arc::clone(s)) })
+        });
+        let mut waiting: Vec<_> = sealed.chain(open).enumerate().collect();
+        waiting.sort_by_key(|(rank, segment)| (segment.first_ns, *rank));
+        Events { waiting: waiting.into(), active: Vec::new() }
+    }
+}
+
+/// A segment whose time has not come.
+struct Waiting {
+    first_ns: u64,
+    from: From,
+}
+
+/// Where a segment's events are.
+enum From {
+    Sealed(PathBuf),
+    Open(Arc<OpenSegment>),
+}
+
+/// A segment's events, sorted by time.
+enum Source {
+    Sealed(Box<Rows<Event>>),
+    Open(Arc<OpenSegment>, usize),
+}
+
+impl Source {
+    fn next(&mut self) -> Option<Result<Event, TraceError>> {
+        match self {
+            Self::Sealed(rows) => rows.next(),
+            Self::Open(segment, position) => {
+                *position += 1;
+                segment.event(*position - 1).map(Ok)
+            }
+        }
+    }
+}
+
+/// A segment being read, with the event that is next.
+struct Active {
+    rank: usize,
+    head: Event,
+    source: Source,
+}
+
+/// All events of a trace in time order; see [`Trace::events`]. Ends after the first error.
+///
+/// Segments are sorted in themselves but overlap a little, because events reach the writer a little late. They are
+/// merged, and each is opened only when its first event may be next: normally one or two are open at a time.
+pub struct Events {
+    /// With its place among the segments, in order of first event.
+    waiting: VecDeque<(usize, Waiting)>,
+    active: Vec<Active>,
+}
+
+impl Events {
+    /// The position in `active` of the segment whose head is next.
+    fn earliest(&self) -> Option<usize> {
+        let order = |&i: &usize| (self.active[i].head.time_ns, self.active[i].rank);
+        (0..self.active.len()).min_by_key(order)
+    }
+
+    /// Opens every segment that may hold the next event.
+    fn activate(&mut self) -> Result<(), TraceError> {
+        while let Some((_, next)) = self.waiting.front() {
+            if self.earliest().is_some_and(|i| self.active[i].head.time_ns < next.first_ns) {
+                break;
+            }
+            let Some((rank, Waiting { from, .. })) = self.waiting.pop_front() else { break };
+            let mut source = match from {
+                From::Sealed(path) => Source::Sealed(Box::new(TableReader::open(&path)?.rows()?)),
+                From::Open(segment) => Source::Open(segment, 0),
+            };
+            if let Some(head) = source.next().transpose()? {
+                self.active.push(Active { rank, head, source });
+            }
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self) -> Result<Option<Event>, TraceError> {
+        self.activate()?;
+        let Some(i) = self.earliest() else { return Ok(None) };
+        match self.active[i].source.next().transpose()? {
+            Some(next) => Ok(Some(std::mem::replace(&mut self.active[i].head, next))),
+            None => Ok(Some(self.active.swap_remove(i).head)),
+        }
+    }
+}
+
+impl Iterator for Events {
+    type Item = Result<Event, TraceError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let result = self.advance();
+        if result.is_err() {
+            self.waiting.clear();
+            self.active.clear();
+        }
+        result.transpose()
+    }
+}
+
+/// As much of meta.json as every version has.
+#[derive(Deserialize)]
+struct Head {
+    tool: Option<String>,
+    format: Option<Format>,
+}
+
+fn read_meta(root: &Path) -> Result<Meta, TraceError> {
+    match fs::metadata(root) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(TraceError::Missing { path: root.to_owned() }),
+        Err(e) => return Err(TraceError::io("look at", root, e)),
+        Ok(found) if !found.is_dir() => {
+            return Err(TraceError::NotAFolder { path: root.to_owned(), looks_like: looks_like(root) });
+        }
+        Ok(_) => {}
+    }
+    let path = root.join(META);
+    let text = match fs::read(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(TraceError::NotATrace { path: root.to_owned() }),
+        other => other.map_err(|e| TraceError::io("read", &path, e))?,
+    };
+    let damaged = |source| TraceError::Meta { path: path.clone(), source };
+    // Whose it is and which version come first: the rest may have any shape in another version.
+    let value: serde_json::Value = serde_json::from_slice(&text).map_err(damaged)?;
+    let head = Head::deserialize(&value).unwrap_or(Head { tool: None, format: None });
+    match (head.tool.as_deref(), head.format) {
+        (Some(TOOL), Some(found)) if found.major > FORMAT.major => {
+            return Err(TraceError::Newer { path: root.to_owned(), found });
+        }
+        (Some(TOOL), _) => {}
+        (other, _) => {
+            let found = other.map_or("another program".to_owned(), |tool| format!("`{tool}`"));
+            return Err(TraceError::OtherTool { path: root.to_owned(), found });
+        }
+    }
+    serde_json::from_slice(&text).map_err(damaged)
+}
+
+/// Finds the segments. A recorder at work may seal one between listing and reading; then the list is made again.
+fn read_segments(root: &Path, meta: &Meta) -> Result<(Vec<Sealed>, Vec<Arc<OpenSegment>>), TraceError> {
+    let mut tries = 3;
+    loop {
+        tries -= 1;
+        let result = list_segments(root, meta);
+        let moved = match &result {
+            Err(TraceError::Io { source, .. }) => source.kind() == io::ErrorKind::NotFound,
+            Err(TraceError::Incomplete { .. }) => true,
+            _ => false,
+        };
+        if meta.closed || !moved || tries == 0 {
+            return result;
+        }
+    }
+}
+
+fn list_segments(root: &Path, meta: &Meta) -> Result<(Vec<Sealed>, Vec<Arc<OpenSegment>>), TraceError> {
+    let mut sealed = BTreeMap::new();
+    let mut open = Vec::new();
+    for entry in fs::read_dir(root).map_err(|e| TraceError::io("list", root, e))? {
+        let entry = entry.map_err(|e| TraceError::io("list", root, e))?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if let Some(number) = sealed_number(&name) {
+            let table = TableReader::<Event>::open(&entry.path())?;
+            let first_ns = table.minimum("time_ns").unwrap_or(0);
+            sealed.insert(number, Sealed { path: entry.path(), events: table.row_count(), first_ns });
+        } else if is_open_segment(&name) {
+            open.push(OpenSegment::read(&entry.path())?);
+        }
+    }
+    // A recorder that died between putting the Parquet in place and removing the frames leaves both.
+    open.retain(|segment| segment.number().is_none_or(|n| !sealed.contains_key(&n)));
+    // A recorder at work may put the open segment aside while the folder is listed: then it is met under both names.
+    open.sort_by_key(|segment| (segment.number().unwrap_or(u32::MAX), std::cmp::Reverse(segment.len())));
+    open.dedup_by_key(|segment| segment.number().unwrap_or(u32::MAX));
+    let numbers = sealed.keys().copied().chain(open.iter().filter_map(OpenSegment::number));
+    let mut numbers: Vec<_> = numbers.collect();
+    numbers.sort_unstable();
+    let gap = (0..).zip(&numbers).find(|(expected, found)| expected != *found).map(|(expected, _)| expected);
+    if let Some(number) = gap.or((meta.closed && numbers.is_empty()).then_some(0)) {
+        return Err(TraceError::Incomplete { path: root.join(sealed_name(number)) });
+    }
+    Ok((sealed.into_values().collect(), open.into_iter().map(Arc::new).collect()))
+}
+
+fn present(root: &Path, name: &str) -> Result<PathBuf, TraceError> {
+    let path = root.join(name);
+    if path.exists() { Ok(path) } else { Err(TraceError::Incomplete { path }) }
+}
+
+fn read_if_there<R: crate::Record>(path: &Path) -> Result<Vec<R>, TraceError> {
+    if path.exists() { read_table(path) } else { Ok(Vec::new()) }
+}

@@ -1,0 +1,393 @@
+//! Making a trace.
+
+use std::fs::{self, File};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
+
+use super::open_segment::{self, Frame, OpenSegment};
+use super::table::{self, TableWriter, write_table};
+use super::{DEVICES, META, OPEN, P2M, SNAPSHOT, TraceError, replace, replace_bytes, sealed_name, waiting_name};
+use crate::meta::{FORMAT, TOOL};
+use crate::{Device, Event, Meta, P2mRun, SnapshotSlot};
+
+/// A segment is sealed when it has this many events…
+const SEGMENT_EVENTS: u64 = 1 << 20;
+/// … or this many bytes.
+const SEGMENT_BYTES: u64 = 64 << 20;
+/// A frame is written when it has this many bytes, flushed or not.
+const FRAME_BYTES: usize = 256 << 10;
+/// While one segment is being sealed the next may grow to this many times its size; then writing waits.
+const PATIENCE: u64 = 4;
+
+/// Writes a trace. What [`Writer::flush`] has returned from survives a SIGKILL of this process.
+///
+/// Dropping a writer without [`Writer::close`] leaves a trace that opens, marked as not closed.
+///
+/// # Cost
+/// Events are encoded into memory by [`Writer::push`] and written a frame at a time. Sealing, the expensive part,
+/// happens in a thread of its own and reads the frames back, so that memory does not grow with the segment until then.
+#[derive(Debug)]
+pub struct Writer {
+    root: PathBuf,
+    made_folder: bool,
+    frame: Frame,
+    open: Segment,
+    /// Segments put aside but not yet sealed.
+    waiting: Vec<u32>,
+    sealer: Option<Sealer>,
+    sealed_bytes: u64,
+    segment_events: u64,
+    /// What went wrong here, for the losses.
+    notes: Vec<String>,
+    meta: Kept<Meta>,
+    devices: Kept<Vec<Device>>,
+    snapshot: Kept<Vec<SnapshotSlot>>,
+    p2m: Kept<Vec<P2mRun>>,
+    /// Nothing is left to save when dropped.
+    done: bool,
+}
+
+/// The segment being written.
+#[derive(Debug)]
+struct Segment {
+    file: File,
+    number: u32,
+    bytes: u64,
+    events: u64,
+}
+
+/// The thread that seals a segment.
+#[derive(Debug)]
+struct Sealer {
+    number: u32,
+    thread: JoinHandle<Result<Sealed, TraceError>>,
+}
+
+/// What sealing a segment came to.
+#[derive(Debug, Clone, Copy)]
+struct Sealed {
+    bytes: u64,
+    dropped: u64,
+}
+
+/// A value and the state of its file.
+#[derive(Debug, Default)]
+struct Kept<T> {
+    value: T,
+    changed: bool,
+    bytes: u64,
+}
+
+impl<T> Kept<T> {
+    fn set(&mut self, value: T) {
+        self.value = value;
+        self.changed = true;
+    }
+
+    fn save(&mut self, write: impl FnOnce(&T) -> Result<u64, TraceError>) -> Result<(), TraceError> {
+        if self.changed {
+            self.bytes = write(&self.value)?;
+            self.changed = false;
+        }
+        Ok(())
+    }
+}
+
+impl Writer {
+    /// Begins a trace in a new or empty folder. Tool, format and `closed` of `meta` are set here.
+    ///
+    /// # Errors
+    /// When something is there already, or the folder cannot be made or written to. Nothing is left behind then.
+    pub fn create(path: impl AsRef<Path>, meta: Meta) -> Result<Self, TraceError> {
+        let root = path.as_ref().to_owned();
+        let made_folder = match fs::create_dir(&root) {
+            Ok(()) => true,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                let empty = root.is_dir() && fs::read_dir(&root).is_ok_and(|mut entries| entries.next().is_none());
+                if !empty {
+                    return Err(TraceError::Exists { path: root });
+                }
+                false
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(TraceError::NoParent { path: root }),
+            Err(e) => return Err(TraceError::io("create", &root, e)),
+        };
+        Self::begin(&root, made_folder, meta).inspect_err(|_| remove(&root, made_folder))
+    }
+
+    fn begin(root: &Path, made_folder: bool, meta: Meta) -> Result<Self, TraceError> {
+        let mut writer = Self {
+            root: root.to_owned(),
+            made_folder,
+            frame: Frame::default(),
+            open: Segment::begin(&root.join(OPEN), 0)?,
+            waiting: Vec::new(),
+            sealer: None,
+            sealed_bytes: 0,
+            segment_events: SEGMENT_EVENTS,
+            notes: Vec::new(),
+            meta: Kept::default(),
+            devices: Kept::default(),
+            snapshot: Kept::default(),
+            p2m: Kept::default(),
+            // Until everything is in place a failure removes it all.
+            done: true,
+        };
+        writer.devices.changed = true;
+        writer.set_meta(meta);
+        writer.save_tables()?;
+        writer.done = false;
+        Ok(writer)
+    }
+
+    /// The trace's folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
+    /// Adds an event. They may come slightly out of order; a reader sees them sorted, those of one time in this order.
+    ///
+    /// # Errors
+    /// When a full frame cannot be written. The events not yet written are kept, so that trying again is possible.
+    pub fn push(&mut self, event: &Event) -> Result<(), TraceError> {
+        self.frame.push(event);
+        if self.frame.len() >= FRAME_BYTES { self.write_frame() } else { Ok(()) }
+    }
+
+    /// Adds events; see [`Writer::push`].
+    ///
+    /// # Errors
+    /// As [`Writer::push`].
+    pub fn extend<'a>(&mut self, events: impl IntoIterator<Item = &'a Event>) -> Result<(), TraceError> {
+        events.into_iter().try_for_each(|event| self.push(event))
+    }
+
+    /// Registers a device, replacing one of the same id. Written at the next [`Writer::flush`].
+    pub fn device(&mut self, device: Device) {
+        let devices = &mut self.devices.value;
+        match devices.iter_mut().find(|d| d.id == device.id) {
+            Some(known) => *known = device,
+            None => devices.push(device),
+        }
+        self.devices.changed = true;
+    }
+
+    /// Replaces all devices. Written at the next [`Writer::flush`].
+    pub fn set_devices(&mut self, devices: Vec<Device>) {
+        self.devices.set(devices);
+    }
+
+    /// Replaces the slots in use when recording began; when they were read is `snapshot_ns` of [`Meta`].
+    /// Written at the next [`Writer::flush`].
+    pub fn set_snapshot(&mut self, slots: Vec<SnapshotSlot>) {
+        self.snapshot.set(slots);
+    }
+
+    /// Replaces the frame table. Written at the next [`Writer::flush`].
+    pub fn set_p2m(&mut self, runs: Vec<P2mRun>) {
+        self.p2m.set(runs);
+    }
+
+    /// Replaces the metadata, such as the losses so far. Written at the next [`Writer::flush`].
+    pub fn set_meta(&mut self, meta: Meta) {
+        let mut meta = Meta { tool: TOOL.to_owned(), format: FORMAT, closed: false, ..meta };
+        meta.losses.notes.extend_from_slice(&self.notes);
+        self.meta.set(meta);
+    }
+
+    /// Writes what was pushed or set so far, so that it survives this process. Meant to be called a few times a second.
+    ///
+    /// # Errors
+    /// When a file cannot be written, or the sealing of an earlier segment failed (its events are safe).
+    pub fn flush(&mut self) -> Result<(), TraceError> {
+        self.write_frame()?;
+        self.save_tables()
+    }
+
+    /// Bytes of the trace on disk so far, events not yet flushed left out.
+    #[must_use]
+    pub fn bytes_written(&self) -> u64 {
+        let tables = self.meta.bytes + self.devices.bytes + self.snapshot.bytes + self.p2m.bytes;
+        self.sealed_bytes + self.open.bytes + tables
+    }
+
+    /// Ends the trace: seals every segment and writes `meta` marked as closed.
+    ///
+    /// # Errors
+    /// When a file cannot be written. The trace then stays as it would after a SIGKILL: it opens, not closed.
+    pub fn close(mut self, meta: Meta) -> Result<(), TraceError> {
+        self.write_frame()?;
+        // An error of the sealer is not final: what it could not seal is tried again below.
+        let _ = self.finish_sealer();
+        self.set_meta(meta);
+        for number in std::mem::take(&mut self.waiting) {
+            let sealed = seal(&self.root, &waiting_name(number), number)?;
+            self.note(number, sealed);
+        }
+        let number = self.open.number;
+        if self.open.events > 0 || number == 0 {
+            let sealed = seal(&self.root, OPEN, number)?;
+            self.note(number, sealed);
+            (self.open.events, self.open.bytes) = (0, 0);
+        } else {
+            let path = self.root.join(OPEN);
+            fs::remove_file(&path).map_err(|e| TraceError::io("remove", &path, e))?;
+        }
+        // Metadata is saved after the tables: a trace that says it is closed is complete.
+        self.meta.value.closed = true;
+        self.meta.changed = true;
+        self.save_tables()?;
+        self.done = true;
+        Ok(())
+    }
+
+    /// Removes everything that was written, and the folder if it was made here. What cannot be removed stays.
+    pub fn abort(mut self) {
+        let _ = self.finish_sealer();
+        self.done = true;
+        remove(&self.root, self.made_folder);
+    }
+
+    fn save_tables(&mut self) -> Result<(), TraceError> {
+        let root = &self.root;
+        self.devices.save(|rows| write_table(&root.join(DEVICES), rows))?;
+        self.snapshot.save(|rows| write_table(&root.join(SNAPSHOT), rows))?;
+        self.p2m.save(|rows| write_table(&root.join(P2M), rows))?;
+        self.meta.save(|meta| {
+            let path = root.join(META);
+            let mut text =
+                serde_json::to_vec_pretty(meta).map_err(|source| TraceError::Meta { path: path.clone(), source })?;
+            text.push(b'\n');
+            replace_bytes(&path, &text)
+        })
+    }
+
+    fn write_frame(&mut self) -> Result<(), TraceError> {
+        if !self.frame.is_empty() {
+            self.open.append(&mut self.frame, &self.root)?;
+        }
+        if self.sealer.as_ref().is_some_and(|s| s.thread.is_finished()) {
+            self.finish_sealer()?;
+        }
+        let size = (self.open.events / self.segment_events).max(self.open.bytes / SEGMENT_BYTES);
+        if size >= 1 && (self.sealer.is_none() || size >= PATIENCE) {
+            self.rotate()?;
+        }
+        Ok(())
+    }
+
+    /// Puts the open segment aside to be sealed and begins the next.
+    fn rotate(&mut self) -> Result<(), TraceError> {
+        self.finish_sealer()?;
+        let number = self.open.number;
+        let (open, waiting) = (self.root.join(OPEN), self.root.join(waiting_name(number)));
+        // The next segment is made ready first: if the disk is full, nothing has changed yet.
+        let ready = self.root.join(format!("{OPEN}.tmp"));
+        let next = Segment::begin(&ready, number + 1)?;
+        fs::rename(&open, &waiting).map_err(|e| TraceError::io("put aside", &open, e))?;
+        self.open = next;
+        self.waiting.push(number);
+        fs::rename(&ready, &open).map_err(|e| TraceError::io("put in place", &open, e))?;
+        let root = self.root.clone();
+        let thread = thread::Builder::new()
+            .name("seal".to_owned())
+            .spawn(move || seal(&root, &waiting_name(number), number))
+            .map_err(|e| TraceError::io("start a thread to seal", &waiting, e))?;
+        self.sealer = Some(Sealer { number, thread });
+        Ok(())
+    }
+
+    /// Waits for the sealer, if there is one.
+    fn finish_sealer(&mut self) -> Result<(), TraceError> {
+        let Some(Sealer { number, thread }) = self.sealer.take() else { return Ok(()) };
+        let sealed =
+            thread.join().unwrap_or_else(|_| Err(TraceError::Sealer { path: self.root.join(sealed_name(number)) }))?;
+        self.waiting.retain(|&n| n != number);
+        self.note(number, sealed);
+        Ok(())
+    }
+
+    fn note(&mut self, number: u32, sealed: Sealed) {
+        self.sealed_bytes += sealed.bytes;
+        if sealed.dropped > 0 {
+            let note = format!("segment {number}: {} bytes could not be read back when it was sealed", sealed.dropped);
+            self.meta.value.losses.notes.push(note.clone());
+            self.meta.changed = true;
+            self.notes.push(note);
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if !self.done {
+            // Nobody is left to tell; the trace opens all the same.
+            let _ = self.flush();
+            let _ = self.finish_sealer();
+        }
+    }
+}
+
+impl Segment {
+    fn begin(path: &Path, number: u32) -> Result<Self, TraceError> {
+        let header = open_segment::header(number);
+        let mut file = File::create(path).map_err(|e| TraceError::io("create", path, e))?;
+        file.write_all(&header).map_err(|e| TraceError::io("write", path, e))?;
+        Ok(Self { file, number, bytes: header.len() as u64, events: 0 })
+    }
+
+    fn append(&mut self, frame: &mut Frame, root: &Path) -> Result<(), TraceError> {
+        let bytes = frame.finish();
+        if let Err(error) = self.file.write_all(bytes) {
+            // Half a frame would hide every later one from a reader.
+            let _ = self.file.set_len(self.bytes).and_then(|()| self.file.seek(SeekFrom::Start(self.bytes)));
+            return Err(TraceError::io("write", &root.join(OPEN), error));
+        }
+        self.bytes += bytes.len() as u64;
+        self.events += frame.events();
+        frame.clear();
+        Ok(())
+    }
+}
+
+/// Turns the frames in `open` into a sorted Parquet table. Until that is in place the frames stay.
+fn seal(root: &Path, open: &str, number: u32) -> Result<Sealed, TraceError> {
+    let from = root.join(open);
+    let segment = OpenSegment::read(&from)?;
+    let path = root.join(sealed_name(number));
+    let bytes = replace(&path, |file| {
+        let mut table = TableWriter::<Event, _>::new(file, &path)?;
+        let mut batch = Vec::with_capacity(table::BATCH_ROWS);
+        for event in (0..segment.len()).filter_map(|position| segment.event(position)) {
+            batch.push(event);
+            if batch.len() == table::BATCH_ROWS {
+                table.write(&batch)?;
+                batch.clear();
+            }
+        }
+        table.write(&batch)?;
+        table.finish()
+    })?;
+    fs::remove_file(&from).map_err(|e| TraceError::io("remove", &from, e))?;
+    Ok(Sealed { bytes, dropped: segment.bytes_dropped() })
+}
+
+/// Removes a trace's files, and its folder if it was made for it. Best effort: it follows an error or a wish to forget.
+fn remove(root: &Path, made_folder: bool) {
+    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let stem = name.strip_suffix(".tmp").unwrap_or(&name);
+        let ours = [META, DEVICES, SNAPSHOT, P2M].contains(&stem)
+            || super::sealed_number(stem).is_some()
+            || super::is_open_segment(stem);
+        if ours {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    if made_folder {
+        let _ = fs::remove_dir(root);
+    }
+}
