@@ -1,1 +1,39 @@
 //! Bit-exact models of the Linux bounce-buffer allocators and of Xen's address translation.
+//!
+//! Pure: no files, no clock, no threads. What goes in is plain types of the `trace` crate, or text.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`rules`] | the table of generations: every difference between kernels, side by side |
+//! | [`plan`] | a request against a pool, in numbers: slots, stride, address match, boundary |
+//! | `walk` | the five searches, without the walking |
+//! | [`pool`] | the slots of a pool, 128 to a word |
+//! | [`allocator`] | a generation over its pools: map, unmap |
+//! | [`param`], [`policy`] | what a pool size becomes in a kernel; policies as people write them |
+//! | [`p2m`], [`machine`] | Xen's frame tables; a policy on a platform: what bounces, and why |
+//! | [`script`] | event scripts and their answers, to compare with real kernels |
+//! | [`refusal`] | why a mapping was refused, with its arithmetic |
+
+pub mod allocator;
+mod bits;
+pub mod machine;
+pub mod p2m;
+pub mod param;
+pub mod plan;
+pub mod policy;
+pub mod pool;
+pub mod refusal;
+pub mod rules;
+pub mod script;
+mod walk;
+
+pub use allocator::{Allocator, Taken};
+pub use machine::{Machine, Mapped, Platform, PlatformKind, Reason, Refused};
+pub use p2m::P2m;
+pub use param::Force;
+pub use plan::{Limits, Request};
+pub use policy::{Base, MAX_SLABS, PARAMETERS, Policy, PolicyError, Setup};
+pub use pool::{AreaState, Geometry, SlotPool};
+pub use refusal::{AreaRefusal, Cause, Refusal};
+pub use rules::{GENERATIONS, Generation};
+pub use script::{Script, ScriptError};

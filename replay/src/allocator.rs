@@ -1,0 +1,154 @@
+//! A generation's allocator over its pools: which pool, which area, which slots.
+
+use crate::plan::{Limits, Plan, Request};
+use crate::pool::{Geometry, Run, SlotPool};
+use crate::refusal::{self, Cause, Refusal, area_order};
+use crate::rules::Generation;
+use crate::walk::{Found, find};
+use trace::pool::SLOT_BYTES;
+
+/// Slots taken for a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Physical address of the bounce buffer, offset included.
+    pub tlb_addr: u64,
+    /// First slot taken, padding included, counted from the pool's start.
+    pub first_slot: u32,
+    /// Slots taken.
+    pub nslots: u32,
+    /// Which pool: 0, or 1 for `rfc64`'s second.
+    pub pool: u8,
+}
+
+/// The allocator of one generation.
+#[derive(Clone, Debug)]
+pub struct Allocator {
+    rules: &'static Generation,
+    pools: Vec<SlotPool>,
+    used: u64,
+    high_water: u64,
+}
+
+impl Allocator {
+    /// An allocator with empty pools. Only `rfc64` looks at a second one.
+    #[must_use]
+    pub fn new(rules: &'static Generation, pools: &[Geometry]) -> Self {
+        Self { rules, pools: pools.iter().map(|&g| SlotPool::new(g)).collect(), used: 0, high_water: 0 }
+    }
+
+    /// The generation's rules.
+    #[must_use]
+    pub fn rules(&self) -> &'static Generation {
+        self.rules
+    }
+
+    /// The pools, `rfc64`'s high one last.
+    #[must_use]
+    pub fn pools(&self) -> &[SlotPool] {
+        &self.pools
+    }
+
+    /// Slots in use in all pools.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.used
+    }
+
+    /// The most slots that were in use at once (`io_tlb_used_hiwater`).
+    #[must_use]
+    pub fn high_water(&self) -> u64 {
+        self.high_water
+    }
+
+    /// The pool a device's requests go to. `rfc64` sends devices that reach all 64 bits to the second pool, with no
+    /// fallback either way (SPEC 9); everybody else has one.
+    #[must_use]
+    pub fn pool_for(&self, limits: &Limits) -> usize {
+        usize::from(self.rules.has_high_pool() && self.pools.len() > 1 && limits.reach == u64::MAX)
+    }
+
+    /// Takes slots for a request, as `swiotlb_tbl_map_single()` does.
+    ///
+    /// # Errors
+    /// The cause, when no area can serve it. The state is then as before; [`Allocator::explain`] has the arithmetic.
+    pub fn map(&mut self, request: &Request, limits: &Limits) -> Result<Taken, Cause> {
+        if request.size == 0 {
+            return Err(Cause::Empty);
+        }
+        let pool_id = self.pool_for(limits);
+        let Some(pool) = self.pools.get_mut(pool_id) else { return Err(Cause::NoPool) };
+        let plan = Plan::new(self.rules, pool.geometry().start, request, limits);
+        let mut livelock = false;
+        for area in area_order(pool.areas().len(), request.cpu) {
+            match find(pool, area, &plan, self.rules.search) {
+                Found::Slot(first) => {
+                    pool.take(area, Run { first, n: plan.n }, plan.pad);
+                    self.used += plan.n;
+                    self.high_water = self.high_water.max(self.used);
+                    return Ok(taken(pool, pool_id, first, &plan));
+                }
+                Found::Nothing => {}
+                Found::Livelock => {
+                    livelock = true;
+                    break;
+                }
+            }
+        }
+        Err(refusal::cause(pool, &plan, request.cpu, livelock))
+    }
+
+    /// The arithmetic behind a refusal [`Allocator::map`] has just given; nothing may have changed in between.
+    pub fn explain(&mut self, request: &Request, limits: &Limits, cause: Cause) -> Refusal {
+        let rules = self.rules;
+        let pool_id = self.pool_for(limits);
+        let mut none = SlotPool::new(Geometry { start: 0, nslabs: 0, areas: 1 });
+        let pool = self.pools.get_mut(pool_id).unwrap_or(&mut none);
+        let plan = Plan::new(rules, pool.geometry().start, request, limits);
+        refusal::explain(pool, &plan, request.cpu, request.size, rules.search, cause)
+    }
+
+    /// Gives back what was taken at a bounce address (SPEC 4); the number of slots, or nothing when no allocation
+    /// begins there, as after a change of the device's min_align_mask between map and unmap.
+    pub fn unmap(&mut self, tlb_addr: u64, limits: &Limits) -> Option<u32> {
+        let pool = self.pools.iter_mut().find(|p| p.contains(tlb_addr))?;
+        let lo = if self.rules.min_align { tlb_addr & limits.min_align_mask & (SLOT_BYTES - 1) } else { 0 };
+        let slot = (tlb_addr - lo).checked_sub(pool.geometry().start)? / SLOT_BYTES;
+        let run = pool.allocation_at(slot)?;
+        pool.release(run);
+        self.used -= run.n;
+        u32::try_from(run.n).ok()
+    }
+
+    /// Gives slots back within the call that took them; only a mark the kernel keeps itself has seen them.
+    pub(crate) fn undo(&mut self, taken: &Taken, limits: &Limits, high_water: u64) {
+        self.unmap(taken.tlb_addr, limits);
+        if !self.rules.keeps_high_water {
+            self.high_water = high_water;
+        }
+    }
+
+    /// Where the slots of a request would be, without taking them.
+    pub(crate) fn predict(&mut self, area: usize, request: &Request, limits: &Limits) -> Result<Taken, bool> {
+        let pool_id = self.pool_for(limits);
+        let Some(pool) = self.pools.get_mut(pool_id) else { return Err(false) };
+        let plan = Plan::new(self.rules, pool.geometry().start, request, limits);
+        let areas = pool.areas().len();
+        for area in (area..areas).chain(0..area.min(areas)) {
+            match find(pool, area, &plan, self.rules.search) {
+                Found::Slot(first) => return Ok(taken(pool, pool_id, first, &plan)),
+                Found::Nothing => {}
+                Found::Livelock => return Err(true),
+            }
+        }
+        Err(false)
+    }
+}
+
+fn taken(pool: &SlotPool, pool_id: usize, first: u64, plan: &Plan) -> Taken {
+    Taken {
+        tlb_addr: pool.geometry().start + (first + u64::from(plan.pad)) * SLOT_BYTES + plan.lo,
+        first_slot: first as u32,
+        nslots: plan.n as u32,
+        pool: pool_id as u8,
+    }
+}

@@ -1,0 +1,379 @@
+//! A policy as people write it, and what it comes to on a given machine.
+//!
+//! `ID`, `ID:nslabs=65536,areas=8`, `ID:swiotlb=65536,1048576,force` (a kernel command line value, read and rounded
+//! as that generation does), or a kernel release that stands for an ID.
+
+use crate::param::{self, BootParam, DEFAULT_SLABS, Force};
+use crate::plan::align;
+use crate::pool::Geometry;
+use crate::rules::{GENERATIONS, Generation, Grammar};
+use trace::Pool;
+
+/// Slots a pool may have at most here: 128 GiB, far more than the kernel gets, and affordable to simulate.
+pub const MAX_SLABS: u64 = 1 << 26;
+
+/// A policy's parameter, for listings and messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parameter {
+    /// As written before the `=`.
+    pub name: &'static str,
+    /// What it sets.
+    pub doc: &'static str,
+    /// Which policies have it.
+    pub applies: fn(&Generation) -> bool,
+}
+
+/// Every parameter.
+pub static PARAMETERS: &[Parameter] = &[
+    Parameter { name: "nslabs", doc: "slots of 2 KiB; rounded as that kernel does", applies: |_| true },
+    Parameter { name: "areas", doc: "areas; rounded up to a power of two", applies: |g| g.areas },
+    Parameter { name: "start", doc: "physical address of the pool", applies: |_| true },
+    Parameter { name: "hi_nslabs", doc: "slots of the 64-bit pool", applies: Generation::has_high_pool },
+    Parameter { name: "hi_start", doc: "physical address of the 64-bit pool", applies: Generation::has_high_pool },
+    Parameter { name: "force", doc: "on: everything bounces; off: only what must", applies: |_| true },
+    Parameter { name: "swiotlb", doc: "a kernel command line value, such as 65536,force", applies: |_| true },
+];
+
+impl Generation {
+    /// The parameters this policy takes.
+    pub fn parameters(&'static self) -> impl Iterator<Item = &'static Parameter> {
+        PARAMETERS.iter().filter(|p| (p.applies)(self))
+    }
+}
+
+/// A policy text that cannot be understood. The messages say what would be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// Neither a policy nor a kernel release.
+    #[error("unknown policy `{id}`; known: {}, or a kernel release such as 6.12", ids())]
+    Unknown {
+        /// What was given.
+        id: String,
+    },
+    /// The policy has no such parameter.
+    #[error("policy {id} has no parameter `{name}`; it has: {}", .known.join(", "))]
+    UnknownParameter {
+        /// The policy.
+        id: &'static str,
+        /// What was given.
+        name: String,
+        /// What would have been right.
+        known: Vec<&'static str>,
+    },
+    /// A parameter's value is of the wrong kind.
+    #[error("parameter `{name}`: `{value}` is not {wanted}")]
+    BadValue {
+        /// The parameter.
+        name: &'static str,
+        /// What was given.
+        value: String,
+        /// What would have been right.
+        wanted: &'static str,
+    },
+    /// A pool larger than [`MAX_SLABS`].
+    #[error("a pool of {nslabs} slots is too large: {MAX_SLABS} (128 GiB) is the most this model takes")]
+    TooLarge {
+        /// Slots after rounding.
+        nslabs: u64,
+    },
+    /// More areas than slots.
+    #[error("{areas} areas in {nslabs} slots: an area must have at least one slot; give fewer areas or more slots")]
+    TooManyAreas {
+        /// Slots.
+        nslabs: u64,
+        /// Areas.
+        areas: u32,
+    },
+    /// A pool whose addresses run over the end of the address space, or whose start is inside a slot.
+    #[error(
+        "a pool cannot start at {start:#x} with {nslabs} slots: it must start at a multiple of 2048 and end below 2^64"
+    )]
+    BadStart {
+        /// The start.
+        start: u64,
+        /// Slots.
+        nslabs: u64,
+    },
+    /// The two pools of `rfc64` share addresses.
+    #[error("the two pools overlap at {at:#x}; give hi_start an address after the first pool's end")]
+    Overlap {
+        /// Where.
+        at: u64,
+    },
+}
+
+fn ids() -> String {
+    GENERATIONS.iter().map(|g| g.id).collect::<Vec<_>>().join(", ")
+}
+
+/// A policy: a generation and what the user fixed about its pools.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    rules: &'static Generation,
+    text: String,
+    caveat: Option<String>,
+    nslabs: Option<u64>,
+    areas: Option<u32>,
+    start: Option<u64>,
+    hi_nslabs: Option<u64>,
+    hi_start: Option<u64>,
+    force: Option<Force>,
+    boot: Option<BootParam>,
+}
+
+/// What is known of the machine a policy is put on: the recorded pool, or a guess.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// The pool to start from.
+    pub pool: Geometry,
+    /// CPUs that can exist, which is how many areas a kernel makes when nobody says.
+    pub cpus: Option<u32>,
+    /// Whether everything bounced.
+    pub force: bool,
+}
+
+impl Base {
+    /// From a trace's pool, as the kernel had it.
+    #[must_use]
+    pub fn of_pool(pool: &Pool, cpus: Option<u32>) -> Self {
+        let geometry = Geometry { start: pool.start, nslabs: pool.nslabs, areas: pool.nareas.max(1) };
+        Self { pool: geometry, cpus: cpus.filter(|&c| c > 0), force: pool.force_bounce }
+    }
+
+    /// For a trace without a pool: the default one, where a PC often has it.
+    #[must_use]
+    pub fn without_pool(cpus: Option<u32>) -> Self {
+        let cpus = cpus.filter(|&c| c > 0);
+        let areas = cpus.unwrap_or(1).clamp(1, 1 << 16).next_power_of_two();
+        Self { pool: Geometry { start: 0x7400_0000, nslabs: DEFAULT_SLABS, areas }, cpus, force: false }
+    }
+}
+
+/// A policy resolved for a machine: the pools as that kernel would make them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setup {
+    /// The allocator's rules.
+    pub rules: &'static Generation,
+    /// The pools; `rfc64` may have two, the 64-bit one last.
+    pub pools: Vec<Geometry>,
+    /// Whether mappings bounce that need not.
+    pub force: Force,
+    /// The pool that was recorded, when this follows from one.
+    pub recorded: Geometry,
+}
+
+impl Setup {
+    /// The parameters as they came out, by name.
+    #[must_use]
+    pub fn describe(&self) -> Vec<(&'static str, String)> {
+        let mut out = Vec::new();
+        if let Some(pool) = self.pools.first() {
+            out.push(("nslabs", pool.nslabs.to_string()));
+            if self.rules.areas {
+                out.push(("areas", pool.areas.to_string()));
+            }
+            out.push(("start", format!("{:#x}", pool.start)));
+        }
+        if let Some(high) = self.pools.get(1) {
+            out.push(("hi_nslabs", high.nslabs.to_string()));
+            out.push(("hi_start", format!("{:#x}", high.start)));
+        }
+        if self.force != Force::Normal {
+            out.push(("force", if self.force == Force::Always { "on" } else { "noforce" }.to_owned()));
+        }
+        out
+    }
+}
+
+impl Policy {
+    /// Reads a policy as people write it.
+    ///
+    /// # Errors
+    /// [`PolicyError`] with what is known, when the text is not a policy.
+    pub fn parse(text: &str) -> Result<Self, PolicyError> {
+        let (id, params) = text.split_once(':').unwrap_or((text, ""));
+        let (rules, caveat) = match Generation::by_id(id) {
+            Some(rules) => (rules, None),
+            None => {
+                let unknown = || PolicyError::Unknown { id: id.to_owned() };
+                let (rules, caveat) = Generation::of_release(id).ok_or_else(unknown)?;
+                let stands = format!("{id} is taken as {}", rules.id);
+                (rules, Some(if caveat.is_empty() { stands } else { format!("{stands}: {caveat}") }))
+            }
+        };
+        let mut policy = Self {
+            rules,
+            text: text.to_owned(),
+            caveat,
+            nslabs: None,
+            areas: None,
+            start: None,
+            hi_nslabs: None,
+            hi_start: None,
+            force: None,
+            boot: None,
+        };
+        let mut rest = params;
+        while !rest.is_empty() {
+            let (item, after) = next_parameter(rest);
+            policy.set(item)?;
+            rest = after;
+        }
+        Ok(policy)
+    }
+
+    fn set(&mut self, item: &str) -> Result<(), PolicyError> {
+        let (name, value) = item.split_once('=').map_or((item, None), |(n, v)| (n, Some(v)));
+        let rules = self.rules;
+        let Some(parameter) = rules.parameters().find(|p| p.name == name) else {
+            let known = rules.parameters().map(|p| p.name).collect();
+            return Err(PolicyError::UnknownParameter { id: rules.id, name: name.to_owned(), known });
+        };
+        let bad =
+            |wanted| PolicyError::BadValue { name: parameter.name, value: value.unwrap_or("").to_owned(), wanted };
+        let number = || integer(value.unwrap_or("")).ok_or_else(|| bad("a number (decimal or 0x…)"));
+        match parameter.name {
+            "nslabs" => self.nslabs = Some(number()?),
+            "areas" => {
+                let wanted = "a number from 1 to 65536";
+                let areas = u32::try_from(number()?).ok().filter(|a| (1..=1 << 16).contains(a));
+                self.areas = Some(areas.ok_or_else(|| bad(wanted))?);
+            }
+            "start" => self.start = Some(number()?),
+            "hi_nslabs" => self.hi_nslabs = Some(number()?),
+            "hi_start" => self.hi_start = Some(number()?),
+            "force" => {
+                self.force = Some(match value {
+                    None | Some("on") => Force::Always,
+                    Some("off") => Force::Normal,
+                    Some(_) => return Err(bad("`on` or `off`")),
+                });
+            }
+            _ => {
+                let value = value.ok_or_else(|| bad("a kernel command line value"))?;
+                self.boot = Some(BootParam::parse(value, rules.grammar));
+            }
+        }
+        Ok(())
+    }
+
+    /// The allocator's rules.
+    #[must_use]
+    pub fn rules(&self) -> &'static Generation {
+        self.rules
+    }
+
+    /// The policy as it was written.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// What must be said about a kernel release that was taken for a policy.
+    #[must_use]
+    pub fn caveat(&self) -> Option<&str> {
+        self.caveat.as_deref()
+    }
+
+    /// Makes the pools this policy has on a machine: what the user fixed, rounded as that kernel does; else what was
+    /// recorded, as it is.
+    ///
+    /// # Errors
+    /// When the pools cannot be simulated.
+    pub fn resolve(&self, base: &Base) -> Result<Setup, PolicyError> {
+        let rules = self.rules;
+        let mut low = base.pool;
+        if !rules.areas {
+            low.areas = 1;
+        }
+        let mut high = None;
+        let mut force = if base.force { Force::Always } else { Force::Normal };
+        if let Some(boot) = self.boot {
+            force = boot.force;
+            let areas = match boot.second {
+                Some(n) if rules.areas => u32::try_from(n.clamp(1, 1 << 16)).unwrap_or(1),
+                _ => base.cpus.unwrap_or(base.pool.areas),
+            };
+            (low.nslabs, low.areas) = param::round(rules, boot_slabs(rules, boot.nslabs), areas.clamp(1, 1 << 16));
+            if rules.has_high_pool() {
+                high = boot.second.map(|n| param::round(rules, boot_slabs(rules, Some(n)), 1).0);
+            }
+            if force == Force::Never {
+                // A pool of one slot before 5.14, none after (SPEC 2.2).
+                low.nslabs = u64::from(rules.zero_means_default());
+                high = high.map(|_| low.nslabs);
+            }
+        }
+        if self.nslabs.is_some() || self.areas.is_some() {
+            let (nslabs, areas) = (self.nslabs.unwrap_or(low.nslabs), self.areas.unwrap_or(low.areas));
+            (low.nslabs, low.areas) = param::round(rules, nslabs, areas);
+        }
+        low.start = self.start.unwrap_or(low.start);
+        force = self.force.unwrap_or(force);
+        check(&low)?;
+        let mut pools = vec![low];
+        if let Some(nslabs) = self.hi_nslabs.map(|n| param::round(rules, n, 1).0).or(high) {
+            // Memory "from anywhere": above 4 GiB, and whole segments from its start.
+            let above = align(low.end().max(1 << 32), 1 << 18);
+            let high = Geometry { start: self.hi_start.unwrap_or(above), nslabs, areas: 1 };
+            check(&high)?;
+            if high.start < low.end() && low.start < high.end() {
+                return Err(PolicyError::Overlap { at: high.start.max(low.start) });
+            }
+            pools.push(high);
+        }
+        Ok(Setup { rules, pools, force, recorded: base.pool })
+    }
+}
+
+impl Generation {
+    /// `swiotlb=0` is the default size where the pool's size is a global that starts at 0 (SPEC 2.2).
+    fn zero_means_default(&self) -> bool {
+        matches!(self.grammar, Grammar::Globals | Grammar::TwoPools)
+    }
+}
+
+/// Slots of a boot parameter before rounding.
+fn boot_slabs(rules: &Generation, given: Option<u64>) -> u64 {
+    match given {
+        Some(n) if n > 0 || !rules.zero_means_default() => n,
+        _ => DEFAULT_SLABS,
+    }
+}
+
+fn check(pool: &Geometry) -> Result<(), PolicyError> {
+    let &Geometry { start, nslabs, areas } = pool;
+    if nslabs > MAX_SLABS {
+        return Err(PolicyError::TooLarge { nslabs });
+    }
+    if nslabs > 0 && u64::from(areas) > nslabs {
+        return Err(PolicyError::TooManyAreas { nslabs, areas });
+    }
+    if start % 2048 != 0 || start.checked_add(nslabs * 2048).is_none() {
+        return Err(PolicyError::BadStart { start, nslabs });
+    }
+    Ok(())
+}
+
+/// Splits off one parameter. The value of `swiotlb` has commas of its own: it goes on until something with a `=`.
+fn next_parameter(text: &str) -> (&str, &str) {
+    let mut end = text.find(',').unwrap_or(text.len());
+    if text.starts_with("swiotlb=") {
+        while end < text.len() {
+            let next = &text[end + 1..];
+            let item = next.find(',').unwrap_or(next.len());
+            if next[..item].contains('=') {
+                break;
+            }
+            end += 1 + item;
+        }
+    }
+    (&text[..end], text.get(end + 1..).unwrap_or(""))
+}
+
+fn integer(text: &str) -> Option<u64> {
+    match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(hex) => u64::from_str_radix(hex, 16).ok(),
+        None => text.parse().ok(),
+    }
+}

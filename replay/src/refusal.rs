@@ -1,0 +1,332 @@
+//! Why a mapping was refused (SPEC 7): a [`Cause`] to count by, and a [`Refusal`] with its arithmetic to read.
+
+use std::fmt;
+
+use crate::plan::Plan;
+use crate::pool::SlotPool;
+use crate::walk::{Boundaries, Found, find};
+use crate::{bits, rules::Search};
+use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
+
+trace::words! {
+    /// Why a mapping was refused, in SPEC 7's order. The kernel says "swiotlb buffer is full" to most of them.
+    pub enum Cause {
+        /// Nothing to map: the size is 0, which the kernel treats as a bug.
+        Empty = "empty",
+        /// There is no pool, or the pool has no slots.
+        NoPool = "no_pool",
+        /// The device does not reach the buffer, and bouncing is switched off.
+        NotAddressable = "not_addressable",
+        /// More than one segment holds, whatever else is in the pool.
+        TooLarge = "too_large",
+        /// The data alone would fit a segment; with the offset kept in front it does not.
+        TooLargeWithOffset = "too_large_with_offset",
+        /// No area has that many free slots.
+        PoolFull = "pool_full",
+        /// The CPU's area has not that many free slots, and the others fail otherwise.
+        AreaFull = "area_full",
+        /// The kernel would search for ever with the lock held (5.10.y, 5.15.y, 6.1.y).
+        Livelock = "never_ending_search",
+        /// Longer than the distance of two segment boundaries of the device.
+        BoundaryImpossible = "boundary_impossible",
+        /// Runs are long enough, but each crosses a segment boundary of the device.
+        Boundary = "boundary",
+        /// No slot would do even if the pool were empty.
+        AlignmentImpossible = "alignment_impossible",
+        /// Runs are long enough, but none begins at an address the masks allow.
+        Alignment = "alignment",
+        /// A slot would do, but the walk steps over it.
+        Stride = "stride",
+        /// Slots enough are free, but not side by side.
+        Fragmented = "fragmented",
+        /// Slots were found, but the device does not reach them.
+        PoolAboveMask = "pool_above_mask",
+    }
+}
+
+/// What one area had to offer when a request was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AreaRefusal {
+    /// The area, in the order tried.
+    pub area: u32,
+    /// Why it could not serve.
+    pub cause: Cause,
+    /// Its free slots.
+    pub free: u64,
+    /// Its longest free run.
+    pub largest_run: u32,
+}
+
+/// A refused request, with the numbers a person can check. `Display` says them in a sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why: the cause of the first area tried, unless all share one.
+    pub cause: Cause,
+    /// Bytes asked for.
+    pub size: u64,
+    /// Bytes kept in front of the data so that its low address bits stay as the device wants them.
+    pub offset: u64,
+    /// Slots needed, offset and padding included.
+    pub slots: u64,
+    /// Slots of the pool.
+    pub nslabs: u64,
+    /// Free slots of the pool.
+    pub free: u64,
+    /// The longest free run in one segment.
+    pub largest_run: u32,
+    /// Slots between two segment boundaries of the device.
+    pub boundary_slots: u64,
+    /// Where the bounce buffer would have ended, and how far the device reaches (only [`Cause::PoolAboveMask`]
+    /// and [`Cause::NotAddressable`]).
+    pub out_of_reach: Option<(u64, u64)>,
+    /// Area by area, in the order tried; empty when the cause does not depend on what is free.
+    pub areas: Vec<AreaRefusal>,
+}
+
+/// The cause one area has for not serving `plan`; the state must be the one the search failed on.
+pub(crate) fn area_cause(pool: &SlotPool, area: usize, plan: &Plan) -> Cause {
+    let state = pool.areas()[area];
+    if plan.n > pool.area_slots().wrapping_sub(state.used) {
+        return Cause::AreaFull;
+    }
+    if plan.n > plan.max_slots {
+        return Cause::BoundaryImpossible;
+    }
+    let any = Fits::of(pool, area, plan, false);
+    if any.both {
+        Cause::Stride
+    } else if any.matching {
+        Cause::Boundary
+    } else if any.within {
+        if Fits::of(pool, area, plan, true).both { Cause::Alignment } else { Cause::AlignmentImpossible }
+    } else if any.run {
+        Cause::Boundary
+    } else {
+        Cause::Fragmented
+    }
+}
+
+/// Which tests some run of the area passes.
+struct Fits {
+    run: bool,
+    matching: bool,
+    within: bool,
+    both: bool,
+}
+
+impl Fits {
+    /// Looks at every slot of the area, as it is or as if all were free.
+    fn of(pool: &SlotPool, area: usize, plan: &Plan, empty: bool) -> Self {
+        let seg = u64::from(SEGMENT_SLOTS);
+        let (from, to) = (area as u64 * pool.area_slots(), (area as u64 + 1) * pool.area_slots());
+        let n = u32::try_from(plan.n).unwrap_or(u32::MAX);
+        let boundaries = Boundaries::new(plan);
+        let mut fits = Self { run: false, matching: false, within: false, both: false };
+        for segment in from / seg..to.div_ceil(seg) {
+            let base = segment * seg;
+            let free = if empty { u128::MAX } else { pool.segment(segment as usize) };
+            let edges = !bits::below(from.saturating_sub(base) as u32) & bits::below((to - base).min(seg) as u32);
+            let starts = bits::starts(free, n) & edges;
+            if starts == 0 {
+                continue;
+            }
+            let matching = matching_starts(plan, base, starts);
+            let within = starts & boundaries.allowed(base, n);
+            fits.run = true;
+            fits.matching |= matching != 0;
+            fits.within |= within != 0;
+            fits.both |= matching & within != 0;
+            if fits.both {
+                break;
+            }
+        }
+        fits
+    }
+}
+
+fn matching_starts(plan: &Plan, base: u64, starts: u128) -> u128 {
+    let mut left = starts;
+    let mut matching = 0;
+    while left != 0 {
+        let bit = left.trailing_zeros();
+        left &= left - 1;
+        if plan.matches(base + u64::from(bit)) {
+            matching |= 1 << bit;
+        }
+    }
+    matching
+}
+
+/// The order of areas for a CPU (SPEC 3.8).
+pub(crate) fn area_order(areas: usize, cpu: u32) -> impl Iterator<Item = usize> {
+    let first = cpu as usize & (areas - 1);
+    (first..areas).chain(0..first)
+}
+
+/// The cause of a request that `plan` describes and no area of the pool could serve.
+pub(crate) fn cause(pool: &SlotPool, plan: &Plan, cpu: u32, livelock: bool) -> Cause {
+    if pool.area_slots() == 0 {
+        return Cause::NoPool;
+    }
+    if let Some(cause) = size_cause(plan) {
+        return if livelock { Cause::Livelock } else { cause };
+    }
+    let free = |area: &crate::pool::AreaState| pool.area_slots().wrapping_sub(area.used);
+    if pool.areas().iter().all(|area| plan.n > free(area)) {
+        return Cause::PoolFull;
+    }
+    if livelock {
+        return Cause::Livelock;
+    }
+    let first = area_order(pool.areas().len(), cpu).next().unwrap_or(0);
+    area_cause(pool, first, plan)
+}
+
+/// Causes that lie in the request alone.
+fn size_cause(plan: &Plan) -> Option<Cause> {
+    let most = u64::from(SEGMENT_SLOTS);
+    match (plan.n, plan.n_bare) {
+        (0, _) => Some(Cause::Empty),
+        (n, bare) if n > most => Some(if bare > most { Cause::TooLarge } else { Cause::TooLargeWithOffset }),
+        _ => None,
+    }
+}
+
+/// Everything about a refusal whose cause is known.
+pub(crate) fn explain(pool: &mut SlotPool, plan: &Plan, cpu: u32, size: u64, search: Search, cause: Cause) -> Refusal {
+    let of_state = !matches!(
+        cause,
+        Cause::Empty | Cause::NoPool | Cause::NotAddressable | Cause::TooLarge | Cause::TooLargeWithOffset
+    );
+    let mut areas = Vec::new();
+    if of_state && cause != Cause::PoolAboveMask {
+        for area in area_order(pool.areas().len(), cpu) {
+            let cause = match find(pool, area, plan, search) {
+                Found::Livelock => Cause::Livelock,
+                Found::Nothing | Found::Slot(_) => area_cause(pool, area, plan),
+            };
+            let from = area as u64 * pool.area_slots();
+            let largest_run = (from..from + pool.area_slots()).map(|s| pool.run_at(s)).max().unwrap_or(0);
+            let free = pool.area_slots().wrapping_sub(pool.areas()[area].used);
+            areas.push(AreaRefusal { area: area as u32, cause, free, largest_run });
+        }
+    }
+    Refusal {
+        cause,
+        size,
+        offset: plan.offset,
+        slots: plan.n,
+        nslabs: pool.geometry().nslabs,
+        free: pool.geometry().nslabs - pool.used(),
+        largest_run: pool.largest_run(),
+        boundary_slots: plan.max_slots,
+        out_of_reach: None,
+        areas,
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let &Self { slots, nslabs, free, largest_run, .. } = self;
+        match self.cause {
+            Cause::Empty => write!(f, "a mapping of 0 bytes"),
+            Cause::NoPool => write!(f, "there is no bounce pool"),
+            Cause::NotAddressable => {
+                write!(f, "the device does not reach the buffer")?;
+                self.reach(f)?;
+                write!(f, ", and bouncing is switched off")
+            }
+            Cause::TooLarge | Cause::TooLargeWithOffset => {
+                write!(f, "needs {slots} slots: {}; a segment has {SEGMENT_SLOTS}", self.bytes())
+            }
+            Cause::PoolFull => {
+                write!(f, "needs {slots} slots: {}; {free} of {nslabs} are free", self.bytes())?;
+                match self.areas.iter().map(|a| a.free).max() {
+                    Some(best) if self.areas.len() > 1 => write!(f, ", {best} at most in one area"),
+                    _ => Ok(()),
+                }
+            }
+            Cause::AreaFull => {
+                let first = self.areas.first().map_or((0, 0), |a| (a.area, a.free));
+                write!(
+                    f,
+                    "needs {slots} slots: {}; area {} has {} free, {free} of {nslabs} are free in all",
+                    self.bytes(),
+                    first.0,
+                    first.1
+                )
+            }
+            Cause::Livelock => write!(
+                f,
+                "needs {slots} slots: {}; none fit, and this kernel's search would not end: it steps over the slot it began with",
+                self.bytes()
+            ),
+            Cause::BoundaryImpossible => write!(
+                f,
+                "needs {slots} slots: {}; the device's segment boundary comes every {} slots",
+                self.bytes(),
+                self.boundary_slots
+            ),
+            Cause::Boundary => write!(
+                f,
+                "needs {slots} slots: {}; every free run long enough crosses the device's segment boundary, one in {} slots",
+                self.bytes(),
+                self.boundary_slots
+            ),
+            Cause::AlignmentImpossible => write!(
+                f,
+                "needs {slots} slots: {}; at no address the masks allow are there so many in one segment",
+                self.bytes()
+            ),
+            Cause::Alignment => write!(
+                f,
+                "needs {slots} slots: {}; the longest free run has {largest_run}, but none begins at an address the masks allow",
+                self.bytes()
+            ),
+            Cause::Stride => write!(
+                f,
+                "needs {slots} slots: {}; a run is free, but this kernel's search steps over it",
+                self.bytes()
+            ),
+            Cause::Fragmented => write!(
+                f,
+                "needs {slots} slots: {}; {free} of {nslabs} are free, the longest run has {largest_run}",
+                self.bytes()
+            ),
+            Cause::PoolAboveMask => {
+                write!(f, "slots were free, but the device does not reach them")?;
+                self.reach(f)
+            }
+        }
+    }
+}
+
+impl Refusal {
+    fn bytes(&self) -> String {
+        let size = bytes(self.size);
+        if self.offset == 0 { size } else { format!("{size} + {} offset", bytes(self.offset)) }
+    }
+
+    fn reach(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.out_of_reach {
+            Some((last, reach)) => write!(f, " (last byte {last:#x}, reach {reach:#x})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Bytes for people: whole KiB where it is whole, else bytes with thousands set apart.
+fn bytes(n: u64) -> String {
+    if n >= 4096 && n % 1024 == 0 && n % SLOT_BYTES == 0 {
+        return format!("{} KiB", n / 1024);
+    }
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out + " B"
+}

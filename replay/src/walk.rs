@@ -1,0 +1,196 @@
+//! The searches of SPEC 3.1–3.6, without the walking.
+//!
+//! A kernel search visits slots in a fixed order: it passes slots whose address does not match one by one, and after
+//! a slot that matches but is busy (or would cross a boundary) it goes on `stride` slots further. So within one
+//! sweep from a slot upward, the slots it *looks at* form a chain that depends on the request only, not on what is
+//! free: the first match, then the first match at least `stride` further, and so on. [`Sweep::first_fit`] finds the
+//! first free run on that chain, a segment at a time. What differs between the letters is how many sweeps there are
+//! and where they end; that is [`find`].
+
+use trace::pool::SEGMENT_SLOTS;
+
+use crate::bits;
+use crate::plan::{Plan, align};
+use crate::pool::SlotPool;
+use crate::rules::Search;
+
+const SEG: u64 = SEGMENT_SLOTS as u64;
+
+/// What a search of one area came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// The first slot to take, counted from the pool's start.
+    Slot(u64),
+    /// Nothing fits.
+    Nothing,
+    /// Nothing fits and the kernel would search for ever (SPEC 3.4).
+    Livelock,
+}
+
+/// Searches one area as the kernel of that letter does.
+pub(crate) fn find(pool: &mut SlotPool, area: usize, plan: &Plan, search: Search) -> Found {
+    let len = pool.area_slots();
+    let state = pool.areas()[area];
+    // The quick reject under the lock, before any walk (SPEC 3).
+    // Unsigned there too: an area that owns slots beyond its border (6.0, SPEC 2.3) is walked all the same.
+    if plan.n > len.wrapping_sub(state.used) {
+        return Found::Nothing;
+    }
+    let wrap = |i| if i >= len { 0 } else { i };
+    let mut sweep = Sweep { base: area as u64 * len, pool, plan };
+    let found = match search {
+        // Round once in steps of the stride, to where it began.
+        Search::A => {
+            let begin = wrap(align(state.index, plan.stride));
+            sweep.first_fit(begin, len).or_else(|| sweep.first_fit(0, begin))
+        }
+        // Ends only on the slot it began with. A second sweep that steps over it goes on to the end of the area, and
+        // as every further sweep repeats it, for ever.
+        Search::B | Search::BSplit => {
+            let begin = wrap(align(state.index, plan.stride));
+            match sweep.first_fit(begin, len) {
+                Some(slot) => Some(slot),
+                None if begin == 0 => None,
+                None => {
+                    let steps_over = sweep.last_before(0, begin).is_some_and(|last| last + plan.stride > begin);
+                    let end = if steps_over { len } else { begin };
+                    match sweep.first_fit(0, end) {
+                        None if steps_over => return Found::Livelock,
+                        found => found,
+                    }
+                }
+            }
+        }
+        // Counts the slots gone past: what the first sweep jumped beyond the area's end is missing in the second.
+        Search::C | Search::D => {
+            let begin = state.index;
+            sweep.first_fit(begin, len).or_else(|| {
+                let overshoot =
+                    sweep.last_before(begin, len).map_or(0, |last| (last + plan.stride).saturating_sub(len));
+                sweep.first_fit(0, begin.saturating_sub(overshoot))
+            })
+        }
+    };
+    found.map_or(Found::Nothing, Found::Slot)
+}
+
+/// The chain of slots one sweep over an area looks at. Positions are counted from the area's first slot.
+struct Sweep<'a> {
+    base: u64,
+    pool: &'a mut SlotPool,
+    plan: &'a Plan,
+}
+
+impl Sweep<'_> {
+    /// The first slot at or after `i` whose address matches, below `to`.
+    fn next_match(&self, i: u64, to: u64) -> Option<u64> {
+        let plan = self.plan;
+        if plan.never {
+            return None;
+        }
+        if (plan.mask + 1).is_power_of_two() {
+            // The mask has no holes: one slot in mask + 1 matches.
+            let ahead = plan.value.wrapping_sub(plan.first + self.base + i) & plan.mask;
+            i.checked_add(ahead).filter(|&m| m < to)
+        } else {
+            (i..to).find(|&i| plan.matches(self.base + i))
+        }
+    }
+
+    /// The first slot of the chain from `from`, below `to`, that begins a long enough free run; pool-wide number.
+    fn first_fit(&mut self, from: u64, to: u64) -> Option<u64> {
+        let first = self.next_match(from, to)?;
+        match self.plan.step {
+            Some(step) => self.first_fit_by_segment(self.base + first, self.base + to, step),
+            None => self.first_fit_by_slot(first, to),
+        }
+    }
+
+    /// As [`Sweep::first_fit`] for a chain with one slot in every `step`, from pool-wide slot `from` to `to`.
+    fn first_fit_by_segment(&mut self, from: u64, to: u64, step: u32) -> Option<u64> {
+        let n = u32::try_from(self.plan.n).ok().filter(|&n| n <= SEGMENT_SLOTS)?;
+        let chain = bits::every(step, (from % u64::from(step)) as u32);
+        let boundaries = Boundaries::new(self.plan);
+        let end = to.div_ceil(SEG) as usize;
+        let mut segment = (from / SEG) as usize;
+        while let Some(hopeful) = self.pool.hopeful(segment, end, n as u8) {
+            let free = self.pool.segment(hopeful);
+            let starts = bits::starts(free, n);
+            if starts == 0 {
+                self.pool.lower(hopeful, bits::longest_run(free));
+            } else {
+                let base = hopeful as u64 * SEG;
+                let edges =
+                    !bits::below(from.saturating_sub(base).min(SEG) as u32) & bits::below((to - base).min(SEG) as u32);
+                let fits = starts & chain & edges & boundaries.allowed(base, n);
+                if fits != 0 {
+                    return Some(base + u64::from(fits.trailing_zeros()));
+                }
+            }
+            segment = hopeful + 1;
+        }
+        None
+    }
+
+    /// As [`Sweep::first_fit`] for the rare chain without a regular step: slot by slot.
+    fn first_fit_by_slot(&self, first: u64, to: u64) -> Option<u64> {
+        let mut at = Some(first);
+        while let Some(i) = at {
+            let slot = self.base + i;
+            if !self.plan.spans(slot) && u64::from(self.pool.run_at(slot)) >= self.plan.n {
+                return Some(slot);
+            }
+            at = self.next_match(i.checked_add(self.plan.stride)?, to);
+        }
+        None
+    }
+
+    /// The last slot of the chain from `from` that lies below `to`.
+    fn last_before(&self, from: u64, to: u64) -> Option<u64> {
+        let first = self.next_match(from, to)?;
+        if let Some(step) = self.plan.step {
+            let step = u64::from(step);
+            return Some(first + (to - 1 - first) / step * step);
+        }
+        let mut last = first;
+        while let Some(next) = last.checked_add(self.plan.stride).and_then(|i| self.next_match(i, to)) {
+            last = next;
+        }
+        Some(last)
+    }
+}
+
+/// The device's segment boundaries, as bits of a pool segment.
+pub(crate) struct Boundaries<'a> {
+    plan: &'a Plan,
+    /// Boundaries lie at least a segment apart, so a segment has at most one inside.
+    sparse: bool,
+    /// Allowed starts of any segment, when boundaries repeat in each.
+    everywhere: u128,
+}
+
+impl<'a> Boundaries<'a> {
+    pub fn new(plan: &'a Plan) -> Self {
+        let sparse = plan.max_slots >= SEG;
+        let everywhere = if sparse {
+            u128::MAX
+        } else {
+            (0..SEG).filter(|&slot| !plan.spans(slot)).fold(0, |bits, slot| bits | 1 << slot)
+        };
+        Self { plan, sparse, everywhere }
+    }
+
+    /// Slots of the segment at pool slot `base` from which `n` slots cross no boundary.
+    pub fn allowed(&self, base: u64, n: u32) -> u128 {
+        if !self.sparse || self.plan.max_slots == 1 << 53 {
+            return self.everywhere;
+        }
+        let to_boundary = (self.plan.shift + base).wrapping_neg() & (self.plan.max_slots - 1);
+        if to_boundary == 0 || to_boundary >= SEG {
+            return u128::MAX;
+        }
+        // Starts from `n - 1` before the boundary to just before it would cross.
+        let before = to_boundary as u32;
+        !(bits::below(before) & !bits::below((before + 1).saturating_sub(n)))
+    }
+}
