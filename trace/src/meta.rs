@@ -147,3 +147,23 @@ pub struct Losses {
     /// Anything else worth knowing, in words.
     pub notes: Vec<String>,
 }
+
+impl Losses {
+    /// Each cause of loss in words, with its count.
+    pub fn by_cause(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        [
+            ("records lost to a full ring buffer", self.ring_full),
+            ("probe hits the kernel skipped", self.probe_missed),
+            ("records that could not be understood", self.undecoded),
+            ("scatterlist elements past the longest the probe walks", self.sg_truncated),
+            ("frames whose p2m entry changed while recording", self.p2m_changed),
+        ]
+        .into_iter()
+    }
+
+    /// Events that happened and are not in the trace.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        self.ring_full + self.probe_missed + self.undecoded + self.sg_truncated
+    }
+}
