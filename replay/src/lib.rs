@@ -12,11 +12,16 @@
 //! | [`param`], [`policy`] | what a pool size becomes in a kernel; policies as people write them |
 //! | [`p2m`], [`machine`] | Xen's frame tables; a policy on a platform: what bounces, and why |
 //! | [`script`] | event scripts and their answers, to compare with real kernels |
+//! | [`load`] | a trace's mappings, each unmap and sync tied to its map: the same for every policy |
+//! | [`whatif`], [`occupancy`], [`lifetimes`] | a load replayed on a machine, and what came of it |
 //! | [`refusal`] | why a mapping was refused, with its arithmetic |
 
 pub mod allocator;
 mod bits;
+pub mod lifetimes;
+pub mod load;
 pub mod machine;
+pub mod occupancy;
 pub mod p2m;
 pub mod param;
 pub mod plan;
@@ -26,9 +31,13 @@ pub mod refusal;
 pub mod rules;
 pub mod script;
 mod walk;
+pub mod whatif;
 
 pub use allocator::{Allocator, Taken};
+pub use lifetimes::Assumed;
+pub use load::{Load, LoadDevice, LoadNotes, Recorded, Surroundings};
 pub use machine::{Machine, Mapped, Platform, PlatformKind, Reason, Refused};
+pub use occupancy::Occupancy;
 pub use p2m::P2m;
 pub use param::Force;
 pub use plan::{Limits, Request};
@@ -37,3 +46,4 @@ pub use pool::{AreaState, Geometry, SlotPool};
 pub use refusal::{AreaRefusal, Cause, Refusal};
 pub use rules::{GENERATIONS, Generation};
 pub use script::{Script, ScriptError};
+pub use whatif::{DeviceOutcome, Options, Outcome, RefusedMap, replay};

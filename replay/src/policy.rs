@@ -13,7 +13,7 @@ use trace::Pool;
 pub const MAX_SLABS: u64 = 1 << 26;
 
 /// A policy's parameter, for listings and messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Parameter {
     /// As written before the `=`.
     pub name: &'static str,

@@ -320,13 +320,5 @@ fn bytes(n: u64) -> String {
     if n >= 4096 && n % 1024 == 0 && n % SLOT_BYTES == 0 {
         return format!("{} KiB", n / 1024);
     }
-    let digits = n.to_string();
-    let mut out = String::new();
-    for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
-            out.push(',');
-        }
-        out.push(c);
-    }
-    out + " B"
+    format!("{} B", trace::field::count(n))
 }
