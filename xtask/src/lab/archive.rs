@@ -96,7 +96,8 @@ struct Fresh {
 
 impl Fresh {
     fn new(dir: &Path) -> Result<Fresh> {
-        let partial = dir.with_extension("partial");
+        let name = dir.file_name().context("a folder of the cache has a name")?;
+        let partial = dir.with_file_name(format!("{}.partial", name.display()));
         for stale in [dir, &partial] {
             if stale.exists() {
                 fs::remove_dir_all(stale)?;
@@ -131,7 +132,7 @@ fn fetch_kernel(kernel: Kernel, dir: &Path, say: &mut dyn FnMut(&str)) -> Result
     extract_vmlinux(vmlinuz, &dir.join("vmlinux"))?;
     fs::create_dir_all(dir.join("lib/modules"))?;
     fs::rename(modules.join(&release), dir.join("lib/modules").join(&release))?;
-    process::run(Command::new(process::require("depmod")?).arg("-b").arg(dir).arg(&release))?;
+    process::output(Command::new(process::require("depmod")?).arg("-b").arg(dir).arg(&release))?;
     fs::remove_dir_all(&unpacked)?;
     fs::write(dir.join("release"), &release)?;
     say(&format!("kernel {kernel} is {release}"));
