@@ -11,7 +11,7 @@ use crate::widgets::occupancy::Occupancy;
 use crate::widgets::{detail, footer, header, policies, popup, verdict};
 
 /// Below this the screen says so instead of drawing something that misleads.
-pub(crate) const SMALLEST: (u16, u16) = (72, 20);
+pub(crate) const SMALLEST: (u16, u16) = (72, 22);
 /// From this height on the verdict gets a box.
 const TALL: u16 = 32;
 /// Lines the details keep, title included.
@@ -20,8 +20,10 @@ const DETAIL: u16 = 5;
 const CURVES: u16 = 5;
 /// Lines of curves beyond which the details have more use for the room.
 const CURVES_MOST: u16 = 12;
-/// Policies that stay visible, even when that costs the verdict its last lines.
-const POLICIES: u16 = 4;
+/// Lines the verdict keeps, title included.
+const VERDICT: u16 = 3;
+/// Lines the table keeps before the verdict gets more: title, heads, four policies.
+const TABLE: u16 = 6;
 
 /// Draws everything.
 pub(crate) fn draw(state: &mut State<'_>, area: Rect, buf: &mut Buffer, theme: &Theme) {
@@ -34,16 +36,18 @@ pub(crate) fn draw(state: &mut State<'_>, area: Rect, buf: &mut Buffer, theme: &
     let verdict_lines = verdict::lines(&comparison.verdict, area.width, theme);
     let table = policies::lay_out(&comparison.rows, area.width.into(), theme);
 
-    // The table and the verdict take what they need as long as the curves and the details keep their least.
+    // Curves and details keep their least, then the verdict, then the table; what is left goes to whoever wants it, in
+    // the order verdict, table, curves, details.
     let lines = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
     let frame = if boxed { 2 } else { 1 };
     let free = area.height.saturating_sub(lines(head.len()) + 1);
     let least = if state.enlarged { DETAIL } else { DETAIL + CURVES };
     let wanted_verdict =
-        if verdict_lines.is_empty() || state.enlarged { 0 } else { lines(verdict_lines.len()) + frame };
+        if verdict_lines.is_empty() || state.enlarged { 0 } else { lines(verdict_lines.len()).saturating_add(frame) };
     let wanted_table = lines(comparison.rows.len().max(1)).saturating_add(2);
-    let table_height =
-        wanted_table.min(free.saturating_sub(least + wanted_verdict).min(area.height / 3).max(POLICIES + 2));
+    let spare = |after_verdict: u16| free.saturating_sub(least + after_verdict);
+    let table_height = spare(wanted_verdict).min(area.height / 3).max(TABLE);
+    let table_height = table_height.min(spare(wanted_verdict.min(VERDICT))).min(wanted_table);
     let verdict_height = wanted_verdict.min(free.saturating_sub(least + table_height));
     let rest = free.saturating_sub(verdict_height + table_height);
     let curves_height = if state.enlarged { 0 } else { (rest * 9 / 20).clamp(CURVES, CURVES_MOST) };

@@ -111,6 +111,14 @@ fn a_long_verdict_is_cut_on_a_plain_terminal_and_v_shows_it_whole() {
 }
 
 #[test]
+fn the_smallest_screen_has_something_of_everything() {
+    let screen = drawn(&fixture::headline(), screen::SMALLEST, &[]);
+    for something in ["Under v6_10 with", "▸ v6_10", "Slots in use", "Bounced: 24,900", "q quit"] {
+        assert!(screen.contains(something), "{something}\n{screen}");
+    }
+}
+
+#[test]
 fn too_small() {
     insta::assert_snapshot!(drawn(&fixture::headline(), (40, 10), &[]));
 }
@@ -126,8 +134,8 @@ fn no_policies_at_all() {
 #[test]
 fn every_size_can_be_drawn() {
     let comparison = many();
-    for width in (0..140).step_by(7) {
-        for height in (0..50).step_by(3) {
+    for width in (0..140).step_by(10) {
+        for height in (0..50).step_by(4) {
             for page in Page::ALL {
                 let actions = [Action::Last, Action::Show(page), Action::Enlarge, Action::Open(Popup::Help)];
                 terminal(&comparison, (width, height), &Theme::COLOUR, &actions);

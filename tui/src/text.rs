@@ -8,13 +8,11 @@ pub(crate) fn percent(part: u64, whole: u64) -> String {
     if whole == 0 {
         return "–".to_owned();
     }
-    let share = u128::from(part) * 100 / u128::from(whole);
     let rounded = (u128::from(part) * 200 + u128::from(whole)) / (2 * u128::from(whole));
     match (part, rounded) {
         (0, _) => "0 %".to_owned(),
         (_, 0) => "<1 %".to_owned(),
         (_, 100) if part < whole => ">99 %".to_owned(),
-        _ if part > whole => format!("{share} %"),
         _ => format!("{rounded} %"),
     }
 }

@@ -104,10 +104,12 @@ impl Panel<'_> {
         }
         let below = u128::from(slots) * u128::from(bars.height) / u128::from(self.top.max(1));
         let below = u16::try_from(below).unwrap_or(bars.height);
-        let y = match below < bars.height {
-            true => bars.bottom() - 1 - below,
-            false if above.is_empty() => return,
-            false => above.y,
+        let y = if below < bars.height {
+            bars.bottom() - 1 - below
+        } else if above.is_empty() {
+            return;
+        } else {
+            above.y
         };
         for x in bars.left()..bars.right() {
             if let Some(cell) = buf.cell_mut((x, y)).filter(|cell| cell.symbol() == " ") {

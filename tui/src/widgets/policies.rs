@@ -22,6 +22,8 @@ const PEAK: &str = "peak_";
 const POOL: &str = "pool_";
 /// Cells of the bar that shows a pool's peak.
 const BAR: usize = 8;
+/// Cells of the mark before the selected policy.
+const MARK: usize = 2;
 
 /// How much is said of a pool's peak, by the room there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +38,7 @@ enum Gauge {
 
 /// The table, laid out for a screen of `width`, and what its title says beside "Policies".
 pub(crate) fn lay_out(rows: &[PolicyRow], width: usize, theme: &Theme) -> (Laid, String) {
-    let room = width.saturating_sub(MARK.len());
+    let room = width.saturating_sub(MARK);
     let table = [Gauge::Bar, Gauge::Pool]
         .into_iter()
         .map(|gauge| columns(rows, gauge, theme))
@@ -97,9 +99,6 @@ fn filled(row: &PolicyRow, peak_field: &str, peak: u64, shown: String, gauge: Ga
         Gauge::Share => format!("{shown} {share:>5}"),
     })
 }
-
-/// What stands before the selected policy.
-const MARK: &str = "> ";
 
 /// Draws the table; the selected policy is always among the visible ones.
 pub(crate) fn render(
