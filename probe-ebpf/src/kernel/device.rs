@@ -79,7 +79,7 @@ fn tell(ctx: &impl EbpfContext, device: u64, now: u64, limits: Limits) -> bool {
         return false;
     }
     // When the table is full the device is told again with each event; user space knows it already.
-    if DEVICES.insert(device, Known { checked_ns: now, limits }, 0).is_err() {
+    if DEVICES.insert(device, Known { checked_ns: now, limits }, 0).is_err() && ring::may_log() {
         warn!(ctx, "more than 4096 devices: device {:x} is introduced with every event", device);
     }
     true

@@ -100,3 +100,23 @@ pub fn report_loss(ctx: &impl EbpfContext) {
         unsafe { (*loss).reported = lost };
     }
 }
+
+/// When each CPU last logged.
+#[map]
+static LOGGED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Whether a diagnostic may be logged now: at most one a second and CPU, so that a sick load is not made slower.
+#[inline(always)]
+pub fn may_log() -> bool {
+    // SAFETY: the map's own memory, of this CPU.
+    unsafe {
+        let now = bpf_ktime_get_ns();
+        LOGGED.get_ptr_mut(0).is_some_and(|last| {
+            let due = now.wrapping_sub(*last) > 1_000_000_000;
+            if due {
+                *last = now;
+            }
+            due
+        })
+    }
+}

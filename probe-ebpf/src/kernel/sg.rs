@@ -34,7 +34,7 @@ fn walk(ctx: &BtfTracePointContext, kind: u8, list: &List, direction: u8, attrs:
     let vmemmap = read::<u64>(layout!(vmemmap_base), 0).unwrap_or(0);
     let mut event = Event { direction, attrs, ..ring::event(ctx, kind, device) };
     event.sg_excess = list.nents.saturating_sub(SG_MAX);
-    if event.sg_excess > 0 {
+    if event.sg_excess > 0 && ring::may_log() {
         warn!(ctx, "a scatterlist of {} elements was cut to {}", list.nents, SG_MAX);
     }
     let mut entry = list.first;

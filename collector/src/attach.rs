@@ -1,0 +1,191 @@
+//! Loads the object and attaches what this kernel takes.
+
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
+
+use aya::programs::{Program as AyaProgram, ProgramError};
+use aya::{Ebpf, EbpfLoader};
+use serde::Serialize;
+
+use crate::backends::{Backend, Hook, Program, SOURCES, Source};
+use crate::btf::Btf;
+
+/// The object built by build.rs.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SWIOSCOPE_PROBE_OBJECT"));
+
+/// How an event is captured, and why not better.
+#[derive(Clone, Debug, Serialize)]
+pub struct Choice {
+    /// The event.
+    pub event: &'static str,
+    /// The back-end taken.
+    pub backend: Option<&'static str>,
+    /// What the back-end taken cannot see.
+    pub caveat: Option<&'static str>,
+    /// Better ones, and why each was not taken.
+    pub rejected: Vec<Rejected>,
+    /// What a trace lacks without the event; told when no back-end was taken.
+    pub without: &'static str,
+}
+
+/// A back-end that was not taken.
+#[derive(Clone, Debug, Serialize)]
+pub struct Rejected {
+    /// Its name.
+    pub backend: &'static str,
+    /// Why.
+    pub why: String,
+}
+
+/// The loaded object with its programs in place.
+pub struct Attached {
+    /// Maps and programs.
+    pub ebpf: Ebpf,
+    /// How each event is captured.
+    pub choices: Vec<Choice>,
+}
+
+/// Loads the object.
+///
+/// # Errors
+/// When the kernel takes none of it.
+pub fn load(layout: &probe::Layout, ring_bytes: u32) -> Result<Ebpf, String> {
+    // Before 5.11 maps are charged to this limit, and the default of 64 KiB holds no ring buffer.
+    let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: the pointer is good for the call. A refusal does not matter on newer kernels, and loading tells on older.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) };
+    let words: [u64; LAYOUT_WORDS] = bytemuck::cast(*layout);
+    // Diagnostics nobody reads cost nothing: the level is a constant to the verifier, which drops the dead code.
+    let level = log::max_level() as u8;
+    EbpfLoader::new()
+        .override_global("LAYOUT", &words[..], true)
+        .override_global("AYA_LOG_LEVEL", &level, true)
+        .map_max_entries("EVENTS", ring_bytes)
+        .load(OBJECT)
+        .map_err(|error| chain(&error))
+}
+
+const LAYOUT_WORDS: usize = size_of::<probe::Layout>() / 8;
+
+/// Attaches, for every event, the best back-end that this kernel takes.
+pub fn attach(mut ebpf: Ebpf, btf: &Btf, kernel: &aya::Btf, tbl_map_form: u32) -> Attached {
+    let choices = SOURCES.iter().map(|source| choose(&mut ebpf, btf, kernel, tbl_map_form, source)).collect();
+    Attached { ebpf, choices }
+}
+
+fn choose(ebpf: &mut Ebpf, btf: &Btf, kernel: &aya::Btf, form: u32, source: &Source) -> Choice {
+    let mut rejected = Vec::new();
+    let mut taken: Option<&Backend> = None;
+    for backend in source.backends {
+        match take(ebpf, btf, kernel, form, backend) {
+            Ok(()) => {
+                taken = Some(backend);
+                break;
+            }
+            Err(why) => rejected.push(Rejected { backend: backend.name, why }),
+        }
+    }
+    Choice {
+        event: source.event,
+        backend: taken.map(|b| b.name),
+        caveat: taken.and_then(|b| b.caveat),
+        rejected,
+        without: source.without,
+    }
+}
+
+/// Attaches all of a back-end's programs or none.
+fn take(ebpf: &mut Ebpf, btf: &Btf, kernel: &aya::Btf, form: u32, backend: &Backend) -> Result<(), String> {
+    for program in backend.programs {
+        program.hook.check(btf, form)?;
+    }
+    for (index, program) in backend.programs.iter().enumerate() {
+        if let Err(why) = start(ebpf, kernel, program) {
+            for started in &backend.programs[..=index] {
+                if let Some(program) = ebpf.program_mut(started.name) {
+                    unload(program);
+                }
+            }
+            return Err(why);
+        }
+    }
+    Ok(())
+}
+
+fn start(ebpf: &mut Ebpf, kernel: &aya::Btf, program: &Program) -> Result<(), String> {
+    let found = ebpf.program_mut(program.name).ok_or_else(|| format!("the object has no program {}", program.name))?;
+    match (program.hook, found) {
+        (Hook::Tracepoint { name, .. }, AyaProgram::BtfTracePoint(p)) => {
+            p.load(name, kernel).and_then(|()| p.attach().map(drop))
+        }
+        (Hook::Fentry { function }, AyaProgram::FEntry(p)) => {
+            p.load(function, kernel).and_then(|()| p.attach().map(drop))
+        }
+        (Hook::Fexit { function }, AyaProgram::FExit(p)) => {
+            p.load(function, kernel).and_then(|()| p.attach().map(drop))
+        }
+        (Hook::Kprobe { function } | Hook::Kretprobe { function }, AyaProgram::KProbe(p)) => {
+            p.load().and_then(|()| p.attach(function, 0).map(drop))
+        }
+        (hook, _) => return Err(format!("program {} is of another kind than {hook:?}", program.name)),
+    }
+    .map_err(|error| explain(&error))
+}
+
+/// Says in a line why the kernel refused a program; of a verifier's log the last lines.
+fn explain(error: &ProgramError) -> String {
+    if let ProgramError::LoadError { io_error, verifier_log } = error {
+        let log = verifier_log.to_string();
+        let lines: Vec<&str> = log.lines().filter(|l| !l.is_empty() && !l.starts_with("processed ")).collect();
+        let tail = lines[lines.len().saturating_sub(4)..].join(" | ");
+        return if tail.is_empty() {
+            format!("the kernel refused to load it: {io_error}")
+        } else {
+            format!("the verifier refused it: {io_error}: {tail}")
+        };
+    }
+    chain(error)
+}
+
+/// An error and its causes in a line; causes that the text before them repeats are left out.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// Takes a program out of the kernel, its links first.
+fn unload(program: &mut AyaProgram) {
+    // Not being loaded is not an error here: it is what is wanted.
+    let _ = match program {
+        AyaProgram::BtfTracePoint(p) => p.unload(),
+        AyaProgram::FEntry(p) => p.unload(),
+        AyaProgram::FExit(p) => p.unload(),
+        AyaProgram::KProbe(p) => p.unload(),
+        _ => Ok(()),
+    };
+}
+
+/// Takes all programs out of the kernel; the maps stay.
+pub fn detach(ebpf: &mut Ebpf) {
+    ebpf.programs_mut().for_each(|(_, program)| unload(program));
+}
+
+/// Hits the kernel skipped because the same program was already running on that CPU, over all programs.
+#[must_use]
+pub fn recursion_misses(ebpf: &Ebpf) -> u64 {
+    ebpf.programs()
+        .filter_map(|(_, program)| program.fd().ok())
+        .filter_map(|fd| fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd())).ok())
+        .filter_map(|info| {
+            info.lines().find_map(|l| l.strip_prefix("recursion_misses:")).and_then(|n| n.trim().parse::<u64>().ok())
+        })
+        .sum()
+}

@@ -1,0 +1,134 @@
+//! What this kernel offers: how each event would be captured, what is missing and why.
+
+use serde::Serialize;
+use trace::Pool;
+use trace::meta::{Host, Xen};
+
+use crate::attach::{self, Choice};
+use crate::kernel::{self, Kernel};
+
+/// The answer of [`doctor`], as plain data.
+#[derive(Clone, Debug, Serialize)]
+pub struct Doctor {
+    /// The machine.
+    pub host: Host,
+    /// Xen, when under it.
+    pub xen: Option<Xen>,
+    /// What recording needs of the system.
+    pub checks: Vec<Check>,
+    /// The default pool, when the machine has one and it can be found.
+    pub pool: Option<Pool>,
+    /// How each event would be captured; empty when nothing could be tried.
+    pub events: Vec<Choice>,
+    /// What BTF and symbols lack, and what follows.
+    pub missing: Vec<String>,
+}
+
+/// One need.
+#[derive(Clone, Debug, Serialize)]
+pub struct Check {
+    /// What.
+    pub name: &'static str,
+    /// There is no recording without it.
+    pub required: bool,
+    /// It is there.
+    pub ok: bool,
+    /// What was found, or what is wrong and what follows.
+    pub detail: String,
+}
+
+impl Doctor {
+    /// Whether a full recording is possible: all that is required is there, and every event has a back-end.
+    #[must_use]
+    pub fn ok(&self) -> bool {
+        self.usable() && !self.events.is_empty() && self.events.iter().all(|e| e.backend.is_some())
+    }
+
+    /// Whether something can be recorded: mappings or slots.
+    #[must_use]
+    pub fn usable(&self) -> bool {
+        self.checks.iter().all(|c| c.ok || !c.required) && observes(&self.events)
+    }
+}
+
+/// Whether at least mappings or slots are observed.
+pub(crate) fn observes(choices: &[Choice]) -> bool {
+    choices.iter().any(|c| matches!(c.event, "map" | "slot_alloc") && c.backend.is_some())
+}
+
+/// Examines the running kernel. As root it really loads and attaches each program for a moment, which is the only way to
+/// know; nothing is left behind.
+#[must_use]
+pub fn doctor() -> Doctor {
+    let kernel = Kernel::discover();
+    let root = kernel::is_root();
+    let mut checks = vec![
+        check("root", true, root, "yes", "no: run with sudo"),
+        match &kernel.btf {
+            Ok(_) => check("BTF", true, true, crate::btf::Btf::KERNEL, ""),
+            Err(e) => check("BTF", true, false, "", &e.to_string()),
+        },
+        check(
+            "kallsyms",
+            false,
+            kernel.symbols.visible(),
+            "addresses are shown",
+            "shows no addresses of data (root, kernel.kptr_restrict below 2 and CONFIG_KALLSYMS_ALL are needed): no snapshot of the pool, no CPU addresses of scatterlists and coherent buffers",
+        ),
+        match &kernel.memory {
+            Ok(_) => check("kcore", false, true, "/proc/kcore", ""),
+            Err(e) => check("kcore", false, false, "", &format!("{e}: no snapshot of the pool, no p2m")),
+        },
+        check(
+            "tracefs",
+            false,
+            kernel::has_tracefs(),
+            "mounted",
+            "not mounted; not needed here: typed tracepoints and fentry go without it",
+        ),
+    ];
+    let pool = match kernel.pool() {
+        Ok(pool) => {
+            checks.push(check(
+                "pool",
+                false,
+                true,
+                if pool.is_some() { "read from memory" } else { "this machine has none: nothing bounces" },
+                "",
+            ));
+            pool
+        }
+        Err(why) => {
+            let pool = kernel.pool_from_log();
+            let instead = if pool.is_some() { "; start and size are from the kernel log" } else { "" };
+            checks.push(check("pool", false, false, "", &format!("cannot be read: {why}{instead}")));
+            pool
+        }
+    };
+    let events = match (&kernel.btf, root) {
+        (Ok(btf), true) => match try_events(btf, &kernel) {
+            Ok(events) => {
+                checks.push(check("probe", true, true, "the kernel takes it", ""));
+                events
+            }
+            Err(why) => {
+                checks.push(check("probe", true, false, "", &why));
+                Vec::new()
+            }
+        },
+        _ => Vec::new(),
+    };
+    Doctor { host: kernel.host, xen: kernel.xen, checks, pool, events, missing: kernel.missing }
+}
+
+fn check(name: &'static str, required: bool, ok: bool, good: &str, bad: &str) -> Check {
+    Check { name, required, ok, detail: if ok { good } else { bad }.to_owned() }
+}
+
+/// Attaches everything for a moment.
+fn try_events(btf: &crate::btf::Btf, kernel: &Kernel) -> Result<Vec<Choice>, String> {
+    const SMALLEST_RING: u32 = 1 << 16;
+    let ebpf = attach::load(&kernel.layout, SMALLEST_RING)?;
+    let types = aya::Btf::from_sys_fs().map_err(|e| e.to_string())?;
+    Ok(attach::attach(ebpf, btf, &types, kernel.layout.tbl_map_form).choices)
+}

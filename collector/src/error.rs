@@ -1,0 +1,48 @@
+//! What can stop a recording, each with what to do about it.
+
+use std::path::PathBuf;
+
+use crate::attach::Choice;
+use crate::btf::BtfError;
+
+/// Why nothing can be recorded, or why a recording ended badly.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectorError {
+    /// Not root.
+    #[error("recording needs root, to load eBPF programs and to read kernel memory: run it with sudo")]
+    NotRoot,
+    /// The kernel's types are not known.
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    /// The object could not be loaded at all.
+    #[error("the kernel does not take the probe: {reason}. `swioscope doctor` shows what this kernel offers")]
+    Load {
+        /// What aya and the kernel say.
+        reason: String,
+    },
+    /// No hook gave way.
+    #[error("this kernel lets neither mappings nor bounce slots be observed: {}. `swioscope doctor` shows all that was tried", reasons(.choices))]
+    NothingToObserve {
+        /// What was tried.
+        choices: Vec<Choice>,
+    },
+    /// The trace could not be written.
+    #[error(transparent)]
+    Trace(#[from] trace::TraceError),
+    /// A thread could not be started or died.
+    #[error("the recording of {path} ended: {reason}; what was written until then can be opened")]
+    Thread {
+        /// The trace.
+        path: PathBuf,
+        /// What happened.
+        reason: String,
+    },
+}
+
+fn reasons(choices: &[Choice]) -> String {
+    let of = |event: &str| {
+        let rejected = choices.iter().filter(|c| c.event == event).flat_map(|c| &c.rejected);
+        rejected.map(|r| format!("{}: {}", r.backend, r.why)).collect::<Vec<_>>().join("; ")
+    };
+    format!("{}; {}", of("map"), of("slot_alloc"))
+}

@@ -1,0 +1,103 @@
+//! Kernel memory, read through /proc/kcore.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// Why kernel memory could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum KcoreError {
+    /// The file cannot be opened.
+    #[error(
+        "cannot open /proc/kcore: {0} (needs root, a kernel with CONFIG_PROC_KCORE and no lockdown in confidentiality mode)"
+    )]
+    Open(#[source] io::Error),
+    /// The file is not a 64-bit ELF core.
+    #[error("/proc/kcore is not a 64-bit ELF file")]
+    Format,
+    /// The address lies in none of its segments.
+    #[error("kernel address {0:#x} is in no segment of /proc/kcore")]
+    Unmapped(u64),
+    /// The segment could not be read.
+    #[error("cannot read {len} bytes of kernel memory at {address:#x}: {source}")]
+    Read {
+        /// Where.
+        address: u64,
+        /// How much.
+        len: usize,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Segment {
+    address: u64,
+    len: u64,
+    offset: u64,
+}
+
+/// Kernel memory by virtual address.
+#[derive(Debug)]
+pub struct Kcore {
+    file: File,
+    segments: Vec<Segment>,
+}
+
+impl Kcore {
+    /// Opens /proc/kcore.
+    ///
+    /// # Errors
+    /// See [`KcoreError`].
+    pub fn open() -> Result<Self, KcoreError> {
+        let file = File::open("/proc/kcore").map_err(KcoreError::Open)?;
+        let mut head = [0; 64];
+        file.read_exact_at(&mut head, 0).map_err(KcoreError::Open)?;
+        if head[..6] != *b"\x7fELF\x02\x01" {
+            return Err(KcoreError::Format);
+        }
+        let table = word(&head, 32);
+        let size = u64::from(u16::from_le_bytes([head[54], head[55]]));
+        let count = u64::from(u16::from_le_bytes([head[56], head[57]]));
+        let mut segments = Vec::new();
+        for index in 0..count {
+            let mut entry = [0; 56];
+            file.read_exact_at(&mut entry, table + index * size).map_err(KcoreError::Open)?;
+            // PT_LOAD
+            if entry[..4] == [1, 0, 0, 0] {
+                let [offset, address, len] = [word(&entry, 8), word(&entry, 16), word(&entry, 32)];
+                segments.push(Segment { address, len, offset });
+            }
+        }
+        Ok(Self { file, segments })
+    }
+
+    /// Fills `buffer` from the kernel's memory at `address`.
+    ///
+    /// # Errors
+    /// See [`KcoreError`].
+    pub fn read(&self, address: u64, buffer: &mut [u8]) -> Result<(), KcoreError> {
+        let len = buffer.len() as u64;
+        let holds = |s: &&Segment| address.checked_sub(s.address).is_some_and(|at| at + len <= s.len);
+        let segment = self.segments.iter().find(holds).ok_or(KcoreError::Unmapped(address))?;
+        self.file
+            .read_exact_at(buffer, segment.offset + (address - segment.address))
+            .map_err(|source| KcoreError::Read { address, len: buffer.len(), source })
+    }
+
+    /// Reads a 64-bit word.
+    ///
+    /// # Errors
+    /// See [`KcoreError`].
+    pub fn u64(&self, address: u64) -> Result<u64, KcoreError> {
+        let mut bytes = [0; 8];
+        self.read(address, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+}
+
+/// The little-endian word at `at`; zero beyond the end.
+pub(crate) fn word(bytes: &[u8], at: usize) -> u64 {
+    let array = bytes.get(at..at + 8).and_then(|b| <[u8; 8]>::try_from(b).ok());
+    u64::from_le_bytes(array.unwrap_or_default())
+}

@@ -1,0 +1,122 @@
+//! Everything that is known of the running kernel before a program is loaded; shared by `doctor` and the recorder.
+
+use std::path::Path;
+
+use trace::Pool;
+use trace::meta::{Host, Xen};
+
+use crate::btf::{Btf, BtfError};
+use crate::host;
+use crate::kcore::{Kcore, KcoreError};
+use crate::layout;
+use crate::pools::{self, PoolError, PoolLayout, Snapshot};
+use crate::symbols::Symbols;
+
+/// The running kernel.
+pub struct Kernel {
+    /// Host name, release, command line, CPUs, memory.
+    pub host: Host,
+    /// Xen, when under it.
+    pub xen: Option<Xen>,
+    /// Its types.
+    pub btf: Result<Btf, BtfError>,
+    /// Addresses of the symbols needed.
+    pub symbols: Symbols,
+    /// Its memory.
+    pub memory: Result<Kcore, KcoreError>,
+    /// What the probe is told.
+    pub layout: probe::Layout,
+    /// What BTF and symbols lack, a line each.
+    pub missing: Vec<String>,
+}
+
+impl Kernel {
+    /// Looks around.
+    #[must_use]
+    pub fn discover() -> Self {
+        let (btf, symbols) = (Btf::kernel(), Symbols::read());
+        let (layout, missing) = match &btf {
+            Ok(btf) => layout::discover(btf, &symbols),
+            Err(_) => (probe::Layout::EMPTY, Vec::new()),
+        };
+        Self { host: host::host(), xen: host::xen(), btf, symbols, memory: Kcore::open(), layout, missing }
+    }
+
+    /// Where the pool's members are.
+    ///
+    /// # Errors
+    /// As [`PoolLayout::discover`]; no BTF counts as an unknown structure.
+    pub fn pool_layout(&self) -> Result<PoolLayout, PoolError> {
+        let btf = self.btf.as_ref().map_err(|_| PoolError::Layout { structure: "io_tlb_mem", member: "BTF" })?;
+        PoolLayout::discover(btf)
+    }
+
+    fn memory(&self) -> Result<(&Kcore, u64), String> {
+        let memory = self.memory.as_ref().map_err(ToString::to_string)?;
+        let address = self.symbols.address("io_tlb_default_mem").ok_or_else(|| PoolError::NoSymbol.to_string())?;
+        Ok((memory, address))
+    }
+
+    /// The default pool as it is now, without its slots.
+    ///
+    /// # Errors
+    /// Why it cannot be read, for people.
+    pub fn pool(&self) -> Result<Option<Pool>, String> {
+        let layout = self.pool_layout().map_err(|e| e.to_string())?;
+        let (memory, address) = self.memory()?;
+        pools::read_pool(&layout, memory, address).map_err(|e| e.to_string())
+    }
+
+    /// The default pool and its slots in use.
+    ///
+    /// # Errors
+    /// Why it cannot be read, for people.
+    pub fn snapshot(&self) -> Result<Snapshot, String> {
+        let layout = self.pool_layout().map_err(|e| e.to_string())?;
+        let (memory, address) = self.memory()?;
+        pools::snapshot(&layout, memory, address).map_err(|e| e.to_string())
+    }
+
+    /// What debugfs and the kernel log tell of the pool: geometry only.
+    #[must_use]
+    pub fn pool_from_log(&self) -> Option<Pool> {
+        let log = kernel_log();
+        let nslabs = host::line("/sys/kernel/debug/swiotlb/io_tlb_nslabs").and_then(|n| n.parse().ok());
+        // "software IO TLB: area num 4."
+        let nareas =
+            log.lines().rev().find_map(|l| l.split_once("IO TLB: area num ")?.1.trim_end_matches('.').parse().ok());
+        pools::from_log(&log, nslabs, nareas.unwrap_or(1))
+    }
+}
+
+/// The kernel's log; empty when it may not be read.
+fn kernel_log() -> String {
+    const READ_ALL: libc::c_int = 3;
+    let mut buffer = vec![0u8; 1 << 20];
+    let room = libc::c_int::try_from(buffer.len()).unwrap_or(libc::c_int::MAX);
+    // SAFETY: the kernel writes at most `room` bytes to the buffer.
+    let read = unsafe { libc::klogctl(READ_ALL, buffer.as_mut_ptr().cast(), room) };
+    buffer.truncate(usize::try_from(read).unwrap_or(0));
+    String::from_utf8_lossy(&buffer).into_owned()
+}
+
+/// Whether this process is root.
+#[must_use]
+pub fn is_root() -> bool {
+    // SAFETY: no arguments, cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// Whether tracefs is mounted where it is looked for.
+#[must_use]
+pub fn has_tracefs() -> bool {
+    Path::new("/sys/kernel/tracing/events").is_dir() || Path::new("/sys/kernel/debug/tracing/events").is_dir()
+}
+
+/// A clock's time in nanoseconds.
+pub(crate) fn clock(clock: libc::clockid_t) -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is good for the call; these clocks always exist.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}

@@ -1,0 +1,70 @@
+//! The running kernel's [`Layout`], from its BTF and symbols. What is not there stays absent, and is said.
+
+use probe::Layout;
+use probe::layout::{ABSENT, TBL_MAP_ALIGN, TBL_MAP_ALLOC, TBL_MAP_ALLOC_ALIGN};
+
+use crate::btf::{Btf, Kind};
+use crate::symbols::Symbols;
+
+/// Finds everything the probe wants to know; the second part says, a line each, what this kernel lacks and what is
+/// missing from the trace because of it.
+#[must_use]
+pub fn discover(btf: &Btf, symbols: &Symbols) -> (Layout, Vec<String>) {
+    let mut missing = Vec::new();
+    let mut offset = |name: &str, path: &str, without: &str| {
+        btf.offset_of(name, path).unwrap_or_else(|| {
+            missing.push(format!("struct {name} has no {path}: {without}"));
+            ABSENT
+        })
+    };
+    const SG: &str = "scatterlists are recorded without their elements";
+    let mut layout = Layout {
+        device_name: offset("device", "kobj.name", "devices have no names"),
+        device_driver: offset("device", "driver", "devices have no drivers"),
+        device_dma_mask: offset("device", "dma_mask", "devices have no DMA mask"),
+        device_coherent_dma_mask: offset("device", "coherent_dma_mask", "devices have no coherent mask"),
+        device_bus_dma_limit: offset("device", "bus_dma_limit", "bus limits are taken as none"),
+        device_dma_parms: offset("device", "dma_parms", "alignment and boundaries are taken as none"),
+        driver_name: offset("device_driver", "name", "devices have no drivers"),
+        parms_max_segment_size: offset("device_dma_parameters", "max_segment_size", "segment sizes are unknown"),
+        parms_min_align_mask: offset("device_dma_parameters", "min_align_mask", "none is used before kernel 5.12"),
+        parms_segment_boundary_mask: offset(
+            "device_dma_parameters",
+            "segment_boundary_mask",
+            "boundaries are taken as none",
+        ),
+        sg_page_link: offset("scatterlist", "page_link", SG),
+        sg_offset: offset("scatterlist", "offset", SG),
+        sg_length: offset("scatterlist", "length", SG),
+        sg_dma_address: offset("scatterlist", "dma_address", SG),
+        sg_size: btf.size_of("scatterlist").unwrap_or(ABSENT),
+        page_size: btf.size_of("page").unwrap_or(ABSENT),
+        tbl_map_form: tbl_map_form(btf).unwrap_or(ABSENT),
+        ..Layout::EMPTY
+    };
+    let mut symbol = |name: &str, without: &str| {
+        symbols.address(name).unwrap_or_else(|| {
+            missing.push(format!("no symbol {name}: {without}"));
+            0
+        })
+    };
+    layout.page_offset_base = symbol("page_offset_base", "coherent buffers have no CPU address");
+    layout.vmemmap_base = symbol("vmemmap_base", "elements of scatterlists have no CPU address");
+    if layout.page_size == ABSENT {
+        missing.push("no struct page: elements of scatterlists have no CPU address".to_owned());
+        layout.vmemmap_base = 0;
+    }
+    (layout, missing)
+}
+
+/// Which parameters `swiotlb_tbl_map_single` has; `None` for a form this version does not know (SPEC 1, end).
+#[must_use]
+pub fn tbl_map_form(btf: &Btf) -> Option<u32> {
+    let parameters = btf.parameters("swiotlb_tbl_map_single")?.len();
+    match (parameters, btf.has(Kind::Struct, "io_tlb_pool")) {
+        (7, _) => Some(TBL_MAP_ALLOC_ALIGN),
+        (6, true) => Some(TBL_MAP_ALIGN),
+        (6, false) => Some(TBL_MAP_ALLOC),
+        _ => None,
+    }
+}

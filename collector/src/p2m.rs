@@ -1,0 +1,188 @@
+//! Xen PV's frame table for the pages that were seen: which machine frame stands behind each guest frame (SPEC 10).
+//!
+//! An entry is read soon after its page was first seen in an event, and again when recording ends; the first value is
+//! kept and a change is counted.
+
+use std::collections::BTreeMap;
+
+use trace::pool::{P2mKind, P2mRun};
+
+use crate::kcore::{Kcore, KcoreError, word};
+
+const FOREIGN: u64 = 1 << 63;
+const IDENTITY: u64 = 1 << 62;
+/// Frames whose entries fill a page; the table is read in such pieces.
+const CHUNK: u64 = 512;
+
+/// The table and what was seen of it.
+#[derive(Debug)]
+pub struct P2m {
+    table: u64,
+    frames: u64,
+    /// By chunk: a bit a frame wanted, and the entries read so far.
+    chunks: BTreeMap<u64, Chunk>,
+    /// Frames beyond the table: memory that is not this domain's.
+    beyond: u64,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    wanted: [u64; 8],
+    read: [u64; 8],
+    entries: Vec<u64>,
+}
+
+impl P2m {
+    /// Finds the table through the symbols `xen_p2m_addr` and `xen_p2m_size`.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn new(memory: &Kcore, addr_symbol: u64, size_symbol: u64) -> Result<Self, KcoreError> {
+        let (table, frames) = (memory.u64(addr_symbol)?, memory.u64(size_symbol)?);
+        // A first read tells at once whether the table can be read at all.
+        memory.u64(table)?;
+        Ok(Self { table, frames, chunks: BTreeMap::new(), beyond: 0 })
+    }
+
+    /// Notes the pages of a buffer.
+    pub fn see(&mut self, address: u64, size: u64) {
+        let last = address.saturating_add(size.max(1) - 1) >> 12;
+        for pfn in address >> 12..=last {
+            if pfn >= self.frames {
+                self.beyond += last - pfn + 1;
+                return;
+            }
+            let chunk = self.chunks.entry(pfn / CHUNK).or_insert_with(|| Chunk {
+                wanted: [0; 8],
+                read: [0; 8],
+                entries: vec![0; CHUNK as usize],
+            });
+            chunk.wanted[(pfn % CHUNK / 64) as usize] |= 1 << (pfn % 64);
+        }
+    }
+
+    /// Frames of buffers that lie beyond the table.
+    #[must_use]
+    pub fn beyond(&self) -> u64 {
+        self.beyond
+    }
+
+    /// Reads the entries of pages that were seen since the last call.
+    ///
+    /// # Errors
+    /// When memory cannot be read.
+    pub fn catch_up(&mut self, memory: &Kcore) -> Result<(), KcoreError> {
+        let (table, frames) = (self.table, self.frames);
+        for (&number, chunk) in self.chunks.iter_mut().filter(|(_, c)| c.wanted != c.read) {
+            let bytes = read_chunk(memory, table, frames, number)?;
+            for (index, entry) in chunk.entries.iter_mut().enumerate() {
+                let (at, bit) = (index / 64, 1 << (index % 64));
+                if chunk.wanted[at] & !chunk.read[at] & bit != 0 {
+                    *entry = word(&bytes, index * 8);
+                }
+            }
+            chunk.read = chunk.wanted;
+        }
+        Ok(())
+    }
+
+    /// Reads everything once more and gives the runs, and how many entries have changed.
+    ///
+    /// # Errors
+    /// When memory cannot be read.
+    pub fn finish(mut self, memory: &Kcore) -> Result<(Vec<P2mRun>, u64), KcoreError> {
+        self.catch_up(memory)?;
+        let mut changed = 0;
+        let mut runs = Runs::default();
+        for (&number, chunk) in &self.chunks {
+            let bytes = read_chunk(memory, self.table, self.frames, number)?;
+            for (index, &entry) in chunk.entries.iter().enumerate() {
+                if chunk.read[index / 64] >> (index % 64) & 1 == 1 {
+                    changed += u64::from(entry != word(&bytes, index * 8));
+                    runs.push(number * CHUNK + index as u64, entry);
+                }
+            }
+        }
+        Ok((runs.0, changed))
+    }
+}
+
+/// The entries of a chunk; those beyond the table's end read as zero and are never wanted.
+fn read_chunk(memory: &Kcore, table: u64, frames: u64, number: u64) -> Result<Vec<u8>, KcoreError> {
+    let first = number * CHUNK;
+    let mut bytes = vec![0; CHUNK as usize * 8];
+    let count = CHUNK.min(frames.saturating_sub(first)) as usize;
+    memory.read(table + first * 8, &mut bytes[..count * 8])?;
+    Ok(bytes)
+}
+
+/// Joins consecutive entries.
+#[derive(Default)]
+struct Runs(Vec<P2mRun>);
+
+impl Runs {
+    fn push(&mut self, pfn: u64, entry: u64) {
+        let kind = match entry {
+            u64::MAX => P2mKind::Invalid,
+            e if e & FOREIGN != 0 => P2mKind::Foreign,
+            e if e & IDENTITY != 0 => P2mKind::Identity,
+            _ => P2mKind::Own,
+        };
+        // Invalid frames have no number; 0 lets them join.
+        let mfn = if kind == P2mKind::Invalid { 0 } else { entry & !(FOREIGN | IDENTITY) };
+        if let Some(last) = self.0.last_mut()
+            && last.kind == kind
+            && last.pfn + last.count == pfn
+            && (kind == P2mKind::Invalid || last.mfn + last.count == mfn)
+        {
+            last.count += 1;
+        } else {
+            self.0.push(P2mRun { pfn, mfn, count: 1, kind });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_of_one_kind_join() {
+        let mut runs = Runs::default();
+        for (pfn, entry) in [
+            (10, 700),
+            (11, 701),
+            (12, 900),
+            (13, FOREIGN | 901),
+            (14, u64::MAX),
+            (15, u64::MAX),
+            (16, IDENTITY | 16),
+            (18, IDENTITY | 18),
+        ] {
+            runs.push(pfn, entry);
+        }
+        let seen: Vec<_> = runs.0.iter().map(|r| (r.pfn, r.mfn, r.count, r.kind)).collect();
+        assert_eq!(
+            seen,
+            [
+                (10, 700, 2, P2mKind::Own),
+                (12, 900, 1, P2mKind::Own),
+                (13, 901, 1, P2mKind::Foreign),
+                (14, 0, 2, P2mKind::Invalid),
+                (16, 16, 1, P2mKind::Identity),
+                (18, 18, 1, P2mKind::Identity),
+            ]
+        );
+    }
+
+    #[test]
+    fn the_pages_of_a_buffer_are_seen_once_each() {
+        let mut p2m = P2m { table: 0, frames: 1000, chunks: BTreeMap::new(), beyond: 0 };
+        p2m.see(511 * 4096 + 4095, 2);
+        p2m.see(511 * 4096, 1);
+        let bits: u32 = p2m.chunks.values().flat_map(|c| c.wanted).map(u64::count_ones).sum();
+        assert_eq!((p2m.chunks.len(), bits), (2, 2));
+        p2m.see(999 * 4096, 3 * 4096);
+        assert_eq!(p2m.beyond(), 2);
+    }
+}

@@ -1,0 +1,433 @@
+//! Records a trace: attach, snapshot, drain, close.
+//!
+//! Two threads: one drains the ring buffer and decodes, the other writes, so that a slow disk fills a queue before it
+//! fills the ring. When the queue is full as well the ring overflows, which is counted and shown.
+//!
+//! The tool's own disk writes are mappings like any other and are recorded: they take slots too, and a trace without
+//! them could not be verified. They are few: one mapping carries the bytes of thousands of events.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use aya::Ebpf;
+use aya::maps::{MapData, PerCpuArray, RingBuf};
+use probe::wire::CpuLoss;
+use trace::event::NO_DEVICE;
+use trace::meta::{Capture, Clock, Losses};
+use trace::{Device, Event, Meta, Op, P2mRun, Writer};
+
+use crate::attach::{self, Choice};
+use crate::decode::{Decoder, Faults};
+use crate::doctor::observes;
+use crate::error::CollectorError;
+use crate::kcore::Kcore;
+use crate::kernel::{self, Kernel, clock};
+use crate::p2m::P2m;
+
+/// What to record, and where to.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The trace's folder; must not exist.
+    pub path: PathBuf,
+    /// What is being recorded, for meta.json: the command, `duration 10s`, `until interrupted`.
+    pub workload: String,
+    /// Size of the ring buffer: a power of two of at least a page.
+    pub ring_bytes: u32,
+}
+
+impl Options {
+    /// Options with a ring buffer of 16 MiB, which takes 3 million events a second for some 80 ms.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>, workload: impl Into<String>) -> Self {
+        Self { path: path.into(), workload: workload.into(), ring_bytes: 1 << 24 }
+    }
+}
+
+/// Counters while recording.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Events taken from the ring buffer.
+    pub events: u64,
+    /// Records lost because it was full.
+    pub lost: u64,
+    /// Bytes of the trace on disk.
+    pub bytes: u64,
+}
+
+/// A finished recording.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// The trace's folder.
+    pub path: PathBuf,
+    /// Its metadata as stored: duration, back-ends, pools, losses.
+    pub meta: Meta,
+    /// Events in it.
+    pub events: u64,
+    /// Devices in it.
+    pub devices: usize,
+}
+
+/// A recording under way. Dropping it without [`Recorder::finish`] leaves a trace that opens, as after a SIGKILL.
+pub struct Recorder {
+    ebpf: Ebpf,
+    losses: PerCpuArray<MapData, [u64; LOSS_WORDS]>,
+    choices: Vec<Choice>,
+    meta: Meta,
+    path: PathBuf,
+    shared: Arc<Shared>,
+    drainer: JoinHandle<(Decoder, SyncSender<Batch>)>,
+    writer: JoinHandle<Result<Written, CollectorError>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    events: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// What travels from the drainer to the writer.
+#[derive(Default)]
+struct Batch {
+    events: Vec<Event>,
+    /// All devices, when one is new or changed.
+    devices: Option<Vec<Device>>,
+}
+
+/// What the writer hands back at the end.
+struct Written {
+    writer: Writer,
+    p2m_changed: u64,
+    devices: usize,
+    notes: Vec<String>,
+}
+
+/// A [`CpuLoss`] as aya can read it.
+const LOSS_WORDS: usize = size_of::<CpuLoss>() / 8;
+
+/// How often the ring is looked at; see LAB: polling costs less than a wake-up an event.
+const POLL: Duration = Duration::from_millis(2);
+/// How often the trace is made safe against a SIGKILL, and newly seen p2m entries are read.
+const FLUSH: Duration = Duration::from_millis(200);
+/// Events handed on at once.
+const BATCH: usize = 8192;
+/// Batches waiting for the disk at most.
+const QUEUE: usize = 64;
+
+impl Recorder {
+    /// Attaches the probe, takes the snapshot of the pool and begins to write.
+    ///
+    /// # Errors
+    /// See [`CollectorError`]. Nothing is left behind then.
+    pub fn start(options: &Options) -> Result<Self, CollectorError> {
+        if !kernel::is_root() {
+            return Err(CollectorError::NotRoot);
+        }
+        let mut kernel = Kernel::discover();
+        let load = |reason: String| CollectorError::Load { reason };
+        let types = aya::Btf::from_sys_fs().map_err(|e| load(e.to_string()))?;
+        let btf = match &kernel.btf {
+            Ok(btf) => btf,
+            Err(_) => {
+                return Err(std::mem::replace(&mut kernel.btf, crate::btf::Btf::kernel())
+                    .err()
+                    .map_or_else(|| load("the kernel's BTF came and went".to_owned()), CollectorError::Btf));
+            }
+        };
+        let ebpf = attach::load(&kernel.layout, options.ring_bytes).map_err(load)?;
+        let clock_base = Clock {
+            monotonic_ns: clock(libc::CLOCK_MONOTONIC),
+            realtime_ns: clock(libc::CLOCK_REALTIME),
+            duration_ns: 0,
+        };
+        let attach::Attached { mut ebpf, choices } = attach::attach(ebpf, btf, &types, kernel.layout.tbl_map_form);
+        if !observes(&choices) {
+            return Err(CollectorError::NothingToObserve { choices });
+        }
+        let mut notes = kernel.missing.clone();
+        for choice in &choices {
+            match choice.backend {
+                None => notes.push(format!("{} is not recorded: {}", choice.event, choice.without)),
+                Some(backend) => notes.extend(choice.caveat.map(|c| format!("{} by {backend}: {c}", choice.event))),
+            }
+        }
+        let logger = aya_log::EbpfLogger::init(&mut ebpf)
+            .inspect_err(|e| tracing::warn!("no diagnostics from the probe: {e}"))
+            .ok();
+        let map = |ebpf: &mut Ebpf, name: &str| {
+            ebpf.take_map(name).ok_or_else(|| load(format!("the object has no map {name}")))
+        };
+        let ring = RingBuf::try_from(map(&mut ebpf, "EVENTS")?).map_err(|e| load(e.to_string()))?;
+        let losses = PerCpuArray::try_from(map(&mut ebpf, "LOSSES")?).map_err(|e| load(e.to_string()))?;
+
+        let snapshot = kernel.snapshot();
+        let snapshot_ns = clock(libc::CLOCK_MONOTONIC) - clock_base.monotonic_ns;
+        let (pools, slots, exact, taken) = match snapshot {
+            Ok(s) => (s.pools, s.slots, s.exact, true),
+            Err(why) => {
+                notes.push(format!("no snapshot of the pool: {why}"));
+                (kernel.pool_from_log().into_iter().collect(), Vec::new(), false, false)
+            }
+        };
+        let pads = kernel.pool_layout().is_ok_and(|l| l.pads.is_some());
+        let mut decoder = Decoder::new(clock_base.monotonic_ns, pools.clone(), pads);
+        for slot in &slots {
+            decoder.padded(slot.slot, slot.pad_slots, slot.orig_addr);
+        }
+        let p2m = frame_table(&kernel, &mut notes);
+        let meta = Meta {
+            host: kernel.host,
+            xen: kernel.xen,
+            pools,
+            snapshot_ns: taken.then_some(snapshot_ns),
+            snapshot_exact: exact,
+            capture: Capture {
+                mode: "full".to_owned(),
+                backends: choices.iter().filter_map(|c| Some((c.event.to_owned(), c.backend?.to_owned()))).collect(),
+                workload: options.workload.clone(),
+                ring_bytes: u64::from(options.ring_bytes),
+            },
+            clock: clock_base,
+            losses: Losses { notes, ..Losses::default() },
+            ..Meta::new()
+        };
+        let mut writer = Writer::create(&options.path, meta.clone())?;
+        if taken {
+            writer.set_snapshot(slots);
+        }
+        Self::spawn(options.path.clone(), ebpf, choices, meta, ring, losses, logger, decoder, writer, p2m)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the second half of start, split for length")]
+    fn spawn(
+        path: PathBuf,
+        ebpf: Ebpf,
+        choices: Vec<Choice>,
+        meta: Meta,
+        ring: RingBuf<MapData>,
+        losses: PerCpuArray<MapData, [u64; LOSS_WORDS]>,
+        logger: Option<Logger>,
+        decoder: Decoder,
+        writer: Writer,
+        p2m: Option<(P2m, Kcore)>,
+    ) -> Result<Self, CollectorError> {
+        let shared = Arc::new(Shared::default());
+        let (sender, receiver) = sync_channel(QUEUE);
+        let failed = |e: std::io::Error| CollectorError::Thread { path: path.clone(), reason: e.to_string() };
+        let writer = {
+            let shared = Arc::clone(&shared);
+            let p2m = p2m.map(|(mut p2m, memory)| {
+                for pool in &meta.pools {
+                    p2m.see(pool.start, pool.nslabs * trace::pool::SLOT_BYTES);
+                }
+                (p2m, memory)
+            });
+            let work = move || write(writer, &receiver, &shared, p2m);
+            thread::Builder::new().name("writer".to_owned()).spawn(work).map_err(failed)?
+        };
+        let drainer = {
+            let shared = Arc::clone(&shared);
+            let work = move || drain(ring, logger, decoder, sender, &shared);
+            thread::Builder::new().name("drainer".to_owned()).spawn(work).map_err(failed)?
+        };
+        Ok(Self { ebpf, losses, choices, meta, path, shared, drainer, writer })
+    }
+
+    /// How each event is captured.
+    #[must_use]
+    pub fn choices(&self) -> &[Choice] {
+        &self.choices
+    }
+
+    /// The metadata as it is at the start: host, pools, back-ends.
+    #[must_use]
+    pub fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    /// The counters now.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats {
+            events: self.shared.events.load(Ordering::Relaxed),
+            lost: self.lost().iter().map(|l| l.lost).sum(),
+            bytes: self.shared.bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Whether writing has failed; [`Recorder::finish`] then tells why.
+    #[must_use]
+    pub fn failed(&self) -> bool {
+        self.writer.is_finished()
+    }
+
+    fn lost(&self) -> Vec<CpuLoss> {
+        let values = self.losses.get(&0, 0);
+        values.map(|cpus| cpus.iter().map(|words| bytemuck::cast(*words)).collect()).unwrap_or_default()
+    }
+
+    /// Detaches, takes what is left in the ring buffer and closes the trace.
+    ///
+    /// # Errors
+    /// When the trace cannot be written; what was written can be opened.
+    pub fn finish(mut self) -> Result<Summary, CollectorError> {
+        let duration_ns = clock(libc::CLOCK_MONOTONIC) - self.meta.clock.monotonic_ns;
+        // Before the programs go, and their counters with them.
+        let missed = attach::recursion_misses(&self.ebpf);
+        attach::detach(&mut self.ebpf);
+        self.shared.stop.store(true, Ordering::Release);
+        let lost = self.lost();
+        let dead = |what: &str| CollectorError::Thread { path: self.path.clone(), reason: format!("{what} died") };
+        let (decoder, sender) = self.drainer.join().map_err(|_| dead("the thread that reads the ring buffer"))?;
+        let last = Batch { events: unreported(&lost, self.meta.clock.monotonic_ns), devices: None };
+        // A writer that has failed tells why when it is joined.
+        let _ = sender.send(last);
+        drop(sender);
+        let written = self.writer.join().map_err(|_| dead("the thread that writes"))??;
+
+        let mut meta = self.meta;
+        meta.clock.duration_ns = duration_ns;
+        meta.losses.ring_full = lost.iter().map(|l| l.lost).sum();
+        meta.losses.probe_missed = missed;
+        meta.losses.p2m_changed = written.p2m_changed;
+        let Faults { undecoded, sg_truncated, changed_devices } = decoder.faults().clone();
+        meta.losses.undecoded = undecoded;
+        meta.losses.sg_truncated = sg_truncated;
+        meta.losses.notes.extend(written.notes);
+        for device in changed_devices {
+            meta.losses.notes.push(format!("{device} changed its limits while in use: it has a second row"));
+        }
+        meta.closed = true;
+        written.writer.close(meta.clone())?;
+        let events = self.shared.events.load(Ordering::Relaxed);
+        Ok(Summary { path: self.path, meta, events, devices: written.devices })
+    }
+}
+
+type Logger = aya_log::EbpfLogger<&'static dyn log::Log>;
+
+/// Xen PV's frame table, when this is one and it can be read.
+fn frame_table(kernel: &Kernel, notes: &mut Vec<String>) -> Option<(P2m, Kcore)> {
+    if kernel.xen.as_ref().is_none_or(|xen| xen.mode != "pv") {
+        return None;
+    }
+    let open = || -> Result<(P2m, Kcore), String> {
+        let symbol = |name: &str| kernel.symbols.address(name).ok_or_else(|| format!("no symbol {name}"));
+        let memory = Kcore::open().map_err(|e| e.to_string())?;
+        let p2m = P2m::new(&memory, symbol("xen_p2m_addr")?, symbol("xen_p2m_size")?).map_err(|e| e.to_string())?;
+        Ok((p2m, memory))
+    };
+    open().map_err(|why| notes.push(format!("no p2m, so straddling frames cannot be told: {why}"))).ok()
+}
+
+/// Gaps that no later record told of.
+fn unreported(lost: &[CpuLoss], base_ns: u64) -> Vec<Event> {
+    let gaps = (0..).zip(lost).filter(|(_, l)| l.lost > l.reported);
+    gaps.map(|(cpu, l)| Event {
+        count: Some(l.lost - l.reported),
+        since_ns: Some(l.since_ns.saturating_sub(base_ns)),
+        ..Event::new(Op::Lost, l.last_ns.saturating_sub(base_ns), cpu, 0, NO_DEVICE)
+    })
+    .collect()
+}
+
+fn drain(
+    mut ring: RingBuf<MapData>,
+    mut logger: Option<Logger>,
+    mut decoder: Decoder,
+    sender: SyncSender<Batch>,
+    shared: &Shared,
+) -> (Decoder, SyncSender<Batch>) {
+    loop {
+        // Asked before looking: whatever came before the stop is then still taken.
+        let stopping = shared.stop.load(Ordering::Acquire);
+        let mut events = Vec::new();
+        while events.len() < BATCH
+            && let Some(item) = ring.next()
+        {
+            events.extend(decoder.record(&item));
+        }
+        if let Some(logger) = &mut logger {
+            logger.flush();
+        }
+        let full = events.len() >= BATCH;
+        let devices = decoder.take_devices();
+        if !events.is_empty() || devices.is_some() {
+            shared.events.fetch_add(events.len() as u64, Ordering::Relaxed);
+            if sender.send(Batch { events, devices }).is_err() {
+                return (decoder, sender);
+            }
+        }
+        if !full {
+            if stopping {
+                return (decoder, sender);
+            }
+            thread::sleep(POLL);
+        }
+    }
+}
+
+fn write(
+    mut writer: Writer,
+    batches: &Receiver<Batch>,
+    shared: &Shared,
+    mut p2m: Option<(P2m, Kcore)>,
+) -> Result<Written, CollectorError> {
+    let mut devices = 0;
+    let mut notes = Vec::new();
+    let mut flushed = Instant::now();
+    writer.flush()?;
+    loop {
+        let batch = match batches.recv_timeout(FLUSH) {
+            Ok(batch) => Some(batch),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
+        if let Some(batch) = batch {
+            if let Some(all) = batch.devices {
+                devices = all.len();
+                writer.set_devices(all);
+            }
+            if let Some((p2m, _)) = &mut p2m {
+                for event in &batch.events {
+                    if let (Some(address), Some(size)) = (event.orig_addr, event.size) {
+                        p2m.see(address, size);
+                    }
+                }
+            }
+            writer.extend(&batch.events)?;
+        }
+        if flushed.elapsed() >= FLUSH {
+            flushed = Instant::now();
+            writer.flush()?;
+            shared.bytes.store(writer.bytes_written(), Ordering::Relaxed);
+            if let Some((table, memory)) = &mut p2m
+                && let Err(why) = table.catch_up(memory)
+            {
+                notes.push(format!("p2m could not be read any further: {why}"));
+                p2m = None;
+            }
+        }
+    }
+    let mut p2m_changed = 0;
+    if let Some((table, memory)) = p2m {
+        if table.beyond() > 0 {
+            notes.push(format!("{} pages of buffers lie beyond the p2m table", table.beyond()));
+        }
+        match table.finish(&memory) {
+            Ok((runs, changed)) => {
+                let runs: Vec<P2mRun> = runs;
+                writer.set_p2m(runs);
+                p2m_changed = changed;
+            }
+            Err(why) => notes.push(format!("no p2m: {why}")),
+        }
+    }
+    writer.flush()?;
+    shared.bytes.store(writer.bytes_written(), Ordering::Relaxed);
+    Ok(Written { writer, p2m_changed, devices, notes })
+}
