@@ -85,7 +85,7 @@ impl Allocator {
                     pool.take(area, Run { first, n: plan.n }, plan.pad);
                     self.used += plan.n;
                     self.high_water = self.high_water.max(self.used);
-                    return Ok(taken(pool, pool_id, first, &plan));
+                    return Ok(Taken::at(pool.geometry(), pool_id as u8, first, &plan));
                 }
                 Found::Nothing => {}
                 Found::Livelock => {
@@ -126,29 +126,16 @@ impl Allocator {
             self.high_water = high_water;
         }
     }
-
-    /// Where the slots of a request would be, without taking them.
-    pub(crate) fn predict(&mut self, area: usize, request: &Request, limits: &Limits) -> Result<Taken, bool> {
-        let pool_id = self.pool_for(limits);
-        let Some(pool) = self.pools.get_mut(pool_id) else { return Err(false) };
-        let plan = Plan::new(self.rules, pool.geometry().start, request, limits);
-        let areas = pool.areas().len();
-        for area in (area..areas).chain(0..area.min(areas)) {
-            match find(pool, area, &plan, self.rules.search) {
-                Found::Slot(first) => return Ok(taken(pool, pool_id, first, &plan)),
-                Found::Nothing => {}
-                Found::Livelock => return Err(true),
-            }
-        }
-        Err(false)
-    }
 }
 
-fn taken(pool: &SlotPool, pool_id: usize, first: u64, plan: &Plan) -> Taken {
-    Taken {
-        tlb_addr: pool.geometry().start + (first + u64::from(plan.pad)) * SLOT_BYTES + plan.lo,
-        first_slot: first as u32,
-        nslots: plan.n as u32,
-        pool: pool_id as u8,
+impl Taken {
+    /// What taking `first` for a plan comes to.
+    pub(crate) fn at(pool: &Geometry, pool_id: u8, first: u64, plan: &Plan) -> Self {
+        Self {
+            tlb_addr: pool.start + (first + u64::from(plan.pad)) * SLOT_BYTES + plan.lo,
+            first_slot: first as u32,
+            nslots: plan.n as u32,
+            pool: pool_id,
+        }
     }
 }

@@ -14,6 +14,7 @@
 //! | [`script`] | event scripts and their answers, to compare with real kernels |
 //! | [`load`] | a trace's mappings, each unmap and sync tied to its map: the same for every policy |
 //! | [`whatif`], [`occupancy`], [`lifetimes`] | a load replayed on a machine, and what came of it |
+//! | [`verify`] | the model as a checker of a recorded kernel |
 //! | [`refusal`] | why a mapping was refused, with its arithmetic |
 
 pub mod allocator;
@@ -30,6 +31,8 @@ pub mod pool;
 pub mod refusal;
 pub mod rules;
 pub mod script;
+mod snapshot;
+pub mod verify;
 mod walk;
 pub mod whatif;
 
@@ -46,4 +49,5 @@ pub use pool::{AreaState, Geometry, SlotPool};
 pub use refusal::{AreaRefusal, Cause, Refusal};
 pub use rules::{GENERATIONS, Generation};
 pub use script::{Script, ScriptError};
+pub use verify::{Miss, MissExample, Start, Verdict, verify};
 pub use whatif::{DeviceOutcome, Options, Outcome, RefusedMap, replay};

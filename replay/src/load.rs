@@ -11,6 +11,7 @@ use trace::{Device, Direction, Event, Op, Pool, SnapshotSlot};
 use crate::lifetimes::Lifetimes;
 use crate::p2m::P2m;
 use crate::plan::{Limits, Request};
+use crate::snapshot;
 
 /// `DMA_ATTR_SKIP_CPU_SYNC`: the driver copies, or nobody does.
 const SKIP_CPU_SYNC: u64 = 1 << 5;
@@ -495,17 +496,10 @@ impl<'a> Tie<'a> {
     fn hold_snapshot(&mut self) {
         let Some(pool) = self.around.pool else { return };
         let area_slots = (pool.nslabs / u64::from(pool.nareas.max(1))).max(1);
-        let mut slots = self.around.snapshot.to_vec();
-        slots.sort_by_key(|s| s.slot);
-        let mut next = 0;
-        for slot in slots {
-            // The first slot of an allocation says how much it holds; the ones behind it repeat the rest. Padding has
-            // no original address.
-            if u64::from(slot.slot) < next || slot.orig_addr == u64::MAX {
-                continue;
-            }
-            let size = slot.alloc_size.min(u64::from(trace::pool::SEGMENT_SLOTS) * SLOT_BYTES).max(1);
-            next = u64::from(slot.slot) + size.div_ceil(SLOT_BYTES);
+        for held in snapshot::allocations(self.around.snapshot) {
+            let Some(orig_addr) = held.orig_addr else { continue };
+            let slot = held.first + u64::from(held.pad);
+            let size = held.size;
             let unknown = Limits { reach: 0xffff_ffff, ..Limits::NONE };
             let device = match self.positions.get(&trace::event::NO_DEVICE) {
                 Some(&at) => at,
@@ -517,7 +511,7 @@ impl<'a> Tie<'a> {
                 }
             };
             let alive = Alive {
-                key: (HELD, u64::from(slot.slot)),
+                key: (HELD, slot),
                 size,
                 since_ns: 0,
                 younger: UNTIED,
@@ -526,11 +520,11 @@ impl<'a> Tie<'a> {
                 device,
             };
             let id = self.insert(alive);
-            self.held.insert(u64::from(slot.slot), id);
+            self.held.insert(slot, id);
             self.notes.held += 1;
-            let cpu = u32::try_from(u64::from(slot.slot) / area_slots).unwrap_or(0);
+            let cpu = u32::try_from(slot / area_slots).unwrap_or(0);
             let map = Map {
-                request: Request { orig_addr: slot.orig_addr, size, align_mask: 0, cpu },
+                request: Request { orig_addr, size, align_mask: 0, cpu },
                 device,
                 direction: Direction::Bidirectional,
                 skips_sync: true,

@@ -186,7 +186,7 @@ impl<'a> Boundaries<'a> {
             return self.everywhere;
         }
         let to_boundary = (self.plan.shift + base).wrapping_neg() & (self.plan.max_slots - 1);
-        if to_boundary == 0 || to_boundary >= SEG {
+        if to_boundary >= SEG {
             return u128::MAX;
         }
         // Starts from `n - 1` before the boundary to just before it would cross.

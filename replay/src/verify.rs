@@ -1,0 +1,523 @@
+//! The model as a checker of a recorded kernel: for every slot allocation, the slot the policy would have chosen beside
+//! the slot the kernel chose.
+//!
+//! After each event the model is set to what the kernel really did, so each prediction is judged alone and a miss does
+//! not drag others behind it. Events of different CPUs, and of tasks preempted between the lock and the return, are
+//! not always written in the order of the lock (SPEC 8): before a prediction is called a miss, its neighbours are
+//! tried in the other order.
+
+use std::collections::HashMap;
+
+use trace::{Device, Event, Op, Pool, SnapshotSlot};
+
+use crate::allocator::Taken;
+use crate::plan::{Limits, Plan, Request};
+use crate::pool::{Geometry, Run, SlotPool};
+use crate::rules::Generation;
+use crate::snapshot;
+use crate::walk::{Found, find};
+use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
+
+/// Neighbours that are tried in the other order.
+const WINDOW: usize = 8;
+/// Misses kept with their circumstances, a kind.
+const EXAMPLES: usize = 5;
+
+trace::words! {
+    /// What kind of miss a wrong prediction is.
+    pub enum Miss {
+        /// The prediction is right for another CPU's area: the task moved between the CPU being read and the event.
+        CpuDiffers = "cpu_differs",
+        /// The first allocation in an area whose search index was not known.
+        IndexUnknown = "index_unknown",
+        /// No snapshot: which slots were held since before the recording is not known.
+        StateUnknown = "state_unknown",
+        /// The kernel refused what the policy would have served.
+        RefusedByKernel = "refused_by_kernel",
+        /// The kernel served what the policy would have refused.
+        RefusedByModel = "refused_by_model",
+        /// The slots cannot be what the policy's rules say of any allocation: another generation, or another device
+        /// than recorded.
+        Impossible = "impossible",
+        /// None of these.
+        Unexplained = "unexplained",
+    }
+}
+
+/// A wrong prediction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MissExample {
+    /// What kind.
+    pub miss: Miss,
+    /// When, in the trace's nanoseconds.
+    pub time_ns: u64,
+    /// CPU.
+    pub cpu: u32,
+    /// Key in the trace's device table.
+    pub device: u32,
+    /// Address of the buffer.
+    pub orig_addr: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Where the policy would have put it; nothing when it would have refused.
+    pub predicted: Option<u64>,
+    /// Where the kernel put it; nothing when it refused.
+    pub recorded: Option<u64>,
+}
+
+/// How well a policy predicts a recorded kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Slot allocations and refusals judged.
+    pub total: u64,
+    /// Predicted exactly, in the order recorded.
+    pub exact: u64,
+    /// Predicted exactly with a neighbour in the other order.
+    pub after_swap: u64,
+    /// Misses by kind, in the order of [`Miss::ALL`].
+    pub misses: [u64; Miss::ALL.len()],
+    /// The first misses of each kind.
+    pub examples: Vec<MissExample>,
+    /// Allocations whose release is not in the trace: their slots were taken again, and they were released there.
+    pub missed_frees: u64,
+    /// Releases of slots nothing was known to hold: taken before the recording, or their allocation is missing.
+    pub unknown_frees: u64,
+    /// Slot events outside the pool (one that was added later, or a device's own); not judged.
+    pub other_pools: u64,
+    /// Slot events without what it takes to judge them.
+    pub incomplete: u64,
+    /// Slot events older than the snapshot, which has them already.
+    pub before_snapshot: u64,
+    /// There was no snapshot: the pool was taken to be empty.
+    pub without_snapshot: bool,
+    /// Areas where the snapshot's slots do not add up to the kernel's own count.
+    pub snapshot_mismatches: u64,
+}
+
+impl Verdict {
+    /// The share predicted exactly, swaps included; 1 when there was nothing to predict.
+    #[must_use]
+    pub fn share(&self) -> f64 {
+        if self.total == 0 { 1.0 } else { (self.exact + self.after_swap) as f64 / self.total as f64 }
+    }
+
+    /// Wrong predictions.
+    #[must_use]
+    pub fn missed(&self) -> u64 {
+        self.misses.iter().sum()
+    }
+}
+
+/// The pool as recording found it.
+#[derive(Clone, Copy, Debug)]
+pub struct Start<'a> {
+    /// The pool, with each area's search index where it could be read.
+    pub pool: &'a Pool,
+    /// Slots in use.
+    pub snapshot: &'a [SnapshotSlot],
+    /// When the snapshot was taken, in the trace's nanoseconds; nothing when there is none.
+    pub snapshot_ns: Option<u64>,
+}
+
+/// Compares a policy's choice with the kernel's for every slot allocation of a trace. Events must be in order.
+#[must_use]
+pub fn verify<'a>(
+    events: impl IntoIterator<Item = &'a Event>,
+    devices: &[Device],
+    start: &Start<'_>,
+    rules: &'static Generation,
+) -> Verdict {
+    let mut checker = Checker::new(start, rules);
+    let limits: HashMap<u32, Limits> = devices.iter().map(|d| (d.id, Limits::from(d))).collect();
+    let slot_events: Vec<_> = events.into_iter().filter_map(|e| checker.read(e, start, &limits)).collect();
+    checker.run(&slot_events);
+    checker.verdict
+}
+
+/// A slot event.
+#[derive(Clone, Copy, Debug)]
+enum What {
+    /// Slots were taken; where.
+    Alloc(Request, Limits, u64),
+    Failed(Request, Limits),
+    /// Slots were given back: an address in the first data slot.
+    Free(u64),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct SlotEvent {
+    time_ns: u64,
+    cpu: u32,
+    device: u32,
+    what: What,
+}
+
+/// How to take an event back.
+#[derive(Clone, Copy, Debug)]
+enum Undo {
+    Took { run: Run, index: u64 },
+    Freed { run: Run, pad: u32 },
+}
+
+struct Checker {
+    rules: &'static Generation,
+    pool: SlotPool,
+    /// Whether an area's index is known, from the snapshot or from an allocation seen.
+    index_known: Vec<bool>,
+    verdict: Verdict,
+}
+
+impl Checker {
+    fn new(start: &Start<'_>, rules: &'static Generation) -> Self {
+        let areas = if rules.areas { start.pool.nareas.max(1) } else { 1 };
+        let geometry = Geometry { start: start.pool.start, nslabs: start.pool.nslabs, areas };
+        let mut pool = SlotPool::new(geometry);
+        let known = start.snapshot_ns.is_some();
+        let mut verdict = Verdict { without_snapshot: !known, ..Verdict::default() };
+        for held in snapshot::allocations(start.snapshot) {
+            let run = Run { first: held.first, n: held.n };
+            if known && fits_pool(&pool, &run) {
+                pool.take(pool.area_of(held.first), run, held.pad);
+            }
+        }
+        let mut index_known = vec![false; geometry.areas as usize];
+        for (area, index_known) in index_known.iter_mut().enumerate() {
+            let recorded = start.pool.areas.get(area).filter(|_| known);
+            *index_known = recorded.is_some_and(|state| pool.set_index(area, state.index));
+            verdict.snapshot_mismatches += u64::from(recorded.is_some_and(|s| s.used != pool.areas()[area].used));
+            if !*index_known {
+                pool.set_index(area, 0);
+            }
+        }
+        Self { rules, pool, index_known, verdict }
+    }
+
+    /// A slot event out of an event, if it is one that can be judged.
+    fn read(&mut self, event: &Event, start: &Start<'_>, limits: &HashMap<u32, Limits>) -> Option<SlotEvent> {
+        if !matches!(event.op, Op::SlotAlloc | Op::SlotFailed | Op::SlotFree) {
+            return None;
+        }
+        if start.snapshot_ns.is_some_and(|ns| event.time_ns < ns) {
+            self.verdict.before_snapshot += 1;
+            return None;
+        }
+        let limits = *limits.get(&event.device).unwrap_or(&Limits::NONE);
+        let request = event.orig_addr.zip(event.size).map(|(orig_addr, size)| Request {
+            orig_addr,
+            size,
+            align_mask: event.align_mask.unwrap_or(0),
+            cpu: event.cpu,
+        });
+        let what = match (event.op, request, event.tlb_addr) {
+            (Op::SlotAlloc, Some(request), Some(tlb)) => What::Alloc(request, limits, tlb),
+            (Op::SlotFailed, Some(request), _) => What::Failed(request, limits),
+            (Op::SlotFree, _, Some(tlb)) => What::Free(tlb),
+            _ => {
+                self.verdict.incomplete += 1;
+                return None;
+            }
+        };
+        if let What::Alloc(_, _, tlb) | What::Free(tlb) = what
+            && !self.pool.contains(tlb)
+        {
+            self.verdict.other_pools += 1;
+            return None;
+        }
+        Some(SlotEvent { time_ns: event.time_ns, cpu: event.cpu, device: event.device, what })
+    }
+
+    fn run(&mut self, events: &[SlotEvent]) {
+        let mut done = vec![false; events.len()];
+        // Releases applied lately, youngest last: a later allocation may not have seen them yet.
+        let mut recent: Vec<Undo> = Vec::new();
+        for at in 0..events.len() {
+            if done[at] {
+                continue;
+            }
+            let event = &events[at];
+            match event.what {
+                What::Free(tlb) => match self.free(tlb) {
+                    Some(undo) => remember(&mut recent, undo),
+                    None => self.verdict.unknown_frees += 1,
+                },
+                What::Alloc(request, limits, _) | What::Failed(request, limits) => {
+                    self.verdict.total += 1;
+                    let area = self.area_of_cpu(request.cpu);
+                    let predicted = self.predict(area, &request, &limits);
+                    if self.agrees(event, predicted) {
+                        self.verdict.exact += 1;
+                    } else if self.explained_by_earlier(event, &recent) {
+                        self.verdict.after_swap += 1;
+                    } else if let Some(ahead) = self.explained_by_later(event, &events[at + 1..], &done[at + 1..]) {
+                        self.verdict.after_swap += 1;
+                        let ahead = at + 1 + ahead;
+                        done[ahead] = true;
+                        self.advance(&events[ahead], &mut recent);
+                    } else {
+                        self.repair_or_miss(event, &request, &limits, predicted);
+                    }
+                    if let Some(undo) = self.apply(event) {
+                        remember(&mut recent, undo);
+                    }
+                }
+            }
+        }
+    }
+
+    fn area_of_cpu(&self, cpu: u32) -> usize {
+        cpu as usize & (self.pool.areas().len() - 1)
+    }
+
+    /// Where a request of a CPU with that first area would go.
+    fn predict(&mut self, first: usize, request: &Request, limits: &Limits) -> Option<Taken> {
+        let plan = Plan::new(self.rules, self.pool.geometry().start, request, limits);
+        let areas = self.pool.areas().len();
+        for area in (first..areas).chain(0..first.min(areas)) {
+            match find(&mut self.pool, area, &plan, self.rules.search) {
+                Found::Slot(slot) => return Some(Taken::at(self.pool.geometry(), 0, slot, &plan)),
+                Found::Nothing => {}
+                Found::Livelock => return None,
+            }
+        }
+        None
+    }
+
+    /// Whether a prediction is what the event says.
+    fn agrees(&self, event: &SlotEvent, predicted: Option<Taken>) -> bool {
+        match event.what {
+            What::Alloc(_, _, tlb) => predicted.is_some_and(|p| p.tlb_addr == tlb),
+            What::Failed(..) => predicted.is_none(),
+            What::Free(_) => true,
+        }
+    }
+
+    fn predicts(&mut self, event: &SlotEvent) -> bool {
+        match event.what {
+            What::Alloc(request, limits, _) | What::Failed(request, limits) => {
+                let predicted = self.predict(self.area_of_cpu(request.cpu), &request, &limits);
+                self.agrees(event, predicted)
+            }
+            What::Free(_) => true,
+        }
+    }
+
+    /// Whether the event is as predicted when releases just before it had not happened yet: one of them, or the last
+    /// few together.
+    fn explained_by_earlier(&mut self, event: &SlotEvent, recent: &[Undo]) -> bool {
+        let freed = |undo: &&Undo| matches!(undo, Undo::Freed { .. });
+        for undo in recent.iter().rev().filter(freed) {
+            if self.with_undone(&[*undo], event) {
+                return true;
+            }
+        }
+        (2..=recent.len()).any(|n| {
+            let last: Vec<_> = recent.iter().rev().filter(freed).take(n).copied().collect();
+            last.len() == n && self.with_undone(&last, event)
+        })
+    }
+
+    /// Whether the event is as predicted with some releases taken back; the state is as before afterwards.
+    fn with_undone(&mut self, undone: &[Undo], event: &SlotEvent) -> bool {
+        let mut back = Vec::new();
+        for undo in undone {
+            if let &Undo::Freed { run, pad } = undo
+                && self.is_free(&run)
+            {
+                let area = self.pool.area_of(run.first);
+                let index = self.pool.areas()[area].index;
+                self.pool.take(area, run, pad);
+                self.pool.set_index(area, index);
+                back.push(run);
+            }
+        }
+        let predicts = !back.is_empty() && self.predicts(event);
+        back.into_iter().for_each(|run| self.pool.release(run));
+        predicts
+    }
+
+    /// The event not far behind that, had it come first, would make this one as predicted.
+    fn explained_by_later(&mut self, event: &SlotEvent, later: &[SlotEvent], done: &[bool]) -> Option<usize> {
+        let open = later.iter().zip(done).enumerate().filter(|(_, (_, done))| !**done);
+        for (at, (other, _)) in open.take(WINDOW) {
+            if !self.predicts(other) {
+                continue;
+            }
+            let Some(undo) = self.try_apply(other) else { continue };
+            let explained = self.predicts(event) && self.could_apply(event);
+            self.undo(undo);
+            if explained {
+                return Some(at);
+            }
+        }
+        None
+    }
+
+    /// Takes an event before its turn.
+    fn advance(&mut self, event: &SlotEvent, recent: &mut Vec<Undo>) {
+        if matches!(event.what, What::Alloc(..) | What::Failed(..)) {
+            self.verdict.total += 1;
+            self.verdict.exact += 1;
+        }
+        if let Some(undo) = self.apply(event) {
+            remember(recent, undo);
+        }
+    }
+
+    /// Neither order explains the event. Slots taken twice mean a release is missing; else it is a miss.
+    fn repair_or_miss(&mut self, event: &SlotEvent, request: &Request, limits: &Limits, predicted: Option<Taken>) {
+        if let What::Alloc(..) = event.what
+            && let Some(run) = self.run_of(event)
+            && self.clear(&run) > 0
+            && self.predicts(event)
+        {
+            self.verdict.exact += 1;
+            return;
+        }
+        let miss = self.classify(event, request, limits, predicted);
+        self.verdict.misses[miss as usize] += 1;
+        if self.verdict.examples.iter().filter(|e| e.miss == miss).count() < EXAMPLES {
+            let recorded = match event.what {
+                What::Alloc(_, _, tlb) => Some(tlb),
+                _ => None,
+            };
+            self.verdict.examples.push(MissExample {
+                miss,
+                time_ns: event.time_ns,
+                cpu: event.cpu,
+                device: event.device,
+                orig_addr: request.orig_addr,
+                size: request.size,
+                predicted: predicted.map(|p| p.tlb_addr),
+                recorded,
+            });
+        }
+    }
+
+    fn classify(&mut self, event: &SlotEvent, request: &Request, limits: &Limits, predicted: Option<Taken>) -> Miss {
+        let What::Alloc(..) = event.what else { return Miss::RefusedByKernel };
+        let Some(run) = self.run_of(event) else { return Miss::Impossible };
+        let area = self.pool.area_of(run.first);
+        if area != self.area_of_cpu(request.cpu) {
+            let elsewhere = self.predict(area, request, limits);
+            if self.agrees(event, elsewhere) {
+                return Miss::CpuDiffers;
+            }
+        }
+        if !self.index_known[area] {
+            Miss::IndexUnknown
+        } else if self.verdict.without_snapshot {
+            Miss::StateUnknown
+        } else if predicted.is_none() {
+            Miss::RefusedByModel
+        } else {
+            Miss::Unexplained
+        }
+    }
+
+    /// The slots an allocation took, by the policy's rules and the kernel's address; nothing when these do not agree.
+    fn run_of(&self, event: &SlotEvent) -> Option<Run> {
+        let What::Alloc(request, limits, tlb) = event.what else { return None };
+        let plan = Plan::new(self.rules, self.pool.geometry().start, &request, &limits);
+        let data = tlb.checked_sub(self.pool.geometry().start)?;
+        if data % SLOT_BYTES != plan.lo {
+            return None;
+        }
+        let run = Run { first: (data / SLOT_BYTES).checked_sub(u64::from(plan.pad))?, n: plan.n };
+        let inside = run.n > 0
+            && run.first % u64::from(SEGMENT_SLOTS) + run.n <= u64::from(SEGMENT_SLOTS)
+            && run.first + run.n <= self.pool.geometry().nslabs;
+        inside.then_some(run)
+    }
+
+    /// Sets the model to what an event says happened.
+    fn apply(&mut self, event: &SlotEvent) -> Option<Undo> {
+        match event.what {
+            What::Alloc(..) => {
+                let run = self.run_of(event)?;
+                self.clear(&run);
+            }
+            What::Free(_) | What::Failed(..) => {}
+        }
+        let undo = self.try_apply(event)?;
+        if let Undo::Took { run, .. } = undo {
+            self.index_known[self.pool.area_of(run.first)] = true;
+        }
+        Some(undo)
+    }
+
+    fn could_apply(&self, event: &SlotEvent) -> bool {
+        match event.what {
+            What::Alloc(..) => self.run_of(event).is_some_and(|run| self.is_free(&run)),
+            What::Free(_) | What::Failed(..) => true,
+        }
+    }
+
+    /// As [`Checker::apply`], where nothing has to be repaired for it.
+    fn try_apply(&mut self, event: &SlotEvent) -> Option<Undo> {
+        match event.what {
+            What::Alloc(request, limits, _) => {
+                let run = self.run_of(event).filter(|run| self.is_free(run))?;
+                let plan = Plan::new(self.rules, self.pool.geometry().start, &request, &limits);
+                let area = self.pool.area_of(run.first);
+                let index = self.pool.areas()[area].index;
+                self.pool.take(area, run, plan.pad);
+                Some(Undo::Took { run, index })
+            }
+            What::Free(tlb) => self.free(tlb),
+            What::Failed(..) => None,
+        }
+    }
+
+    fn undo(&mut self, undo: Undo) {
+        match undo {
+            Undo::Took { run, index } => {
+                self.pool.release(run);
+                self.pool.set_index(self.pool.area_of(run.first), index);
+            }
+            Undo::Freed { run, pad } => {
+                let area = self.pool.area_of(run.first);
+                let index = self.pool.areas()[area].index;
+                self.pool.take(area, run, pad);
+                self.pool.set_index(area, index);
+            }
+        }
+    }
+
+    fn free(&mut self, tlb: u64) -> Option<Undo> {
+        let slot = tlb.checked_sub(self.pool.geometry().start)? / SLOT_BYTES;
+        let run = self.pool.allocation_at(slot)?;
+        let pad = (slot - run.first) as u32;
+        self.pool.release(run);
+        Some(Undo::Freed { run, pad })
+    }
+
+    /// Releases whatever the model thinks is in those slots; how many allocations that were.
+    fn clear(&mut self, run: &Run) -> u64 {
+        let mut cleared = 0;
+        for slot in run.first..run.first + run.n {
+            if self.pool.run_at(slot) == 0
+                && let Some(over) = self.pool.allocation_over(slot)
+            {
+                self.pool.release(over);
+                cleared += 1;
+            }
+        }
+        self.verdict.missed_frees += cleared;
+        cleared
+    }
+
+    fn is_free(&self, run: &Run) -> bool {
+        u64::from(self.pool.run_at(run.first)) >= run.n
+    }
+}
+
+fn fits_pool(pool: &SlotPool, run: &Run) -> bool {
+    run.first < pool.geometry().nslabs && u64::from(pool.run_at(run.first)) >= run.n
+}
+
+fn remember(recent: &mut Vec<Undo>, undo: Undo) {
+    if recent.len() == WINDOW {
+        recent.remove(0);
+    }
+    recent.push(undo);
+}
