@@ -74,6 +74,20 @@ pub enum Type {
     Text,
 }
 
+impl Type {
+    /// The type in the words of docs/trace-format.md.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::U64 => "uint64",
+            Self::U32 => "uint32",
+            Self::F64 => "double",
+            Self::Bool => "boolean",
+            Self::Text => "string",
+        }
+    }
+}
+
 /// One field of a [`Record`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field {
@@ -104,6 +118,18 @@ pub enum Value<'a> {
     Text(Cow<'a, str>),
 }
 
+impl fmt::Display for Value<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Null => f.write_str("nothing"),
+            Self::U64(v) => v.fmt(f),
+            Self::F64(v) => v.fmt(f),
+            Self::Bool(v) => v.fmt(f),
+            Self::Text(v) => write!(f, "`{v}`"),
+        }
+    }
+}
+
 /// A value that does not fit the field it was read for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("field `{field}`: {found} is not {wanted}")]
@@ -122,6 +148,10 @@ pub trait FieldValue: Sized {
     const TYPE: Type;
     /// Whether it can be absent.
     const NULLABLE: bool = false;
+    /// What a value has to be, for error messages.
+    fn wanted() -> String {
+        format!("of type {}", Self::TYPE.name())
+    }
     /// The plain value.
     fn to_value(&self) -> Value<'_>;
     /// The reverse of [`FieldValue::to_value`]; `None` when the value does not fit.
@@ -196,6 +226,9 @@ impl FieldValue for String {
 impl<T: FieldValue> FieldValue for Option<T> {
     const TYPE: Type = T::TYPE;
     const NULLABLE: bool = true;
+    fn wanted() -> String {
+        T::wanted()
+    }
     fn to_value(&self) -> Value<'_> {
         self.as_ref().map_or(Value::Null, T::to_value)
     }
@@ -232,6 +265,10 @@ macro_rules! words {
 
         impl $crate::field::FieldValue for $name {
             const TYPE: $crate::field::Type = $crate::field::Type::Text;
+            fn wanted() -> String {
+                let words: Vec<_> = Self::ALL.iter().map(|word| word.name()).collect();
+                format!("one of {}", words.join(", "))
+            }
             fn to_value(&self) -> $crate::field::Value<'_> {
                 $crate::field::Value::Text(::std::borrow::Cow::Borrowed(self.name()))
             }
@@ -282,11 +319,7 @@ pub fn next_column<'a, 'f, T: FieldValue>(
     get: &mut impl FnMut(usize) -> Value<'a>,
 ) -> Result<T, Mismatch> {
     let (name, value) = columns.next().map_or(("", Value::Null), |(index, field)| (field.name, get(index)));
-    T::from_value(&value).ok_or_else(|| Mismatch {
-        field: name,
-        found: format!("{value:?}"),
-        wanted: format!("{:?}", T::TYPE),
-    })
+    T::from_value(&value).ok_or_else(|| Mismatch { field: name, found: value.to_string(), wanted: T::wanted() })
 }
 
 impl Field {

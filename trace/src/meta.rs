@@ -96,6 +96,16 @@ pub struct Host {
     pub memory: u64,
 }
 
+impl Host {
+    /// The kernel's version for choosing a policy. Debian's release is an ABI name (`6.1.0-56-amd64`) whose third number
+    /// says nothing; the real one stands in `uname -v`.
+    #[must_use]
+    pub fn kernel_version(&self) -> &str {
+        let debian = self.version.split_once("Debian ").map(|(_, rest)| rest.split(['-', ' ']).next().unwrap_or(rest));
+        debian.filter(|v| v.starts_with(|c: char| c.is_ascii_digit())).unwrap_or(&self.release)
+    }
+}
+
 /// Xen, as the guest sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Xen {
@@ -165,5 +175,19 @@ impl Losses {
     #[must_use]
     pub fn events(&self) -> u64 {
         self.ring_full + self.probe_missed + self.undecoded + self.sg_truncated
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debian_hides_its_version_in_uname_v() {
+        let host =
+            |release: &str, version: &str| Host { release: release.into(), version: version.into(), ..Host::default() };
+        let debian = host("6.1.0-56-amd64", "#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-1 (2026-10-01)");
+        assert_eq!(debian.kernel_version(), "6.1.192");
+        assert_eq!(host("6.12.7-arch1", "#1 SMP Debian-like").kernel_version(), "6.12.7-arch1");
     }
 }

@@ -146,6 +146,12 @@ impl TraceError {
         };
         Self::Table { path: path.to_owned(), what }
     }
+
+    /// A table whose bytes are not those that were written.
+    pub(crate) fn damaged(path: &Path) -> Self {
+        let what = "a damaged one (its checksum does not match)".to_owned();
+        Self::Table { path: path.to_owned(), what }
+    }
 }
 
 const PARQUET: &str = "a Parquet file";

@@ -13,6 +13,7 @@
 #[cfg(test)]
 mod tests;
 
+mod checksum;
 pub mod error;
 pub mod open_segment;
 pub mod reader;

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,12 +22,13 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::ParquetMetaData;
+use parquet::file::metadata::{KeyValue, ParquetMetaData};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::statistics::Statistics;
 use parquet::schema::types::ColumnPath;
 
 use super::TraceError;
+use super::checksum::{self, Checksummed, Footer};
 use crate::field::{Field, Record, Type, Unit, Value};
 
 /// Rows turned into columns at a time: large enough that a batch costs little, small enough to stay in the cache.
@@ -38,7 +39,7 @@ const GROUP_ROWS: usize = 256 * 1024;
 
 /// Writes rows of one table, a batch at a time.
 pub struct TableWriter<R, W: Write + Send> {
-    writer: ArrowWriter<W>,
+    writer: ArrowWriter<Checksummed<W>>,
     schema: SchemaRef,
     path: PathBuf,
     record: PhantomData<fn(&R)>,
@@ -51,7 +52,7 @@ impl<R: Record, W: Write + Send> TableWriter<R, W> {
     /// When `out` cannot be written to.
     pub fn new(out: W, path: &Path) -> Result<Self, TraceError> {
         let schema = Arc::new(schema::<R>());
-        let writer = ArrowWriter::try_new(out, Arc::clone(&schema), Some(properties(R::FIELDS)))
+        let writer = ArrowWriter::try_new(Checksummed::new(out), Arc::clone(&schema), Some(properties(R::FIELDS)))
             .map_err(|e| write_error(path, e))?;
         Ok(Self { writer, schema, path: path.to_owned(), record: PhantomData })
     }
@@ -75,8 +76,16 @@ impl<R: Record, W: Write + Send> TableWriter<R, W> {
     ///
     /// # Errors
     /// When the file cannot be written to.
-    pub fn finish(self) -> Result<(), TraceError> {
-        self.writer.close().map(drop).map_err(|e| write_error(&self.path, e))
+    pub fn finish(mut self) -> Result<(), TraceError> {
+        let mut end = || {
+            self.writer.flush()?;
+            self.writer.sync()?;
+            let sum = self.writer.inner_mut().begin_footer();
+            self.writer.append_key_value_metadata(KeyValue::new(checksum::KEY.to_owned(), sum));
+            self.writer.finish()?;
+            Ok(self.writer.inner_mut().finish()?)
+        };
+        end().map_err(|e| write_error(&self.path, e))
     }
 }
 
@@ -103,6 +112,8 @@ pub fn read_table<R: Record>(path: &Path) -> Result<Vec<R>, TraceError> {
 /// A table whose footer has been read and whose columns have been matched.
 pub struct TableReader<R> {
     builder: ParquetRecordBatchReaderBuilder<File>,
+    /// What the data should come to.
+    checksum: Option<String>,
     path: PathBuf,
     record: PhantomData<fn() -> R>,
 }
@@ -113,7 +124,12 @@ impl<R: Record> TableReader<R> {
     /// # Errors
     /// When the file cannot be opened, is not whole Parquet, or lacks a required column.
     pub fn open(path: &Path) -> Result<Self, TraceError> {
-        let file = File::open(path).map_err(|e| TraceError::io("open", path, e))?;
+        let mut file = File::open(path).map_err(|e| TraceError::io("open", path, e))?;
+        let checksum = match checksum::check_footer(&mut file).map_err(|e| TraceError::io("read", path, e))? {
+            Footer::Damaged => return Err(TraceError::damaged(path)),
+            Footer::Whole(stated) => Some(stated),
+            Footer::Unknown => None,
+        };
         // The types are taken from Parquet's own schema, so that a table rewritten by another program
         // (which may prefer other Arrow types for the same thing) reads the same.
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
@@ -125,12 +141,12 @@ impl<R: Record> TableReader<R> {
                 Ok(found) if *found.data_type() == wanted => {}
                 Err(_) if field.nullable => {}
                 _ => {
-                    let wanted = type_name(field.ty);
+                    let wanted = field.ty.name();
                     return Err(TraceError::Column { path: path.to_owned(), column: field.name, wanted });
                 }
             }
         }
-        Ok(Self { builder, path: path.to_owned(), record: PhantomData })
+        Ok(Self { builder, checksum, path: path.to_owned(), record: PhantomData })
     }
 
     /// How many rows the table has.
@@ -150,6 +166,12 @@ impl<R: Record> TableReader<R> {
     /// # Errors
     /// When the file is damaged.
     pub fn rows(self) -> Result<Rows<R>, TraceError> {
+        if let Some(stated) = &self.checksum {
+            let whole = File::open(&self.path).and_then(|mut file| checksum::data_is_whole(&mut file, stated));
+            if !whole.map_err(|e| TraceError::io("read", &self.path, e))? {
+                return Err(TraceError::damaged(&self.path));
+            }
+        }
         let names = R::FIELDS.iter().map(|f| f.name);
         let mask = ProjectionMask::columns(self.builder.parquet_schema(), names);
         let batches = self
@@ -329,17 +351,6 @@ fn data_type(ty: Type) -> DataType {
     }
 }
 
-/// A stored type in the words of docs/trace-format.md.
-pub(crate) fn type_name(ty: Type) -> &'static str {
-    match ty {
-        Type::U64 => "uint64",
-        Type::U32 => "uint32",
-        Type::F64 => "double",
-        Type::Bool => "boolean",
-        Type::Text => "string",
-    }
-}
-
 fn properties(fields: &[Field]) -> WriterProperties {
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
@@ -347,12 +358,17 @@ fn properties(fields: &[Field]) -> WriterProperties {
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_offset_index_disabled(true);
     for field in fields {
-        if field.unit == Unit::Time {
-            let path = ColumnPath::from(field.name);
-            properties = properties
+        let path = ColumnPath::from(field.name);
+        properties = match field.unit {
+            // Nearly sorted: differences are small. Measured: 1.65 B a time stamp, 2.1 B plain.
+            Unit::Time => properties
                 .set_column_dictionary_enabled(path.clone(), false)
-                .set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
-        }
+                .set_column_encoding(path, Encoding::DELTA_BINARY_PACKED),
+            // Too many different ones for a dictionary, but an unmap repeats what zstd saw in the map shortly before.
+            // Measured: 1.65 B an orig_addr against 2.4 B by dictionary and 1.75 B by differences, and faster.
+            Unit::Address => properties.set_column_dictionary_enabled(path, false),
+            _ => properties,
+        };
     }
     properties.build()
 }
@@ -374,5 +390,5 @@ fn minimum(metadata: &ParquetMetaData, column: &str) -> Option<u64> {
 
 /// An error while writing: nearly always the disk's, so its text is what counts.
 fn write_error(path: &Path, error: ParquetError) -> TraceError {
-    TraceError::io("write", path, std::io::Error::other(error))
+    TraceError::io("write", path, io::Error::other(error))
 }

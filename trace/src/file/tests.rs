@@ -1,13 +1,14 @@
 //! Whole traces: written, killed, damaged, read back.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+mod refused;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::open_segment::{HEADER_BYTES, OpenSegment};
-use super::table::{read_table, write_table};
+use super::open_segment::{Frame, HEADER_BYTES, OpenSegment, header};
 use super::*;
 use crate::{Device, Direction, Event, Meta, Op, P2mKind, P2mRun, SnapshotSlot};
 
@@ -80,4 +81,265 @@ fn a_closed_trace_reads_back_whole() {
     assert_eq!(trace.event_files(), [path.join("events-00000.parquet")]);
     assert_eq!((trace.has_open_segment(), trace.recovered()), (false, None));
     assert_eq!(read(&path), [map(3), map(5)]);
+}
+
+/// Any event at all, most fields as extreme as they come.
+fn any_event() -> impl Strategy<Value = Event> {
+    fn number() -> impl Strategy<Value = u64> {
+        prop_oneof![Just(0), Just(u64::MAX), Just(1 << 63), any::<u64>()]
+    }
+    fn maybe() -> impl Strategy<Value = Option<u64>> {
+        proptest::option::of(number())
+    }
+    let fixed = (number(), any::<u32>(), any::<u32>(), any::<u32>(), proptest::sample::select(Op::ALL));
+    let direction = proptest::option::of(proptest::sample::select(Direction::ALL));
+    let addresses = (maybe(), maybe(), maybe(), maybe());
+    let rest = (maybe(), maybe(), maybe(), maybe());
+    let small = (proptest::option::of(any::<u32>()), proptest::option::of(any::<u32>()));
+    (fixed, direction, addresses, rest, small).prop_map(
+        |((time_ns, cpu, tid, device, op), direction, addresses, rest, (first_slot, sg_index))| {
+            let (orig_addr, size, dma_addr, tlb_addr) = addresses;
+            let (attrs, align_mask, count, since_ns) = rest;
+            let optional = Event { orig_addr, size, dma_addr, tlb_addr, attrs, align_mask, count, since_ns, ..map(0) };
+            Event { time_ns, cpu, tid, device, op, direction, first_slot, sg_index, ..optional }
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_events_survive_sealing(mut events in proptest::collection::vec(any_event(), 0..40), size in 1_u64..50) {
+        let (_folder, path) = place();
+        let mut writer = Writer::create(&path, Meta::new()).unwrap();
+        writer.segment_events = size;
+        for event in &events {
+            writer.push(event).unwrap();
+            writer.flush().unwrap();
+        }
+        writer.close(Meta::new()).unwrap();
+        events.sort_by_key(|e| e.time_ns);
+        prop_assert_eq!(read(&path), events);
+    }
+
+    #[test]
+    fn any_events_survive_a_recorder_that_dies(mut events in proptest::collection::vec(any_event(), 0..40)) {
+        let (_folder, path) = place();
+        let mut writer = Writer::create(&path, Meta::new()).unwrap();
+        writer.extend(&events).unwrap();
+        drop(writer);
+        events.sort_by_key(|e| e.time_ns);
+        prop_assert_eq!(read(&path), events);
+    }
+
+    #[test]
+    fn any_bytes_are_an_open_segment_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let (folder, _) = place();
+        let path = folder.path().join(OPEN);
+        fs::write(&path, [header(0).as_slice(), &bytes].concat()).unwrap();
+        prop_assert!(OpenSegment::read(&path).unwrap().bytes_dropped() <= bytes.len() as u64);
+    }
+}
+
+#[test]
+fn segments_that_overlap_are_merged_and_ties_keep_their_order() {
+    let (_folder, path) = place();
+    let mut writer = Writer::create(&path, Meta::new()).unwrap();
+    writer.segment_events = 4;
+    let times = [1, 9, 3, 5, 4, 2, 9, 5, 11, 12, 13, 0, 5];
+    let events: Vec<_> = times.iter().zip(0..).map(|(&t, tid)| Event { tid, ..map(t) }).collect();
+    for event in &events {
+        writer.push(event).unwrap();
+        writer.flush().unwrap();
+        // Without this the sealer may lag and the number of segments would depend on the weather.
+        writer.finish_sealer().unwrap();
+    }
+    assert_eq!(Trace::open(&path).unwrap().event_files().len(), 3, "while recording");
+    assert_eq!(Trace::open(&path).unwrap().recovered(), Some(Recovered { events: 1, bytes_dropped: 0 }));
+    writer.close(Meta::new()).unwrap();
+    let mut sorted = events;
+    sorted.sort_by_key(|e| e.time_ns);
+    assert_eq!(read(&path), sorted);
+    assert_eq!(Trace::open(&path).unwrap().event_files().len(), 4);
+}
+
+/// An open segment of three frames of two events, and where each frame ends.
+fn three_frames() -> (Vec<u8>, [usize; 3]) {
+    let mut bytes = header(0).to_vec();
+    let ends = [0, 2, 4].map(|time| {
+        let mut frame = Frame::default();
+        frame.push(&map(time));
+        frame.push(&Event::new(Op::Lost, time + 1, 0, 0, crate::event::NO_DEVICE));
+        bytes.extend_from_slice(frame.finish());
+        bytes.len()
+    });
+    (bytes, ends)
+}
+
+#[test]
+fn an_open_segment_cut_at_any_byte_yields_its_whole_frames() {
+    let (folder, _) = place();
+    let path = folder.path().join(OPEN);
+    let (bytes, ends) = three_frames();
+    for cut in 0..=bytes.len() {
+        fs::write(&path, &bytes[..cut]).unwrap();
+        let segment = OpenSegment::read(&path).unwrap();
+        let whole = ends.iter().filter(|&&end| end <= cut).count();
+        assert_eq!(segment.len(), whole * 2, "cut at {cut}");
+        let used = if cut < HEADER_BYTES { 0 } else { whole.checked_sub(1).map_or(HEADER_BYTES, |i| ends[i]) };
+        assert_eq!(segment.bytes_dropped(), (cut - used) as u64, "cut at {cut}");
+    }
+}
+
+#[test]
+fn an_open_segment_with_any_byte_changed_yields_the_frames_before() {
+    let (folder, _) = place();
+    let path = folder.path().join(OPEN);
+    let (bytes, ends) = three_frames();
+    for at in HEADER_BYTES..bytes.len() {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 0x41;
+        fs::write(&path, &damaged).unwrap();
+        let before = ends.iter().filter(|&&end| end <= at).count();
+        assert_eq!(OpenSegment::read(&path).unwrap().len(), before * 2, "changed at {at}");
+    }
+    // What a file system leaves behind a file it had no time to fill.
+    fs::write(&path, [bytes.as_slice(), &[0; 64]].concat()).unwrap();
+    let segment = OpenSegment::read(&path).unwrap();
+    assert_eq!((segment.len(), segment.bytes_dropped()), (6, 64));
+}
+
+#[test]
+fn a_broken_open_segment_is_a_fact_and_not_an_error() {
+    let (_folder, path) = place();
+    drop(Writer::create(&path, Meta::new()).unwrap());
+    let (bytes, _) = three_frames();
+    fs::write(path.join(OPEN), &bytes[..bytes.len() - 1]).unwrap();
+    let trace = Trace::open(&path).unwrap();
+    assert!(!trace.meta().closed && trace.has_open_segment());
+    let recovered = trace.recovered().unwrap();
+    assert_eq!((recovered.events, trace.event_count(), read(&path).len()), (4, 4, 4));
+    assert!(recovered.bytes_dropped > 0);
+
+    fs::write(path.join(OPEN), "time,cpu\n1,2\n").unwrap();
+    let recovered = Trace::open(&path).unwrap().recovered();
+    assert_eq!(recovered, Some(Recovered { events: 0, bytes_dropped: 13 }));
+}
+
+#[test]
+fn a_segment_sealed_but_not_yet_removed_counts_once() {
+    let (_folder, path) = place();
+    let mut writer = Writer::create(&path, Meta::new()).unwrap();
+    writer.push(&map(1)).unwrap();
+    writer.flush().unwrap();
+    let frames = fs::read(path.join(OPEN)).unwrap();
+    writer.close(Meta::new()).unwrap();
+    fs::write(path.join(OPEN), frames).unwrap();
+    assert_eq!(Trace::open(&path).unwrap().event_count(), 1);
+}
+
+#[test]
+fn a_trace_can_be_read_while_it_is_written() {
+    let (_folder, path) = place();
+    let mut writer = Writer::create(&path, Meta::new()).unwrap();
+    writer.segment_events = 50;
+    let recorder = std::thread::spawn(move || {
+        for time in 0..3_000 {
+            writer.push(&map(time)).unwrap();
+            if time % 7 == 0 {
+                writer.flush().unwrap();
+            }
+        }
+        writer.close(Meta::new()).unwrap();
+    });
+    let mut last = 0;
+    while !recorder.is_finished() {
+        // Segments may be sealed between opening and reading; only opening has to cope with that.
+        let count = Trace::open(&path).unwrap().event_count();
+        assert!(count >= last, "{count} events after {last}");
+        last = count;
+    }
+    recorder.join().unwrap();
+    assert_eq!(read(&path).len(), 3_000);
+}
+
+/// The recorder that [`a_killed_recorder_loses_nothing_it_had_flushed`] kills: not a test by itself.
+#[test]
+#[ignore = "is started by another test"]
+fn victim() {
+    let Ok(path) = std::env::var("SWIOSCOPE_TEST_VICTIM") else { return };
+    let mut writer = Writer::create(path, Meta::new()).unwrap();
+    writer.segment_events = 3_000;
+    for burst in 0_u32.. {
+        writer.device(device(burst / 100));
+        writer.extend((0..100).map(|i| map(u64::from(burst) * 100 + i)).collect::<Vec<_>>().iter()).unwrap();
+        writer.flush().unwrap();
+        println!("\nflushed {}", (burst + 1) * 100);
+    }
+}
+
+#[test]
+fn a_killed_recorder_loses_nothing_it_had_flushed() {
+    let (_folder, path) = place();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "file::tests::victim", "--ignored", "--nocapture"])
+        .env("SWIOSCOPE_TEST_VICTIM", &path)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let flushed = lines.filter_map(|l| l.strip_prefix("flushed ")?.parse::<u64>().ok()).find(|&n| n >= 20_000);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let trace = Trace::open(&path).unwrap();
+    assert!(!trace.meta().closed);
+    assert!(!trace.event_files().is_empty() && trace.has_open_segment());
+    assert!(trace.event_count() >= flushed.unwrap());
+    assert!(trace.devices().len() >= 2);
+    let times: Vec<_> = read(&path).iter().map(|e| e.time_ns).collect();
+    assert_eq!(times, (0..trace.event_count()).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_path_that_is_taken_is_refused_and_left_alone() {
+    let (folder, path) = place();
+    fs::create_dir(&path).unwrap();
+    fs::write(path.join("mine"), "x").unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, "y").unwrap();
+    for taken in [&path, &file] {
+        let error = Writer::create(taken, Meta::new()).unwrap_err();
+        assert!(matches!(error, TraceError::Exists { .. }), "{error}");
+    }
+    assert_eq!(fs::read_dir(&path).unwrap().count(), 1);
+    let error = Writer::create(folder.path().join("no/where.swio"), Meta::new()).unwrap_err();
+    assert!(matches!(error, TraceError::NoParent { .. }), "{error}");
+    assert!(!folder.path().join("no").exists());
+}
+
+#[test]
+fn what_fails_or_is_aborted_leaves_nothing_behind() {
+    let (folder, path) = place();
+    // A folder that goes away before the first file is made.
+    let error = Writer::begin(&path.join("gone"), true, Meta::new()).unwrap_err();
+    assert!(matches!(error, TraceError::Io { .. }), "{error}");
+
+    for made_before in [true, false] {
+        let path = folder.path().join(format!("{made_before}.swio"));
+        if made_before {
+            fs::create_dir(&path).unwrap();
+        }
+        let mut writer = Writer::create(&path, Meta::new()).unwrap();
+        writer.segment_events = 1;
+        for time in 0..5 {
+            writer.push(&map(time)).unwrap();
+            writer.flush().unwrap();
+        }
+        writer.set_p2m(Vec::new());
+        writer.flush().unwrap();
+        writer.abort();
+        assert_eq!(path.exists(), made_before);
+        assert!(!made_before || fs::read_dir(&path).unwrap().next().is_none());
+    }
 }

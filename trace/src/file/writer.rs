@@ -37,7 +37,7 @@ pub struct Writer {
     waiting: Vec<u32>,
     sealer: Option<Sealer>,
     sealed_bytes: u64,
-    segment_events: u64,
+    pub(super) segment_events: u64,
     /// What went wrong here, for the losses.
     notes: Vec<String>,
     meta: Kept<Meta>,
@@ -116,7 +116,7 @@ impl Writer {
         Self::begin(&root, made_folder, meta).inspect_err(|_| remove(&root, made_folder))
     }
 
-    fn begin(root: &Path, made_folder: bool, meta: Meta) -> Result<Self, TraceError> {
+    pub(super) fn begin(root: &Path, made_folder: bool, meta: Meta) -> Result<Self, TraceError> {
         let mut writer = Self {
             root: root.to_owned(),
             made_folder,
@@ -300,7 +300,7 @@ impl Writer {
     }
 
     /// Waits for the sealer, if there is one.
-    fn finish_sealer(&mut self) -> Result<(), TraceError> {
+    pub(super) fn finish_sealer(&mut self) -> Result<(), TraceError> {
         let Some(Sealer { number, thread }) = self.sealer.take() else { return Ok(()) };
         let sealed =
             thread.join().unwrap_or_else(|_| Err(TraceError::Sealer { path: self.root.join(sealed_name(number)) }))?;
