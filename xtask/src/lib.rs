@@ -1,11 +1,18 @@
 //! Set-up, demo, tests and the VM lab of swioscope; never shipped.
 //!
-//! - [`cache`]: where things that are not part of a checkout live
+//! - [`setup`]: installs what is missing
+//! - [`build`]: builds and tests the workspace, always with the same selection of packages
+//! - [`demo`]: the whole path once, for somebody new
 //! - [`lab`]: real kernels in QEMU, for tests and for trying things out
-//! - [`process`]: starting other programs
+//! - [`cache`]: where things that are not part of a checkout live
+//! - [`process`], [`progress`]: starting other programs, and what somebody who waits gets to see
 //!
 //! The program `xtask` is a thin command line over these; `lab-load` is the load generator that runs in guests.
 
+pub mod build;
 pub mod cache;
+pub mod demo;
 pub mod lab;
 pub mod process;
+pub mod progress;
+pub mod setup;

@@ -1,14 +1,15 @@
 //! `cargo xtask`: everything about swioscope that is not swioscope.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program talks to its user")]
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use xtask::lab::{self, Guest, Kernel, Load};
-use xtask::{cache, process};
+use xtask::setup::{self, Purpose};
+use xtask::{build, demo};
 
 /// Set-up, demo, tests and the VM lab of swioscope.
 #[derive(Parser)]
@@ -20,6 +21,27 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Install what is missing: packages (as root), bpf-linker, the lab's kernels
+    Setup {
+        /// Only say what would be installed
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Record a real dom0 in the lab, replay the trace under four policies, compare them on screen
+    Demo {
+        /// Use the trace in samples/: no QEMU
+        #[arg(long)]
+        offline: bool,
+        /// Print the comparison, as is done where there is no terminal
+        #[arg(long)]
+        print: bool,
+    },
+    /// Run all tests, those of the lab included
+    Test {
+        /// For cargo test, as in `-- --package xtask --test lab`
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
     /// Real kernels in QEMU
     #[command(subcommand)]
     Lab(LabTask),
@@ -84,6 +106,9 @@ const LAB_FAILED: u8 = 125;
 
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
+        Task::Setup { dry_run } => setup(dry_run),
+        Task::Demo { offline, print } => demo::run(offline, print),
+        Task::Test { arguments } => test(&arguments),
         Task::Lab(LabTask::Run(args)) => {
             return run_in_lab(&args).unwrap_or_else(|error| {
                 eprintln!("error: {error:#}");
@@ -99,6 +124,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn setup(dry_run: bool) -> Result<()> {
+    let missing = setup::announce(Purpose::All)?;
+    if dry_run { Ok(()) } else { setup::install(&missing) }
+}
+
+fn test(arguments: &[String]) -> Result<()> {
+    setup::install(&setup::announce(Purpose::All)?)?;
+    build::test(arguments)
 }
 
 fn fetch(kernels: &[Kernel], update: bool) -> Result<()> {
@@ -145,10 +180,10 @@ fn run_in_lab(args: &RunArgs) -> Result<ExitCode> {
         given.push(inside.to_owned());
         guest = guest.file(host, inside);
     }
-    for (program, package) in [("swioscope", "swioscope"), ("lab-load", "xtask")] {
+    for program in ["swioscope", "lab-load"] {
         let inside = format!("/bin/{program}");
         if mentioned(&args.command, program) && !given.contains(&inside) {
-            guest = guest.file(build(program, package)?, inside);
+            guest = guest.file(build::program(program)?, inside);
         }
     }
     lab::fetch(args.kernel, &mut |line| eprintln!("{line}"))?;
@@ -166,12 +201,4 @@ fn run_in_lab(args: &RunArgs) -> Result<ExitCode> {
 fn mentioned(command: &[String], program: &str) -> bool {
     let name = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
     command.iter().any(|text| text.split(|c| !name(c)).any(|word| word == program))
-}
-
-fn build(program: &str, package: &str) -> Result<PathBuf> {
-    let target = cache::target_dir()?;
-    let mut cargo = Command::new("cargo");
-    cargo.current_dir(cache::workspace()).env("CARGO_TARGET_DIR", &target);
-    process::run(cargo.args(["build", "--release", "--quiet", "--package", package, "--bin", program]))?;
-    Ok(Path::new(&target).join("release").join(program))
 }

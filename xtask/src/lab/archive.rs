@@ -44,6 +44,23 @@ const XEN: &[Origin] = &[
     Origin { suites: &["trixie", "trixie-security"], image: r"^xen-hypervisor-[0-9.]+-amd64$" },
 ];
 
+/// The kernel from the cache, if it is there.
+///
+/// # Errors
+/// The cache cannot be used.
+pub fn fetched(kernel: Kernel) -> Result<Option<Image>> {
+    Ok(Image::open(&cache::lab_dir()?.join(kernel.name())))
+}
+
+/// The Xen hypervisor from the cache, if it is there.
+///
+/// # Errors
+/// The cache cannot be used.
+pub fn fetched_xen() -> Result<Option<PathBuf>> {
+    let hypervisor = cache::lab_dir()?.join("xen/xen");
+    Ok(hypervisor.is_file().then_some(hypervisor))
+}
+
 /// The kernel from the cache, fetched first if it is not there. `say` gets a line a step.
 ///
 /// # Errors

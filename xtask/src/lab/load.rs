@@ -12,7 +12,7 @@ pub enum Load {
         /// Pairs of I/O queues the controller offers. The driver uses one for reading and one for writing a CPU.
         queues: u32,
     },
-    /// A SATA disk on ICH9 AHCI.
+    /// A SATA disk on the AHCI of the Q35 chipset.
     Ahci,
     /// An IDE disk on PIIX: 32-bit, so it bounces by itself when memory lies above 4 GiB.
     Ide,
@@ -67,7 +67,8 @@ impl Load {
             Load::Nvme { queues } => {
                 format!("nvme,serial=swioscope-nvme,drive=nvme,max_ioqpairs={}", queues.max(1))
             }
-            Load::Ahci => "ich9-ahci,id=sata -device ide-hd,bus=sata.0,drive=ahci".to_owned(),
+            // The controller is part of the q35 machine.
+            Load::Ahci => "ide-hd,bus=ide.0,drive=ahci".to_owned(),
             Load::Ide => "piix4-ide,id=pata -device ide-hd,bus=pata.0,drive=ide".to_owned(),
             Load::E1000 | Load::E1000e => format!("{name},netdev={name}"),
             Load::Virtio => "virtio-blk-pci,drive=virtio,iommu_platform=on,disable-legacy=on".to_owned(),

@@ -32,7 +32,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 
-pub use archive::{forget, kernel as fetch, xen as fetch_xen};
+pub use archive::{fetched, fetched_xen, forget, kernel as fetch, xen as fetch_xen};
 pub use kernel::{Image, Kernel};
 pub use load::Load;
 

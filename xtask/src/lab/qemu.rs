@@ -170,6 +170,6 @@ mod tests {
     fn plain_guests_get_them_as_they_are() {
         let args = arguments(&Guest::new(Kernel::V6_12).swiotlb("4096,2,force").load(Load::Ahci), false);
         assert!(args.iter().any(|arg| arg.ends_with(" swiotlb=4096,2,force")), "{args:?}");
-        assert!(args.iter().any(|arg| arg == "ich9-ahci,id=sata"), "{args:?}");
+        assert!(args.iter().any(|arg| arg == "ide-hd,bus=ide.0,drive=ahci"), "{args:?}");
     }
 }

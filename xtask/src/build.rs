@@ -1,0 +1,67 @@
+//! Building the workspace, always the same selection of packages: cargo unites features over what is selected, so a
+//! different selection would build polars a second time.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::progress::Step;
+use crate::{cache, process};
+
+/// The packages, and the folder where the products go.
+const SELECTION: [&str; 4] = ["--release", "--workspace", "--exclude", "swioscope-probe"];
+
+/// What a build leaves that others use.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// The tool itself.
+    pub swioscope: PathBuf,
+    /// The load generator for guests.
+    pub lab_load: PathBuf,
+}
+
+/// Builds all programs.
+///
+/// # Errors
+/// The build fails.
+pub fn workspace() -> Result<Programs> {
+    let step = Step::loud("building (the first time takes twenty minutes on two cores, most of it polars)");
+    process::run(cargo("build")?.args(SELECTION).arg("--bins"))?;
+    step.done();
+    let release = cache::target_dir()?.join("release");
+    Ok(Programs { swioscope: release.join("swioscope"), lab_load: release.join("lab-load") })
+}
+
+/// Builds one program and returns its path: the load generator alone, anything else with the whole workspace.
+///
+/// # Errors
+/// The build fails.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let mut build = cargo("build")?;
+    build.args(["--quiet", "--bin", name]);
+    if name == "lab-load" {
+        build.args(["--release", "--package", "xtask"]);
+    } else {
+        build.args(SELECTION);
+    }
+    process::run(&mut build)?;
+    Ok(cache::target_dir()?.join("release").join(name))
+}
+
+/// Runs all tests, those of the lab included.
+///
+/// # Errors
+/// A test fails, or does not build.
+pub fn test(arguments: &[String]) -> Result<()> {
+    let step = Step::loud("tests");
+    process::run(cargo("test")?.args(SELECTION).args(arguments))?;
+    step.done();
+    Ok(())
+}
+
+fn cargo(task: &str) -> Result<Command> {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.arg(task).current_dir(cache::workspace()).env("CARGO_TARGET_DIR", cache::target_dir()?);
+    Ok(command)
+}

@@ -1,0 +1,91 @@
+//! The demo: a real trace of a real dom0, replayed under several policies, on screen.
+
+use std::fs;
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::build::{self, Programs};
+use crate::lab::{Guest, Kernel, Load};
+use crate::progress::Step;
+use crate::setup::{self, Purpose};
+use crate::{cache, process};
+
+/// The dom0 of the demo.
+pub const KERNEL: Kernel = Kernel::V6_12;
+/// Its pool: the default 64 MiB, everything bounced, as the second pool's RFC was tried.
+const SWIOTLB: &str = "32768,,force";
+/// A 64-bit disk and a 32-bit one, sharing that pool.
+const JOB: &str = "swioscope record -o /out/demo.swio -- lab-load --device /dev/load/nvme --device /dev/load/ide \
+                   --threads 16 --min 4k --max 200k --ops 3000 --read-percent 60";
+
+/// What the load is replayed under: the allocator it was recorded on, the oldest, and a pool of 2 MiB that is too small
+/// for it, alone and with the RFC's second, 64-bit pool beside it.
+const POLICIES: [&str; 4] = ["v6_10", "legacy", "v6_10:nslabs=1024", "rfc64:swiotlb=1024,32768,force"];
+
+/// Sets up, records in the lab (or takes the sample with `offline`), replays, and opens the comparison; prints it with
+/// `print` or where there is no terminal.
+///
+/// # Errors
+/// Something cannot be installed or built, the guest fails, or swioscope does.
+pub fn run(offline: bool, print: bool) -> Result<()> {
+    let purpose = if offline { Purpose::Build } else { Purpose::Demo(KERNEL) };
+    setup::install(&setup::announce(purpose)?)?;
+    let programs = build::workspace()?;
+    let trace = if offline { sample()? } else { record(&programs)? };
+
+    let print = print || !std::io::stdout().is_terminal();
+    let policies = || POLICIES.iter().flat_map(|policy| ["--policy", policy]);
+    if print {
+        process::run(Command::new(&programs.swioscope).arg("verify").arg(&trace))?;
+        process::run(Command::new(&programs.swioscope).arg("replay").arg(&trace).args(policies()))?;
+    }
+    let mut view = Command::new(&programs.swioscope);
+    view.arg("view").arg(&trace).args(policies());
+    if print {
+        view.arg("--print");
+    }
+    process::run(&mut view)
+}
+
+/// Records the load in a dom0 and brings the trace back.
+fn record(programs: &Programs) -> Result<PathBuf> {
+    let out = cache::cache_dir()?.join("demo");
+    if out.exists() {
+        fs::remove_dir_all(&out)?;
+    }
+    let step = Step::loud(format!("recording in a {KERNEL} dom0 under Xen"));
+    let outcome = Guest::new(KERNEL)
+        .xen(true)
+        .swiotlb(SWIOTLB)
+        .load(Load::Nvme { queues: 4 })
+        .load(Load::Ide)
+        .file(&programs.swioscope, "/bin/swioscope")
+        .file(&programs.lab_load, "/bin/lab-load")
+        .out(&out)
+        .echo(true)
+        .run(&[JOB])?;
+    ensure!(
+        outcome.status == 0,
+        "recording ended with status {}; what it said is above, the console in {}",
+        outcome.status,
+        outcome.console.display()
+    );
+    step.done();
+    Ok(out.join("demo.swio"))
+}
+
+/// The trace shipped with the project.
+fn sample() -> Result<PathBuf> {
+    let dir = cache::workspace().join("samples");
+    let is_trace = |path: &Path| path.extension().is_some_and(|extension| extension == "swio");
+    let mut traces: Vec<_> = fs::read_dir(&dir)
+        .with_context(|| format!("cannot read {}", dir.display()))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| is_trace(path))
+        .collect();
+    traces.sort();
+    traces.into_iter().next().with_context(|| format!("{} has no trace: try without --offline", dir.display()))
+}
