@@ -112,14 +112,14 @@ impl Columns {
     }
 
     /// Cells it takes when nothing gives way.
-    pub(crate) fn width(&self) -> usize {
+    fn width(&self) -> usize {
         self.columns.iter().map(Column::width).sum::<usize>() + GAP * self.columns.len().saturating_sub(1)
     }
 
     /// Lays the table out in `width` cells. Columns at the right are left out, and named, when all else fails.
     pub(crate) fn lay_out(mut self, width: usize, theme: &Theme) -> Laid {
         let mut left_out = Vec::new();
-        while self.narrowest() > width {
+        while self.width_giving_way(NARROWEST) > width {
             let flexible = self.flexible.map(|(column, _)| column);
             let Some(last) = (1..self.columns.len()).rev().find(|column| Some(*column) != flexible) else { break };
             left_out.insert(0, self.columns.remove(last).head);
@@ -172,9 +172,9 @@ impl Columns {
         self.flexible.is_some_and(|(flexible, _)| flexible == column)
     }
 
-    /// Cells it takes when the flexible column gives way as far as it can.
-    fn narrowest(&self) -> usize {
-        let given = self.flexible.map_or(0, |(column, _)| self.columns[column].width().saturating_sub(NARROWEST));
+    /// Cells it takes when the flexible column gives way until it has `kept` cells.
+    pub(crate) fn width_giving_way(&self, kept: usize) -> usize {
+        let given = self.flexible.map_or(0, |(column, _)| self.columns[column].width().saturating_sub(kept));
         self.width() - given
     }
 }

@@ -1,15 +1,18 @@
 //! What the figures rest on.
 
-use analysis::TraceFacts;
+use analysis::{PolicyRow, TraceFacts};
 use ratatui::style::Style;
 use ratatui::text::Line;
 
 use crate::text::fold;
 use crate::theme::Theme;
 
-/// What the replay had to assume.
-pub(crate) fn replay(assumptions: &[String], width: usize, theme: &Theme) -> Vec<Line<'static>> {
-    list("This replay", assumptions, "nothing had to be assumed", Style::new(), width, theme)
+/// What the replay had to assume, and the machine it was on.
+pub(crate) fn replay(row: &PolicyRow, assumptions: &[String], width: usize, theme: &Theme) -> Vec<Line<'static>> {
+    let mut lines = list("This replay", assumptions, "nothing had to be assumed", Style::new(), width, theme);
+    let machine = format!("machine: {} {} on {}", row.policy, row.parameters, row.platform);
+    lines.extend(fold(&machine, width, 2, theme.dim));
+    lines
 }
 
 /// What weakens the trace, and how it came about.

@@ -14,15 +14,15 @@ const BAR: usize = 10;
 
 /// Totals, and their parts largest first, each with its meaning.
 pub(crate) fn lines(row: &PolicyRow, width: usize, theme: &Theme) -> Vec<Line<'static>> {
-    let of_maps = |n| format!("{} of {} mappings ({})", count(n), count(row.maps), percent(n, row.maps));
+    let of = |n, all, what| format!("{} of {} {what} ({})", count(n), count(all), percent(n, all));
     let mut lines = match row.bounces {
         0 => vec![Line::styled("Nothing bounced", theme.strong)],
-        n => part(row, &format!("Bounced: {}", of_maps(n)), theme.strong, "bounced_", n, width, theme),
+        n => part(row, &format!("Bounced: {}", of(n, row.maps, "mappings")), theme.strong, "bounced_", n, width, theme),
     };
     lines.push(Line::default());
     lines.extend(match row.failures {
-        0 => vec![Line::styled("No mapping was refused", theme.good)],
-        n => part(row, &format!("Refused: {}", of_maps(n)), theme.bad, "failed_", n, width, theme),
+        0 => vec![Line::styled("Nothing was refused", theme.good)],
+        n => part(row, &format!("Refused: {}", of(n, row.requests, "requests")), theme.bad, "failed_", n, width, theme),
     });
     lines
 }

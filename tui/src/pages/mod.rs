@@ -34,7 +34,7 @@ pub(crate) fn lines(
             lines
         }
         Page::Assumptions => {
-            let mut lines = assumptions::replay(&detail.assumptions, width, theme);
+            let mut lines = assumptions::replay(row, &detail.assumptions, width, theme);
             lines.push(Line::default());
             lines.extend(assumptions::trace(&comparison.facts, width, theme));
             lines
@@ -56,6 +56,6 @@ pub(crate) fn report(comparison: &Comparison, index: usize, width: usize, theme:
         parts.push(refusals::lines(row, first, width, theme));
     }
     parts.push(devices::replayed(&detail.devices, width, theme));
-    parts.push(assumptions::replay(&detail.assumptions, width, theme));
+    parts.push(assumptions::replay(row, &detail.assumptions, width, theme));
     parts
 }

@@ -8,7 +8,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Sparkline, Widget};
 use trace::field::count;
 
-use crate::text::percent;
+use crate::text::{cut, percent};
 use crate::theme::Theme;
 
 /// Eighths of a cell a bar can fill.
@@ -33,7 +33,7 @@ pub(crate) struct Panel<'a> {
     pub(crate) top: u64,
     /// Nanoseconds at the right end of the time axis.
     pub(crate) span_ns: u64,
-    /// When the policy refused its first mapping.
+    /// When the policy refused its first request.
     pub(crate) first_refusal: Option<u64>,
     /// Styles.
     pub(crate) theme: &'a Theme,
@@ -141,7 +141,8 @@ impl Widget for Panel<'_> {
         ]));
         let width = usize::from(area.width);
         if extra > 0 {
-            let apart = Span::styled(format!(" {}", self.apart), self.theme.dim);
+            let room = width.saturating_sub(self.name().width() + 1);
+            let apart = Span::styled(format!(" {}", cut(self.apart, room)), self.theme.dim);
             Line::from(vec![self.name(), apart]).render(name, buf);
             self.figures(width).render(figures, buf);
         } else {

@@ -22,6 +22,8 @@ const PEAK: &str = "peak_";
 const POOL: &str = "pool_";
 /// Cells of the bar that shows a pool's peak.
 const BAR: usize = 8;
+/// Cells the parameters keep before pools are told in fewer words: the first of them are the ones that matter.
+const PARAMETERS: usize = 24;
 /// Cells of the mark before the selected policy.
 const MARK: usize = 2;
 
@@ -42,7 +44,7 @@ pub(crate) fn lay_out(rows: &[PolicyRow], width: usize, theme: &Theme) -> (Laid,
     let table = [Gauge::Bar, Gauge::Pool]
         .into_iter()
         .map(|gauge| columns(rows, gauge, theme))
-        .find(|table| table.width() <= room)
+        .find(|table| table.width_giving_way(PARAMETERS) <= room)
         .unwrap_or_else(|| columns(rows, Gauge::Share, theme));
     let laid = table.lay_out(room, theme);
     let mut title = "Policies".to_owned();
@@ -64,7 +66,8 @@ fn columns(rows: &[PolicyRow], gauge: Gauge, theme: &Theme) -> Columns {
     for (index, field) in PolicyRow::FIELDS.iter().enumerate() {
         let elsewhere = BREAKDOWNS.iter().any(|prefix| field.name.starts_with(prefix))
             || field.name.starts_with(POOL)
-            || (field.name == "platform" && same_platform(rows));
+            || (field.name == "platform" && same_platform(rows))
+            || (field.name == "requests" && rows.iter().all(|row| row.requests == row.maps));
         let nothing = rows.iter().all(|row| is_nothing(&row.value(index)));
         if elsewhere || (nothing && !CORE.contains(&field.name)) {
             continue;

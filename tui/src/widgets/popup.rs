@@ -12,7 +12,7 @@ use crate::theme::Theme;
 const LEGEND: [(&str, &str); 3] = [
     ("▁▄█", "slots in use; each column shows the most of its span of time"),
     ("┄┄┄", "the pool ends here"),
-    ("×", "the first mapping refused"),
+    ("×", "the first request refused"),
 ];
 
 /// The keys, and what the drawing means.
