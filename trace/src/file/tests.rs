@@ -1,5 +1,6 @@
 //! Whole traces: written, killed, damaged, read back.
 
+mod documented;
 mod refused;
 
 use std::io::{BufRead, BufReader};
