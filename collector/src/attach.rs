@@ -132,11 +132,15 @@ fn start(ebpf: &mut Ebpf, kernel: &aya::Btf, program: &Program) -> Result<(), St
     .map_err(|error| explain(&error))
 }
 
+/// How the lines begin that end a verifier's log and do not say what is wrong.
+const STATISTICS: [&str; 3] = ["processed ", "verification time ", "stack depth "];
+
 /// Says in a line why the kernel refused a program; of a verifier's log the last lines.
 fn explain(error: &ProgramError) -> String {
     if let ProgramError::LoadError { io_error, verifier_log } = error {
         let log = verifier_log.to_string();
-        let lines: Vec<&str> = log.lines().filter(|l| !l.is_empty() && !l.starts_with("processed ")).collect();
+        let lines: Vec<&str> =
+            log.lines().filter(|l| !STATISTICS.iter().any(|s| l.starts_with(s)) && !l.is_empty()).collect();
         let tail = lines[lines.len().saturating_sub(4)..].join(" | ");
         return if tail.is_empty() {
             format!("the kernel refused to load it: {io_error}")
