@@ -201,7 +201,7 @@ impl Machine {
             if span.unknown && !p2m.is_whole() {
                 self.unknown_frames += 1;
             } else {
-                dma_addr = span.mfn << 12 | phys % PAGE;
+                dma_addr = (span.mfn << 12) | (phys % PAGE);
                 natural = match (span.straddles, span.foreign) {
                     (false, _) => None,
                     (true, false) => Some(Reason::Straddle),
@@ -221,7 +221,7 @@ impl Machine {
         match (&self.platform, self.assumed.get(pool).copied().flatten()) {
             (Platform::Native, _) => tlb,
             (Platform::XenPv(_), Some(base)) => base + (tlb - self.allocator.pools()[pool].geometry().start),
-            (Platform::XenPv(p2m), None) => p2m.span(tlb / PAGE, 1).mfn << 12 | tlb % PAGE,
+            (Platform::XenPv(p2m), None) => (p2m.span(tlb / PAGE, 1).mfn << 12) | (tlb % PAGE),
         }
     }
 

@@ -186,7 +186,7 @@ impl SlotPool {
                 if let Some(found) = self.longest[seg..end].iter().position(|&l| l >= n) {
                     return Some(seg + found);
                 }
-                if seg % GROUP == 0 && end == ((group + 1) * GROUP).min(self.longest.len()) {
+                if seg.is_multiple_of(GROUP) && end == ((group + 1) * GROUP).min(self.longest.len()) {
                     self.longest_of_group[group] = n - 1;
                 }
             }

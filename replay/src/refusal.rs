@@ -317,7 +317,7 @@ impl Refusal {
 
 /// Bytes for people: whole KiB where it is whole, else bytes with thousands set apart.
 fn bytes(n: u64) -> String {
-    if n >= 4096 && n % 1024 == 0 && n % SLOT_BYTES == 0 {
+    if n >= 4096 && n.is_multiple_of(SLOT_BYTES) {
         return format!("{} KiB", n / 1024);
     }
     format!("{} B", trace::field::count(n))

@@ -25,7 +25,7 @@ pub(crate) fn allocations(snapshot: &[SnapshotSlot]) -> Vec<Held> {
     slots.sort_by_key(|s| s.slot);
     let goes_on = |a: &&SnapshotSlot, b: &&SnapshotSlot| {
         a.slot.checked_add(1) == Some(b.slot)
-            && b.slot % SEGMENT_SLOTS != 0
+            && !b.slot.is_multiple_of(SEGMENT_SLOTS)
             && b.alloc_size == a.alloc_size.wrapping_sub(SLOT_BYTES)
     };
     let group = |group: &[&SnapshotSlot]| {
@@ -52,10 +52,9 @@ mod tests {
         let pad = u64::MAX;
         // Three slots of padding before 0x1a00 bytes in (SPEC 14, E8), then 4 KiB right behind, then one byte.
         let mut slots = vec![slot(9, 0x9000, 2048, 0), slot(8, 0x8800, 4096, 0), slot(20, 0x7000, 1, 0)];
-        let sizes: Vec<u64> = (0..8).map(|k| 0x3e00 - k * 2048).collect();
         for k in 0..8 {
             let orig = if k < 3 { pad } else { 0x4000_1a00 };
-            slots.push(slot(k as u32, orig, sizes[k], if k == 3 { 3 } else { 0 }));
+            slots.push(slot(k, orig, 0x3e00 - u64::from(k) * 2048, if k == 3 { 3 } else { 0 }));
         }
         let held = allocations(&slots);
         assert_eq!(held.iter().map(|h| (h.first, h.n, h.pad)).collect::<Vec<_>>(), [(0, 8, 3), (8, 2, 0), (20, 1, 0)]);

@@ -159,6 +159,13 @@ enum Undo {
     Freed { run: Run, pad: u32 },
 }
 
+/// An event the model has taken in.
+#[derive(Clone, Copy, Debug)]
+struct Applied {
+    event: SlotEvent,
+    undo: Undo,
+}
+
 struct Checker {
     rules: &'static Generation,
     pool: SlotPool,
@@ -228,8 +235,8 @@ impl Checker {
 
     fn run(&mut self, events: &[SlotEvent]) {
         let mut done = vec![false; events.len()];
-        // Releases applied lately, youngest last: a later allocation may not have seen them yet.
-        let mut recent: Vec<Undo> = Vec::new();
+        // What was applied lately, youngest last: a later allocation may not have seen it yet.
+        let mut recent: Vec<Applied> = Vec::new();
         for at in 0..events.len() {
             if done[at] {
                 continue;
@@ -237,7 +244,7 @@ impl Checker {
             let event = &events[at];
             match event.what {
                 What::Free(tlb) => match self.free(tlb) {
-                    Some(undo) => remember(&mut recent, undo),
+                    Some(undo) => remember(&mut recent, Applied { event: *event, undo }),
                     None => self.verdict.unknown_frees += 1,
                 },
                 What::Alloc(request, limits, _) | What::Failed(request, limits) => {
@@ -246,8 +253,11 @@ impl Checker {
                     let predicted = self.predict(area, &request, &limits);
                     if self.agrees(event, predicted) {
                         self.verdict.exact += 1;
-                    } else if self.explained_by_earlier(event, &recent) {
+                    } else if self.explained_by_release(event, &recent) {
                         self.verdict.after_swap += 1;
+                    } else if self.explained_by_allocation(event, &mut recent) {
+                        self.verdict.after_swap += 1;
+                        continue;
                     } else if let Some(ahead) = self.explained_by_later(event, &events[at + 1..], &done[at + 1..]) {
                         self.verdict.after_swap += 1;
                         let ahead = at + 1 + ahead;
@@ -257,7 +267,7 @@ impl Checker {
                         self.repair_or_miss(event, &request, &limits, predicted);
                     }
                     if let Some(undo) = self.apply(event) {
-                        remember(&mut recent, undo);
+                        remember(&mut recent, Applied { event: *event, undo });
                     }
                 }
             }
@@ -303,17 +313,50 @@ impl Checker {
 
     /// Whether the event is as predicted when releases just before it had not happened yet: one of them, or the last
     /// few together.
-    fn explained_by_earlier(&mut self, event: &SlotEvent, recent: &[Undo]) -> bool {
-        let freed = |undo: &&Undo| matches!(undo, Undo::Freed { .. });
-        for undo in recent.iter().rev().filter(freed) {
-            if self.with_undone(&[*undo], event) {
+    fn explained_by_release(&mut self, event: &SlotEvent, recent: &[Applied]) -> bool {
+        let undos = recent.iter().rev().map(|a| a.undo);
+        let freed: Vec<_> = undos.filter(|undo| matches!(undo, Undo::Freed { .. })).collect();
+        freed.iter().any(|undo| self.with_undone(&[*undo], event))
+            || (2..=freed.len()).any(|n| self.with_undone(&freed[..n], event))
+    }
+
+    /// Whether the event and the last allocation in its area are both as predicted the other way round. If so, that
+    /// is how they are applied.
+    fn explained_by_allocation(&mut self, event: &SlotEvent, recent: &mut Vec<Applied>) -> bool {
+        let Some(area) = self.run_of(event).map(|run| self.pool.area_of(run.first)) else { return false };
+        let in_area = |a: &Applied| matches!(a.undo, Undo::Took { run, .. } if self.pool.area_of(run.first) == area);
+        let Some(at) = recent.iter().rposition(in_area) else { return false };
+        let Applied { event: earlier, undo: Undo::Took { run, index } } = recent[at] else { return false };
+        if self.pool.allocation_at(run.first + self.pad_of(&earlier)) != Some(run) {
+            return false;
+        }
+        let now = self.pool.areas()[area].index;
+        self.undo(Undo::Took { run, index });
+        if self.predicts(event)
+            && let Some(undo) = self.try_apply(event)
+        {
+            if self.predicts(&earlier)
+                && let Some(redone) = self.try_apply(&earlier)
+            {
+                recent.remove(at);
+                remember(recent, Applied { event: *event, undo });
+                remember(recent, Applied { event: earlier, undo: redone });
                 return true;
             }
+            self.undo(undo);
         }
-        (2..=recent.len()).any(|n| {
-            let last: Vec<_> = recent.iter().rev().filter(freed).take(n).copied().collect();
-            last.len() == n && self.with_undone(&last, event)
-        })
+        self.try_apply(&earlier);
+        self.pool.set_index(area, now);
+        false
+    }
+
+    fn pad_of(&self, event: &SlotEvent) -> u64 {
+        match event.what {
+            What::Alloc(request, limits, _) => {
+                u64::from(Plan::new(self.rules, self.pool.geometry().start, &request, &limits).pad)
+            }
+            _ => 0,
+        }
     }
 
     /// Whether the event is as predicted with some releases taken back; the state is as before afterwards.
@@ -353,13 +396,13 @@ impl Checker {
     }
 
     /// Takes an event before its turn.
-    fn advance(&mut self, event: &SlotEvent, recent: &mut Vec<Undo>) {
+    fn advance(&mut self, event: &SlotEvent, recent: &mut Vec<Applied>) {
         if matches!(event.what, What::Alloc(..) | What::Failed(..)) {
             self.verdict.total += 1;
             self.verdict.exact += 1;
         }
         if let Some(undo) = self.apply(event) {
-            remember(recent, undo);
+            remember(recent, Applied { event: *event, undo });
         }
     }
 
@@ -396,17 +439,16 @@ impl Checker {
     fn classify(&mut self, event: &SlotEvent, request: &Request, limits: &Limits, predicted: Option<Taken>) -> Miss {
         let What::Alloc(..) = event.what else { return Miss::RefusedByKernel };
         let Some(run) = self.run_of(event) else { return Miss::Impossible };
-        let area = self.pool.area_of(run.first);
-        if area != self.area_of_cpu(request.cpu) {
-            let elsewhere = self.predict(area, request, limits);
-            if self.agrees(event, elsewhere) {
-                return Miss::CpuDiffers;
-            }
+        let (area, own) = (self.pool.area_of(run.first), self.area_of_cpu(request.cpu));
+        if !self.index_known[area] || !self.index_known[own] {
+            return Miss::IndexUnknown;
         }
-        if !self.index_known[area] {
-            Miss::IndexUnknown
-        } else if self.verdict.without_snapshot {
-            Miss::StateUnknown
+        if self.verdict.without_snapshot {
+            return Miss::StateUnknown;
+        }
+        let elsewhere = if area == own { predicted } else { self.predict(area, request, limits) };
+        if self.agrees(event, elsewhere) {
+            Miss::CpuDiffers
         } else if predicted.is_none() {
             Miss::RefusedByModel
         } else {
@@ -515,9 +557,9 @@ fn fits_pool(pool: &SlotPool, run: &Run) -> bool {
     run.first < pool.geometry().nslabs && u64::from(pool.run_at(run.first)) >= run.n
 }
 
-fn remember(recent: &mut Vec<Undo>, undo: Undo) {
+fn remember(recent: &mut Vec<Applied>, applied: Applied) {
     if recent.len() == WINDOW {
         recent.remove(0);
     }
-    recent.push(undo);
+    recent.push(applied);
 }

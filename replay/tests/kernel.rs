@@ -1,6 +1,8 @@
 //! Every answer real kernels gave to the event scripts of tests/vectors/kernel, byte for byte below the header line,
 //! and the header's geometry. The files are data made by running kernel code; their README is beside them.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::io::Read;
 use std::path::{Path, PathBuf};
 

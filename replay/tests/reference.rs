@@ -1,6 +1,8 @@
 //! The fast model beside the literal one: same slots, same cursors, same `list[]`, and the invariants of SPEC 12, after
 //! every step of random loads.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 #[path = "reference/mod.rs"]
 mod literal;
 

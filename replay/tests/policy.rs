@@ -1,0 +1,121 @@
+//! Policies as people write them, and scripts that cannot be played.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use replay::{Base, Force, Geometry, Policy, PolicyError, Script, ScriptError, Setup};
+
+const BASE: Base = Base { pool: Geometry { start: 0x7400_0000, nslabs: 32768, areas: 4 }, cpus: Some(4), force: false };
+
+fn setup(text: &str) -> Setup {
+    Policy::parse(text).unwrap().resolve(&BASE).unwrap()
+}
+
+fn pool(text: &str) -> (u64, u32) {
+    let pool = setup(text).pools[0];
+    (pool.nslabs, pool.areas)
+}
+
+#[test]
+fn the_recorded_pool_is_the_default() {
+    assert_eq!(setup("v6_10").pools, [BASE.pool]);
+    assert_eq!(pool("legacy"), (32768, 1));
+    assert_eq!(setup("v6_10").force, Force::Normal);
+    let forced = Base { force: true, ..BASE };
+    let of = |text: &str| Policy::parse(text).unwrap().resolve(&forced).unwrap().force;
+    assert_eq!(
+        (of("v6_10"), of("v6_10:force=off"), of("v6_10:swiotlb=4096")),
+        (Force::Always, Force::Normal, Force::Normal)
+    );
+}
+
+#[test]
+fn sizes_are_rounded_as_the_kernel_does() {
+    assert_eq!(pool("v6_10:nslabs=1100,areas=3"), (2048, 4));
+    assert_eq!(pool("v6_10:nslabs=128"), (512, 4), "a segment an area");
+    assert_eq!(pool("v6_10:areas=16"), (32768, 16));
+    assert_eq!(pool("legacy:nslabs=1100"), (1152, 1));
+    assert_eq!(pool("v6_10:swiotlb=,8"), (32768, 8));
+    assert_eq!(pool("v6_10:swiotlb=65536,force,nslabs=1024"), (1024, 4), "named parameters follow the kernel's");
+    assert_eq!(pool("legacy:swiotlb=0"), (32768, 1));
+    assert_eq!(pool("v5_16:swiotlb=0"), (0, 1));
+}
+
+#[test]
+fn the_rfcs_headline() {
+    let setup = setup("rfc64:swiotlb=65536,1048576,force");
+    assert_eq!(setup.pools.iter().map(|p| p.nslabs).collect::<Vec<_>>(), [65536, 1_048_576]);
+    assert!(setup.pools[1].start >= 1 << 32 && setup.force == Force::Always);
+    let told = setup.describe();
+    assert!(told.contains(&("hi_nslabs", "1048576".to_owned())) && told.contains(&("force", "on".to_owned())));
+    assert_eq!(self::setup("rfc64:swiotlb=65536,force").pools.len(), 1);
+    assert_eq!(self::setup("rfc64:hi_nslabs=100").pools[1].nslabs, 128);
+}
+
+#[test]
+fn releases_stand_for_policies_with_a_word_of_caution() {
+    for (release, id) in [
+        ("6.12", "v6_10"),
+        ("6.12.117+deb12-amd64", "v6_10"),
+        ("7.2.13", "v6_10"),
+        ("5.10.7", "legacy"),
+        ("5.10", "v5_12"),
+        ("5.15.16", "v5_15"),
+        ("6.1", "v6_1y"),
+        ("6.0.1", "v6_0"),
+        ("6.4", "v6_3"),
+        ("6.6.17", "v6_6"),
+        ("6.6.87", "v6_6y"),
+        ("4.19", "legacy"),
+    ] {
+        let policy = Policy::parse(&format!("{release}:nslabs=1024")).unwrap();
+        assert_eq!(policy.rules().id, id, "{release}");
+        assert!(policy.caveat().unwrap().starts_with(release));
+    }
+    assert_eq!(Policy::parse("v6_10").unwrap().caveat(), None);
+}
+
+#[test]
+fn mistakes_are_named_and_the_right_words_given() {
+    let message = |text: &str| Policy::parse(text).unwrap_err().to_string();
+    assert!(message("v6_11").contains("unknown policy `v6_11`; known: legacy, rfc64, v5_12"));
+    assert!(message("").contains("unknown policy"));
+    assert!(message("legacy:areas=2").contains("policy legacy has no parameter `areas`; it has: nslabs"));
+    assert!(message("v6_10:hi_nslabs=2").contains("no parameter `hi_nslabs`"));
+    assert!(message("v6_10:nslabs=many").contains("parameter `nslabs`: `many` is not a number"));
+    assert!(message("v6_10:nslabs").contains("is not a number"));
+    assert!(message("v6_10:areas=0").contains("1 to 65536"));
+    assert!(message("v6_10:force=maybe").contains("`on` or `off`"));
+    assert!(message("v6_10:,").contains("no parameter ``"));
+    let refused = |text: &str| Policy::parse(text).unwrap().resolve(&BASE).unwrap_err();
+    assert!(matches!(refused("v6_10:nslabs=0xffffffffffffffff"), PolicyError::TooLarge { .. }));
+    assert!(matches!(refused("legacy:swiotlb=99999999999999999999"), PolicyError::TooLarge { .. }));
+    assert!(matches!(refused("v6_10:start=0xfffffffffffff800"), PolicyError::BadStart { .. }));
+    assert!(matches!(refused("v6_10:start=1"), PolicyError::BadStart { .. }));
+    assert!(matches!(refused("rfc64:hi_nslabs=128,hi_start=0x74000000"), PolicyError::Overlap { .. }));
+}
+
+#[test]
+fn scripts_with_mistakes_name_the_line() {
+    let message = |text: &str| Script::parse(text).unwrap_err().to_string();
+    assert_eq!(Script::parse("# nothing\n").unwrap_err(), ScriptError::NoPool);
+    assert!(message("pool,74000000,512,1\nmap,0,0,0,1,0,3").starts_with("line 2: device 3 has no `dev` line"));
+    assert!(message("pool,xyz,512,1").starts_with("line 1: the base `xyz` is not a hexadecimal number"));
+    assert!(message("pool,74000000,512").starts_with("line 1: the areas is missing"));
+    assert!(message("\n\npool,0,1,1,9").starts_with("line 3: `9` is one field too many"));
+    assert!(message("pool,0,128,1\nunmap,4").starts_with("line 2: mapping 4 is undone, but was never made"));
+    assert!(message("pool,0,128,1\nwork").contains("pools that grow are not modelled"));
+    assert!(message("pool,0,128,1\nopt,coherent,1").contains("Xen on ARM is not modelled"));
+    assert!(message("hello").starts_with("line 1: `hello` is not a kind of line"));
+    let both = "pool,0,128,1\ndev,0,ff,0,0,0\nmap,0,0,0,1,0,0\nxmap,1,0,0,1,0";
+    assert!(message(both).starts_with("line 4: Xen maps"));
+}
+
+#[test]
+fn a_mark_and_an_empty_script_change_nothing() {
+    let mut out = String::new();
+    let script = Script::parse("pool,74000000,512,1\nmark\n").unwrap();
+    script.answers(&Policy::parse("v6_10").unwrap(), &mut out).unwrap();
+    let head = "# swiotlb answers v1 kernel=v6_10 base=74000000 nslabs=512 nareas=1 area_nslabs=512 dynamic=0\n";
+    assert_eq!(out, format!("{head}end,0,0\n"));
+    assert!(script.is_empty());
+}

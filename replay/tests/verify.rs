@@ -1,0 +1,259 @@
+//! The checker against a made-up kernel: the model itself, on several CPUs, with what recording does to the order and
+//! completeness of its events.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use proptest::prelude::*;
+use replay::{Allocator, Generation, Geometry, Limits, Miss, Request, Start, Verdict, verify};
+use trace::{Area, Device, Event, Op, Pool, SnapshotSlot};
+
+const START: u64 = 0x7400_0000;
+
+fn devices() -> Vec<Device> {
+    let device = |id, min_align_mask| Device {
+        id,
+        name: format!("dev{id}"),
+        driver: None,
+        dma_mask: Some(u64::MAX),
+        coherent_dma_mask: u64::MAX,
+        bus_dma_limit: 0,
+        seg_boundary_mask: None,
+        max_segment_size: None,
+        min_align_mask,
+        untrusted: None,
+    };
+    vec![device(0, 0), device(1, 0xfff)]
+}
+
+/// A kernel that records what it does.
+struct Kernel {
+    allocator: Allocator,
+    alive: Vec<(u64, u32, Request)>,
+    events: Vec<Event>,
+    random: u64,
+}
+
+impl Kernel {
+    fn new(id: &str) -> Self {
+        let rules = Generation::by_id(id).unwrap();
+        let areas = if rules.areas { 4 } else { 1 };
+        let allocator = Allocator::new(rules, &[Geometry { start: START, nslabs: 2048, areas }]);
+        Self { allocator, alive: Vec::new(), events: Vec::new(), random: 0x9e37_79b9_7f4a_7c15 }
+    }
+
+    fn random(&mut self, below: u64) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        (self.random >> 11) % below
+    }
+
+    fn event(&mut self, op: Op, cpu: u32, device: u32) -> Event {
+        Event::new(op, self.events.len() as u64 * 1000, cpu, 1, device)
+    }
+
+    fn map(&mut self) {
+        let device = self.random(2) as u32;
+        let low = if self.random(3) == 0 { 0xa00 } else { 0 };
+        let orig_addr = 0x1_0000_0000 + (self.random(1 << 20) << 12) + low;
+        let size = [2048, 4096, 16384, 65536, 1000, 200_000][self.random(6) as usize];
+        let request = Request { orig_addr, size, align_mask: 0, cpu: self.random(4) as u32 };
+        let limits = Limits::from(&devices()[device as usize]);
+        let taken = self.allocator.map(&request, &limits).ok();
+        let op = if taken.is_some() { Op::SlotAlloc } else { Op::SlotFailed };
+        let event = self.event(op, request.cpu, device);
+        self.events.push(Event {
+            orig_addr: Some(orig_addr),
+            size: Some(size),
+            align_mask: Some(0),
+            tlb_addr: taken.map(|t| t.tlb_addr),
+            ..event
+        });
+        if let Some(taken) = taken {
+            self.alive.push((taken.tlb_addr, device, request));
+        }
+    }
+
+    fn unmap(&mut self) {
+        if !self.alive.is_empty() {
+            let which = self.random(self.alive.len() as u64) as usize;
+            let (tlb_addr, device, request) = self.alive.swap_remove(which);
+            self.allocator.unmap(tlb_addr, &Limits::from(&devices()[device as usize])).unwrap();
+            let event = self.event(Op::SlotFree, request.cpu, device);
+            self.events.push(Event { tlb_addr: Some(tlb_addr), ..event });
+        }
+    }
+
+    fn run(&mut self, steps: usize) {
+        for _ in 0..steps {
+            if self.random(100) < 52 { self.map() } else { self.unmap() }
+        }
+    }
+
+    /// What a recorder would read out of the pool now.
+    fn snapshot(&self) -> (Pool, Vec<SnapshotSlot>) {
+        let pool = &self.allocator.pools()[0];
+        let areas = pool.areas().iter().map(|a| Area { index: a.index, used: a.used }).collect();
+        let mut slots = Vec::new();
+        for &(tlb_addr, device, request) in &self.alive {
+            let offset = tlb_addr & devices()[device as usize].min_align_mask & 2047;
+            let first = (tlb_addr - START) / 2048;
+            let asize = request.size + offset;
+            for k in 0..asize.div_ceil(2048) {
+                let alloc_size = asize.wrapping_sub(offset + k * 2048);
+                let orig_addr = request.orig_addr + k * 2048;
+                slots.push(SnapshotSlot { slot: (first + k) as u32, orig_addr, alloc_size, pad_slots: 0 });
+            }
+        }
+        let Geometry { start, nslabs, areas: nareas } = *pool.geometry();
+        (Pool { start, nslabs, nareas, force_bounce: true, can_grow: false, areas }, slots)
+    }
+}
+
+fn judge(events: &[Event], policy: &str, state: &(Pool, Vec<SnapshotSlot>), snapshot_ns: Option<u64>) -> Verdict {
+    let start = Start { pool: &state.0, snapshot: &state.1, snapshot_ns };
+    verify(events, &devices(), &start, Generation::by_id(policy).unwrap())
+}
+
+#[test]
+fn a_whole_recording_is_predicted_whole() {
+    for policy in ["legacy", "v6_1y", "v6_3", "v6_10"] {
+        let mut kernel = Kernel::new(policy);
+        let empty = kernel.snapshot();
+        kernel.run(20_000);
+        let verdict = judge(&kernel.events, policy, &empty, Some(0));
+        assert!(verdict.total > 10_000 && kernel.events.iter().any(|e| e.op == Op::SlotFailed), "{policy}");
+        assert_eq!((verdict.exact, verdict.missed()), (verdict.total, 0), "{policy}: {verdict:?}");
+        assert_eq!((verdict.missed_frees, verdict.unknown_frees, verdict.snapshot_mismatches), (0, 0, 0));
+    }
+}
+
+#[test]
+fn a_recording_that_begins_in_the_middle_needs_the_snapshot() {
+    let mut kernel = Kernel::new("v6_10");
+    kernel.run(5000);
+    let state = kernel.snapshot();
+    let now = kernel.events.len() as u64 * 1000;
+    kernel.run(5000);
+    let verdict = judge(&kernel.events, "v6_10", &state, Some(now));
+    assert_eq!(verdict.exact, verdict.total, "{verdict:?}");
+    assert!(verdict.before_snapshot > 4000 && verdict.snapshot_mismatches == 0);
+    let later: Vec<_> = kernel.events.iter().filter(|e| e.time_ns >= now).cloned().collect();
+    let blind = judge(&later, "v6_10", &(Pool { areas: vec![], ..state.0 }, vec![]), None);
+    assert!(blind.without_snapshot && blind.missed() > 0 && blind.unknown_frees > 0);
+    let explained = blind.misses[Miss::IndexUnknown as usize] + blind.misses[Miss::StateUnknown as usize];
+    let refused = blind.misses[Miss::RefusedByKernel as usize];
+    assert_eq!(explained + refused, blind.missed(), "{blind:?}");
+}
+
+#[test]
+fn another_policy_is_found_out() {
+    let mut kernel = Kernel::new("v6_10");
+    let empty = kernel.snapshot();
+    kernel.run(5000);
+    let verdict = judge(&kernel.events, "v6_3", &empty, Some(0));
+    assert!(verdict.share() < 0.9, "{verdict:?}");
+    assert!(!verdict.examples.is_empty());
+}
+
+#[test]
+fn neighbours_in_the_wrong_order_are_not_misses() {
+    let mut kernel = Kernel::new("v6_10");
+    let empty = kernel.snapshot();
+    kernel.run(10_000);
+    let mut swapped = 0;
+    let mut at = 40;
+    while at + 1 < kernel.events.len() {
+        // Where the order is truly told apart: both in one area, or a release among them.
+        let (a, b) = (&kernel.events[at], &kernel.events[at + 1]);
+        if a.op == Op::SlotAlloc && b.op == Op::SlotAlloc && a.cpu == b.cpu {
+            let (time_a, time_b) = (a.time_ns, b.time_ns);
+            kernel.events.swap(at, at + 1);
+            kernel.events[at].time_ns = time_a;
+            kernel.events[at + 1].time_ns = time_b;
+            swapped += 1;
+        }
+        at += 50;
+    }
+    let verdict = judge(&kernel.events, "v6_10", &empty, Some(0));
+    assert!(swapped > 10 && verdict.after_swap >= swapped / 2, "{swapped} {verdict:?}");
+    assert_eq!(verdict.exact + verdict.after_swap, verdict.total, "{verdict:?}");
+}
+
+#[test]
+fn releases_written_down_before_an_allocation_that_did_not_see_them() {
+    let mut kernel = Kernel::new("v6_10");
+    let empty = kernel.snapshot();
+    kernel.run(20_000);
+    let mut moved = 0;
+    for at in (40..kernel.events.len() - 1).step_by(20) {
+        if kernel.events[at].op == Op::SlotAlloc
+            && kernel.events[at + 1].op == Op::SlotFree
+            && kernel.events[at].tlb_addr != kernel.events[at + 1].tlb_addr
+        {
+            kernel.events.swap(at, at + 1);
+            moved += 1;
+        }
+    }
+    let verdict = judge(&kernel.events, "v6_10", &empty, Some(0));
+    assert!(moved > 50 && verdict.after_swap > 0, "{verdict:?}");
+    assert_eq!(verdict.exact + verdict.after_swap, verdict.total, "{verdict:?}");
+}
+
+#[test]
+fn a_task_that_moved_is_told_from_a_wrong_model() {
+    let mut kernel = Kernel::new("v6_10");
+    let empty = kernel.snapshot();
+    kernel.run(2000);
+    let moved = kernel.events.iter().position(|e| e.time_ns > 500_000 && e.op == Op::SlotAlloc).unwrap();
+    kernel.events[moved].cpu ^= 1;
+    let verdict = judge(&kernel.events, "v6_10", &empty, Some(0));
+    assert_eq!(verdict.misses[Miss::CpuDiffers as usize], 1, "{verdict:?}");
+    assert_eq!(verdict.missed(), 1, "the miss does not drag others behind it");
+    assert_eq!(verdict.examples[0].miss, Miss::CpuDiffers);
+}
+
+#[test]
+fn what_the_recorder_missed_is_repaired_and_counted() {
+    let mut kernel = Kernel::new("v6_10");
+    let empty = kernel.snapshot();
+    kernel.run(20_000);
+    let (mut frees, mut allocs) = (0, 0);
+    let mut at = 0;
+    kernel.events.retain(|e| {
+        at += 1;
+        let drop = at % 400 == 0;
+        frees += u64::from(drop && e.op == Op::SlotFree);
+        allocs += u64::from(drop && e.op == Op::SlotAlloc);
+        !drop
+    });
+    let verdict = judge(&kernel.events, "v6_10", &empty, Some(0));
+    assert!(frees > 5 && allocs > 5);
+    assert!(verdict.missed_frees >= frees / 2 && verdict.unknown_frees >= allocs / 2, "{verdict:?}");
+    assert!(verdict.share() > 0.9, "{verdict:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Nonsense may be judged, but must not break anything.
+    #[test]
+    fn any_events_at_all(events in prop::collection::vec(
+        (0usize..12, 0u32..9, 0u32..3, any::<Option<u64>>(), 0u64..300_000, -5000i64..5_000_000, any::<u64>()), 0..200,
+    ), slots in prop::collection::vec((0u32..2100, any::<u64>(), any::<u64>(), 0u32..9), 0..50), policy in 0usize..13) {
+        let events: Vec<_> = events.into_iter().map(|(op, cpu, device, orig_addr, size, tlb, align)| Event {
+            orig_addr,
+            size: Some(size),
+            tlb_addr: Some(START.wrapping_add_signed(tlb)),
+            align_mask: (align % 3 == 0).then_some(align),
+            ..Event::new(Op::ALL[op], 5, cpu, 1, device)
+        }).collect();
+        let slots = slots.into_iter()
+            .map(|(slot, orig_addr, alloc_size, pad_slots)| SnapshotSlot { slot, orig_addr, alloc_size, pad_slots })
+            .collect();
+        let areas = vec![Area { index: 99_999, used: 3 }];
+        let pool = Pool { start: START, nslabs: 2048, nareas: 4, force_bounce: false, can_grow: false, areas };
+        let verdict = judge(&events, replay::GENERATIONS[policy].id, &(pool, slots), Some(0));
+        prop_assert_eq!(verdict.exact + verdict.after_swap + verdict.missed(), verdict.total);
+    }
+}

@@ -1,0 +1,295 @@
+//! The rules of a what-if, case by case (docs/models.md).
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use replay::{
+    Base, Cause, Geometry, Load, Machine, Options, Outcome, P2m, Platform, Policy, Reason, Surroundings, replay,
+};
+use trace::pool::P2mKind;
+use trace::{Area, Device, Direction, Event, Op, Pool, SnapshotSlot};
+
+const LOW: u64 = 0x1000_0000;
+const POOL: u64 = 0x7400_0000;
+
+fn device(id: u32, dma_mask: u64) -> Device {
+    Device {
+        id,
+        name: format!("dev{id}"),
+        driver: None,
+        dma_mask: Some(dma_mask),
+        coherent_dma_mask: dma_mask,
+        bus_dma_limit: 0,
+        seg_boundary_mask: None,
+        max_segment_size: None,
+        min_align_mask: 0,
+        untrusted: None,
+    }
+}
+
+/// A 64-bit device and a 32-bit one.
+fn devices() -> Vec<Device> {
+    vec![device(0, u64::MAX), device(1, 0xffff_ffff)]
+}
+
+fn event(op: Op, time_ns: u64, device: u32, dma_addr: u64, size: u64) -> Event {
+    Event {
+        orig_addr: matches!(op, Op::Map | Op::MapFailed).then_some(LOW),
+        size: Some(size),
+        dma_addr: (op != Op::MapFailed).then_some(dma_addr),
+        direction: Some(Direction::ToDevice),
+        ..Event::new(op, time_ns, 0, 1, device)
+    }
+}
+
+fn map(time_ns: u64, dma_addr: u64, size: u64) -> Event {
+    event(Op::Map, time_ns, 0, dma_addr, size)
+}
+
+fn unmap(time_ns: u64, dma_addr: u64, size: u64) -> Event {
+    event(Op::Unmap, time_ns, 0, dma_addr, size)
+}
+
+fn base(nslabs: u64) -> Base {
+    Base { pool: Geometry { start: POOL, nslabs, areas: 1 }, cpus: Some(1), force: true }
+}
+
+fn pool(nslabs: u64) -> Pool {
+    Pool {
+        start: POOL,
+        nslabs,
+        nareas: 1,
+        force_bounce: true,
+        can_grow: false,
+        areas: vec![Area { index: 0, used: 0 }],
+    }
+}
+
+fn run(load: &Load, policy: &str, nslabs: u64) -> Outcome {
+    let setup = Policy::parse(policy).unwrap().resolve(&base(nslabs)).unwrap();
+    replay(load, &mut Machine::new(&setup, Platform::Native), &Options::default())
+}
+
+fn load(events: &[Event]) -> Load {
+    Load::collect(events, &devices(), &Surroundings::default())
+}
+
+#[test]
+fn direct_in_reality_and_bounced_in_the_replay() {
+    let load = load(&[map(1, LOW, 4096), unmap(9, LOW, 4096)]);
+    assert_eq!((load.recorded().maps, load.recorded().bounces), (1, 0));
+    let out = run(&load, "v6_10", 512);
+    assert_eq!((out.bounced(Reason::Forced), out.peak_slots[0], out.final_slots[0]), (1, 2, 0));
+    let out = run(&load, "v6_10:force=off", 512);
+    assert_eq!((out.total_bounces(), out.peak_slots[0]), (0, 0));
+}
+
+#[test]
+fn refused_in_the_replay_its_unmap_is_passed_over() {
+    let big = 256 << 10;
+    let events = [map(1, LOW, big), map(2, 2 * LOW, big), unmap(3, 2 * LOW, big), unmap(4, LOW, big), map(5, LOW, big)];
+    let out = run(&load(&events), "v6_10", 128);
+    assert_eq!((out.failed(Cause::PoolFull), out.dropped, out.total_failures()), (1, 1, 1));
+    assert_eq!((out.peak_slots[0], out.final_slots[0]), (128, 128));
+    let refused = &out.refusals[0];
+    assert_eq!(
+        (refused.time_ns, refused.refusal.to_string()),
+        (2, "needs 128 slots: 256 KiB; 0 of 128 are free".to_owned())
+    );
+    assert_eq!(run(&load(&events), "v6_10", 256).total_failures(), 0);
+}
+
+#[test]
+fn served_though_refused_in_reality_it_lives_as_long_as_its_like() {
+    let mut events = Vec::new();
+    for k in 0..10 {
+        events.push(map(1000 * k, LOW, 4096));
+        events.push(unmap(1000 * k + 512, LOW, 4096));
+    }
+    events.push(event(Op::MapFailed, 20_000, 0, 0, 4096));
+    events.push(map(20_100, LOW, 2048));
+    events.push(map(20_600, 2 * LOW, 2048));
+    let load = load(&events);
+    assert_eq!(load.recorded().failures, 1);
+    let out = run(&load, "v6_10", 512);
+    let assumed = out.assumed[0];
+    assert_eq!((assumed.count, assumed.size_from, assumed.lifetime_ns, out.assumed.len()), (1, 4096, 512, 1));
+    assert_eq!((out.total_failures(), out.maps, out.dropped), (0, 13, 0));
+    // Two slots until 20,512 together with one that came at 20,100; then one more.
+    assert_eq!((out.peak_slots[0], out.final_slots[0]), (3, 2));
+}
+
+#[test]
+fn one_page_mapped_twice_is_two_mappings() {
+    let events = [
+        map(1, LOW, 2048),
+        map(2, LOW, 65536),
+        unmap(3, LOW, 65536),
+        map(4, LOW, 4096),
+        map(5, LOW, 4096),
+        unmap(6, LOW, 4096),
+        unmap(7, LOW, 2048),
+        unmap(8, LOW, 4096),
+    ];
+    let load = load(&events);
+    assert_eq!((load.notes().unmatched_unmaps, load.notes().size_mismatches), (0, 0));
+    let out = run(&load, "v6_10", 512);
+    let after = |time| out.occupancy.points(0).take_while(|p| p.0 <= time).last().unwrap().1;
+    assert_eq!([1, 2, 3, 4, 5, 6, 7, 8].map(after), [1, 33, 33, 3, 5, 5, 3, 2], "the most in each nanosecond");
+    assert_eq!(out.final_slots[0], 0);
+}
+
+#[test]
+fn an_unmap_of_another_size_takes_the_oldest() {
+    let load = load(&[map(1, LOW, 2048), map(2, LOW, 4096), unmap(3, LOW, 100)]);
+    assert_eq!(load.notes().size_mismatches, 1);
+    assert_eq!(run(&load, "v6_10", 512).final_slots[0], 2);
+}
+
+#[test]
+fn a_missed_map_is_an_unknown_unmap() {
+    let load = load(&[unmap(1, LOW, 4096), event(Op::SyncForCpu, 2, 0, LOW, 64), map(3, LOW, 4096)]);
+    assert_eq!((load.notes().unmatched_unmaps, load.notes().unmatched_syncs), (1, 1));
+    assert_eq!(run(&load, "v6_10", 512).final_slots[0], 2);
+}
+
+#[test]
+fn a_missed_unmap_is_repaired_where_its_slots_are_taken_again() {
+    let recorded = pool(512);
+    let around = Surroundings { pool: Some(&recorded), ..Surroundings::default() };
+    let events = [map(1, POOL, 4096), map(2, POOL + 2048, 2048), unmap(10_000_000, POOL + 2048, 2048)];
+    let load = Load::collect(&events, &devices(), &around);
+    assert_eq!((load.notes().missed_unmaps, load.notes().unmatched_unmaps), (1, 0));
+    assert_eq!(load.recorded().bounces, 2);
+    let out = run(&load, "v6_10", 512);
+    assert_eq!((out.peak_slots[0], out.final_slots[0]), (2, 0));
+    // The same, but the unmap comes a moment later: it was only written down late.
+    let events = [map(1, POOL, 4096), map(2, POOL, 4096), unmap(500, POOL, 4096), unmap(5_000_000, POOL, 4096)];
+    let load = Load::collect(&events, &devices(), &around);
+    assert_eq!((load.notes().missed_unmaps, load.notes().late_unmaps, load.notes().unmatched_unmaps), (0, 1, 0));
+    assert_eq!(run(&load, "v6_10", 512).final_slots[0], 0);
+}
+
+#[test]
+fn a_scatterlist_is_served_whole_or_not_at_all() {
+    let element = |i: u32, dma_addr, size| Event { sg_index: Some(i), ..map(7, dma_addr, size) };
+    let part = |i: u32, dma_addr, size| Event { sg_index: Some(i), ..unmap(9, dma_addr, size) };
+    let events = [
+        element(0, LOW, 4096),
+        element(1, 2 * LOW, 250 << 10),
+        element(2, 3 * LOW, 8192),
+        part(0, LOW, 4096),
+        part(1, 2 * LOW, 250 << 10),
+        part(2, 3 * LOW, 8192),
+        element(0, LOW, 2048),
+    ];
+    let out = run(&load(&events), "v6_10", 128);
+    assert_eq!((out.requests, out.maps, out.total_failures(), out.dropped), (2, 4, 1, 1));
+    assert_eq!((out.peak_slots[0], out.final_slots[0]), (127, 1));
+    let out = run(&load(&events), "v6_10", 512);
+    assert_eq!((out.requests, out.maps, out.total_failures(), out.final_slots[0]), (2, 4, 0, 1));
+    // Refused in reality and here: what was given out for the first element does not stay.
+    let refused = |i| Event { sg_index: Some(i), ..event(Op::MapFailed, 7, 0, 0, 200 << 10) };
+    let out = run(&load(&[refused(0), refused(1)]), "v6_10", 128);
+    assert_eq!((out.requests, out.total_failures(), out.dropped, out.final_slots[0]), (1, 1, 0, 0));
+    assert!(out.peak_slots[0] == 100);
+}
+
+#[test]
+fn bytes_are_copied_as_each_generation_does() {
+    let way = |direction, e: Event| Event { direction: Some(direction), ..e };
+    let both = Direction::Bidirectional;
+    let events = [
+        way(both, map(1, LOW, 4096)),
+        way(both, event(Op::SyncForCpu, 2, 0, LOW + 1024, 512)),
+        way(both, event(Op::SyncForDevice, 3, 0, LOW + 4000, 512)),
+        way(both, unmap(4, LOW, 4096)),
+        way(Direction::FromDevice, map(5, LOW, 100)),
+        way(Direction::FromDevice, event(Op::SyncForDevice, 6, 0, LOW, 100)),
+        Event { attrs: Some(1 << 5), ..way(Direction::FromDevice, unmap(7, LOW, 100)) },
+    ];
+    let load = load(&events);
+    let bytes = |policy| {
+        let out = run(&load, policy, 512);
+        (out.bytes_at_map, out.bytes_at_sync, out.bytes_at_unmap)
+    };
+    assert_eq!(bytes("v6_10"), (4196, 512 + 96, 4096));
+    assert_eq!(bytes("legacy"), (4096, 512 + 96, 8192));
+}
+
+#[test]
+fn rfc64_separates_the_devices() {
+    let to = |device, e: Event| Event { device, ..e };
+    let events = [map(1, LOW, 4096), to(1, map(2, 2 * LOW, 8192)), unmap(3, LOW, 4096)];
+    let out = run(&load(&events), "rfc64:swiotlb=1024,2048,force", 512);
+    assert_eq!((out.peak_slots, out.final_slots), (vec![4, 2], vec![4, 0]));
+    assert_eq!(out.devices.iter().map(|d| (d.pool, d.peak_slots)).collect::<Vec<_>>(), [(1, 2), (0, 4)]);
+}
+
+#[test]
+fn what_was_held_before_the_recording_counts() {
+    let recorded = pool(512);
+    let held = |slot, alloc_size| SnapshotSlot { slot, orig_addr: LOW, alloc_size, pad_slots: 0 };
+    let snapshot = [held(4, 4096), held(5, 2048), held(6, 1000)];
+    let around = Surroundings { pool: Some(&recorded), snapshot: &snapshot, p2m: None };
+    let events = [map(50, POOL, 2048), unmap(60, POOL + 4 * 2048, 4096)];
+    let load = Load::collect(&events, &devices(), &around);
+    assert_eq!((load.notes().held, load.notes().unmatched_unmaps), (2, 0));
+    let out = run(&load, "v6_10", 512);
+    assert_eq!((out.peak_slots[0], out.final_slots[0]), (4, 2));
+}
+
+#[test]
+fn xen_bounces_what_straddles_or_lies_too_high() {
+    let mut p2m = P2m::new();
+    p2m.set(LOW >> 12, 0x1000, 1, P2mKind::Own);
+    p2m.set((LOW >> 12) + 1, 0x2000, 1, P2mKind::Own);
+    p2m.set((LOW >> 12) + 2, 0x50_0000, 2, P2mKind::Own);
+    p2m.set((LOW >> 12) + 4, 0x60_0000, 1, P2mKind::Foreign);
+    p2m.set(POOL >> 12, 0x8000, 256, P2mKind::Own);
+    let at = |device, orig_addr, size| Event {
+        device,
+        orig_addr: Some(orig_addr),
+        ..map(1, 0xdead_0000 + orig_addr + u64::from(device), size)
+    };
+    let events = [
+        at(0, LOW, 4096),
+        at(0, LOW, 4097),
+        at(0, LOW + 0x2000, 8192),
+        at(1, LOW + 0x2000, 8192),
+        at(0, LOW + 0x3000, 8192),
+        at(0, 9 * LOW, 8192),
+    ];
+    let load = Load::collect(&events, &devices(), &Surroundings::default());
+    let setup = Policy::parse("v6_10:force=off").unwrap().resolve(&base(512)).unwrap();
+    let mut machine = Machine::new(&setup, Platform::XenPv(p2m.clone()));
+    let out = replay(&load, &mut machine, &Options::default());
+    assert_eq!(out.bounced(Reason::Straddle), 1);
+    assert_eq!(out.bounced(Reason::Mask), 1);
+    assert_eq!(out.bounced(Reason::Foreign), 1);
+    assert_eq!((out.total_bounces(), out.total_failures(), out.unknown_frames), (3, 0, 1));
+    // A larger pool has no recorded frames: it is taken to lie low, as Xen's set-up sees to.
+    let setup = Policy::parse("v6_10:nslabs=4096").unwrap().resolve(&base(512)).unwrap();
+    let out = replay(&load, &mut Machine::new(&setup, Platform::XenPv(p2m)), &Options::default());
+    assert_eq!((out.total_failures(), out.total_bounces()), (0, 6));
+}
+
+#[test]
+fn nothing_at_all_is_no_failure() {
+    let load = load(&[]);
+    let out = run(&load, "v6_10", 512);
+    assert_eq!((out.maps, out.total_failures(), out.occupancy.points(0).count()), (0, 0, 1));
+    let odd = [
+        Event { size: None, ..map(1, LOW, 1) },
+        Event { size: Some(0), ..map(2, LOW, 1) },
+        Event { orig_addr: Some(u64::MAX), size: Some(u64::MAX), ..map(3, u64::MAX, 1) },
+        Event { device: 77, ..map(4, LOW, 64) },
+        Event { dma_addr: None, ..unmap(5, LOW, 64) },
+        Event { count: Some(5), ..Event::new(Op::Lost, 6, 0, 0, trace::event::NO_DEVICE) },
+    ];
+    let load = self::load(&odd);
+    assert_eq!((load.notes().incomplete, load.notes().unknown_devices, load.notes().lost), (2, 1, 5));
+    for policy in ["legacy", "v6_0", "v6_1y", "v6_3", "v6_10"] {
+        let out = run(&load, policy, 512);
+        assert_eq!((out.failed(Cause::Empty), out.failed(Cause::TooLarge)), (1, 1), "{policy}");
+    }
+}
