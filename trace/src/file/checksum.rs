@@ -102,7 +102,7 @@ pub(super) enum Footer {
 }
 
 /// Checks the footer of a file, which has to happen before anything in it is believed.
-pub(super) fn check_footer(file: &mut File) -> io::Result<Footer> {
+pub(super) fn check_footer(mut file: &File) -> io::Result<Footer> {
     let length = file.seek(SeekFrom::End(0))?;
     let Some(tail) = length.checked_sub(8) else { return Ok(Footer::Unknown) };
     file.seek(SeekFrom::Start(tail))?;
@@ -126,10 +126,62 @@ pub(super) fn check_footer(file: &mut File) -> io::Result<Footer> {
 }
 
 /// Whether the data of a file comes to what its footer says.
-pub(super) fn data_is_whole(file: &mut File, stated: &str) -> io::Result<bool> {
+pub(super) fn data_is_whole(mut file: &File, stated: &str) -> io::Result<bool> {
     let Some(length) = stated.rsplit(':').next().and_then(|digits| digits.parse().ok()) else { return Ok(false) };
     file.seek(SeekFrom::Start(0))?;
     let mut sum = Checksummed::new(io::sink());
     io::copy(&mut file.take(length), &mut sum)?;
     Ok(sum.data.to_string() == stated)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `check_footer` makes of a file of these bytes.
+    fn check(bytes: &[u8]) -> Footer {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        check_footer(&file).unwrap()
+    }
+
+    /// A file as it is written, with text in the place of Parquet's structures.
+    fn written() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut out = Checksummed::new(&mut bytes);
+        out.write_all(b"PAR1data").unwrap();
+        let sum = out.begin_footer();
+        let footer = format!("schema {KEY}=={sum};");
+        let length = u32::try_from(footer.len()).unwrap().to_le_bytes();
+        out.write_all(&[footer.as_bytes(), &length, b"PAR1"].concat()).unwrap();
+        out.finish().unwrap();
+        bytes
+    }
+
+    #[test]
+    fn data_and_footer_are_told_apart() {
+        let whole = written();
+        let Footer::Whole(stated) = check(&whole) else { panic!("not whole") };
+        for (at, fits) in [(0, false), (7, false), (8, true)] {
+            let mut file = tempfile::tempfile().unwrap();
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1;
+            file.write_all(&bytes).unwrap();
+            assert_eq!(data_is_whole(&file, &stated).unwrap(), fits, "byte {at}");
+            assert_eq!(matches!(check(&bytes), Footer::Whole(_)), !fits, "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_footer_cut_anywhere_is_never_whole() {
+        let whole = written();
+        for cut in 8..whole.len() - 8 {
+            // The same tail behind fewer bytes: lengths and digits end where they should not.
+            let length = u32::try_from(cut - 8).unwrap().to_le_bytes();
+            let bytes = [&whole[..cut], &length, b"PAR1"].concat();
+            assert!(!matches!(check(&bytes), Footer::Whole(_)), "cut at {cut}");
+        }
+        assert!(matches!(check(b""), Footer::Unknown));
+        assert!(matches!(check(b"\xff\xff\xff\xffPAR1"), Footer::Unknown));
+    }
 }

@@ -139,10 +139,10 @@ impl Trace {
     /// All events in time order; those of one time in the order they were written.
     #[must_use]
     pub fn events(&self) -> Events {
-        let sealed = self.sealed.iter().map(|s| Waiting { first_ns: s.first_ns, from: From::Sealed(s.path.clone()) });
+        let sealed = self.sealed.iter().map(|s| Waiting { first_ns: s.first_ns, from: Origin::Sealed(s.path.clone()) });
         let open = self.open.iter().filter_map(|s| {
             let first_ns = s.event(0)?.time_ns;
-            Some(Waiting { first_ns, from: From::Open(Arc::clone(s)) })
+            Some(Waiting { first_ns, from: Origin::Open(Arc::clone(s)) })
         });
         let mut waiting: Vec<_> = sealed.chain(open).enumerate().collect();
         waiting.sort_by_key(|(rank, segment)| (segment.first_ns, *rank));
@@ -153,11 +153,11 @@ impl Trace {
 /// A segment whose time has not come.
 struct Waiting {
     first_ns: u64,
-    from: From,
+    from: Origin,
 }
 
 /// Where a segment's events are.
-enum From {
+enum Origin {
     Sealed(PathBuf),
     Open(Arc<OpenSegment>),
 }
@@ -169,6 +169,7 @@ enum Source {
 }
 
 impl Source {
+    /// The event after the last.
     fn next(&mut self) -> Option<Result<Event, TraceError>> {
         match self {
             Self::Sealed(rows) => rows.next(),
@@ -177,6 +178,15 @@ impl Source {
                 segment.event(*position - 1).map(Ok)
             }
         }
+    }
+
+    /// The error of a segment that goes back in time: merging would hand on its disorder.
+    fn unsorted(&self) -> TraceError {
+        let path = match self {
+            Self::Sealed(rows) => rows.path(),
+            Self::Open(segment, _) => segment.path(),
+        };
+        TraceError::Table { path: path.to_owned(), what: "one whose rows are not sorted by time".to_owned() }
     }
 }
 
@@ -212,8 +222,8 @@ impl Events {
             }
             let Some((rank, Waiting { from, .. })) = self.waiting.pop_front() else { break };
             let mut source = match from {
-                From::Sealed(path) => Source::Sealed(Box::new(TableReader::open(&path)?.rows()?)),
-                From::Open(segment) => Source::Open(segment, 0),
+                Origin::Sealed(path) => Source::Sealed(Box::new(TableReader::open(&path)?.rows()?)),
+                Origin::Open(segment) => Source::Open(segment, 0),
             };
             if let Some(head) = source.next().transpose()? {
                 self.active.push(Active { rank, head, source });
@@ -225,8 +235,10 @@ impl Events {
     fn advance(&mut self) -> Result<Option<Event>, TraceError> {
         self.activate()?;
         let Some(i) = self.earliest() else { return Ok(None) };
-        match self.active[i].source.next().transpose()? {
-            Some(next) => Ok(Some(std::mem::replace(&mut self.active[i].head, next))),
+        let current = &mut self.active[i];
+        match current.source.next().transpose()? {
+            Some(next) if next.time_ns < current.head.time_ns => Err(current.source.unsorted()),
+            Some(next) => Ok(Some(std::mem::replace(&mut current.head, next))),
             None => Ok(Some(self.active.swap_remove(i).head)),
         }
     }

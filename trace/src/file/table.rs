@@ -112,6 +112,8 @@ pub fn read_table<R: Record>(path: &Path) -> Result<Vec<R>, TraceError> {
 /// A table whose footer has been read and whose columns have been matched.
 pub struct TableReader<R> {
     builder: ParquetRecordBatchReaderBuilder<File>,
+    /// The same file: by now the name may stand for a newer one.
+    file: File,
     /// What the data should come to.
     checksum: Option<String>,
     path: PathBuf,
@@ -124,16 +126,17 @@ impl<R: Record> TableReader<R> {
     /// # Errors
     /// When the file cannot be opened, is not whole Parquet, or lacks a required column.
     pub fn open(path: &Path) -> Result<Self, TraceError> {
-        let mut file = File::open(path).map_err(|e| TraceError::io("open", path, e))?;
-        let checksum = match checksum::check_footer(&mut file).map_err(|e| TraceError::io("read", path, e))? {
+        let file = File::open(path).map_err(|e| TraceError::io("open", path, e))?;
+        let checksum = match checksum::check_footer(&file).map_err(|e| TraceError::io("read", path, e))? {
             Footer::Damaged => return Err(TraceError::damaged(path)),
             Footer::Whole(stated) => Some(stated),
             Footer::Unknown => None,
         };
+        let again = file.try_clone().map_err(|e| TraceError::io("open", path, e))?;
         // The types are taken from Parquet's own schema, so that a table rewritten by another program
         // (which may prefer other Arrow types for the same thing) reads the same.
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-        let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)
+        let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(again, options)
             .map_err(|e| TraceError::table(path, &e))?;
         for field in R::FIELDS {
             let wanted = data_type(field.ty);
@@ -146,7 +149,7 @@ impl<R: Record> TableReader<R> {
                 }
             }
         }
-        Ok(Self { builder, checksum, path: path.to_owned(), record: PhantomData })
+        Ok(Self { builder, file, checksum, path: path.to_owned(), record: PhantomData })
     }
 
     /// How many rows the table has.
@@ -167,7 +170,7 @@ impl<R: Record> TableReader<R> {
     /// When the file is damaged.
     pub fn rows(self) -> Result<Rows<R>, TraceError> {
         if let Some(stated) = &self.checksum {
-            let whole = File::open(&self.path).and_then(|mut file| checksum::data_is_whole(&mut file, stated));
+            let whole = checksum::data_is_whole(&self.file, stated);
             if !whole.map_err(|e| TraceError::io("read", &self.path, e))? {
                 return Err(TraceError::damaged(&self.path));
             }
@@ -207,6 +210,14 @@ pub struct Rows<R> {
     before: u64,
     path: PathBuf,
     record: PhantomData<fn() -> R>,
+}
+
+impl<R> Rows<R> {
+    /// The file they are read from.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
 impl<R: Record> Rows<R> {

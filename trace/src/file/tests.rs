@@ -249,6 +249,7 @@ fn a_trace_can_be_read_while_it_is_written() {
         for time in 0..3_000 {
             writer.push(&map(time)).unwrap();
             if time % 7 == 0 {
+                writer.device(device(time as u32));
                 writer.flush().unwrap();
             }
         }
@@ -256,9 +257,11 @@ fn a_trace_can_be_read_while_it_is_written() {
     });
     let mut last = 0;
     while !recorder.is_finished() {
-        // Segments may be sealed between opening and reading; only opening has to cope with that.
-        let count = Trace::open(&path).unwrap().event_count();
+        let trace = Trace::open(&path).unwrap();
+        let count = trace.event_count();
         assert!(count >= last, "{count} events after {last}");
+        // By now segments may have been put aside and sealed; what was opened stays as it was.
+        assert_eq!(trace.events().map(Result::unwrap).count() as u64, count);
         last = count;
     }
     recorder.join().unwrap();

@@ -11,10 +11,10 @@ use super::{DEVICES, META, OPEN, P2M, SNAPSHOT, TraceError, replace, replace_byt
 use crate::meta::{FORMAT, TOOL};
 use crate::{Device, Event, Meta, P2mRun, SnapshotSlot};
 
-/// A segment is sealed when it has this many events…
-const SEGMENT_EVENTS: u64 = 1 << 20;
+/// A segment is sealed when it has this many events, which takes some 60 MB of memory: a dom0 may have little…
+const SEGMENT_EVENTS: u64 = 1 << 19;
 /// … or this many bytes.
-const SEGMENT_BYTES: u64 = 64 << 20;
+const SEGMENT_BYTES: u64 = 32 << 20;
 /// A frame is written when it has this many bytes, flushed or not.
 const FRAME_BYTES: usize = 256 << 10;
 /// While one segment is being sealed the next may grow to this many times its size; then writing waits.

@@ -72,6 +72,17 @@ fn a_damaged_trace_is_refused_in_a_sentence() {
 }
 
 #[test]
+fn a_segment_that_goes_back_in_time_is_refused() {
+    let (_folder, path) = place();
+    written(&path, &[map(1)]);
+    write_table(&path.join(sealed_name(0)), &[map(5), map(4)]).unwrap();
+    let mut events = Trace::open(&path).unwrap().events();
+    let error = events.next().unwrap().unwrap_err();
+    assert!(error.to_string().contains("one whose rows are not sorted by time"), "{error}");
+    assert!(events.next().is_none());
+}
+
+#[test]
 fn a_parquet_with_any_byte_changed_is_refused() {
     let (folder, _) = place();
     let path = folder.path().join("x.parquet");
