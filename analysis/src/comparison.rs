@@ -12,6 +12,8 @@ trace::record! {
         parameters: String => Text,
         /// Address translation.
         platform: String => Text,
+        /// Requests replayed; a scatterlist counts once.
+        requests: u64 => Count,
         /// Mappings replayed; a scatterlist counts once an element.
         maps: u64 => Count,
         /// Mappings that needed a bounce buffer.
@@ -30,7 +32,7 @@ trace::record! {
         bounced_untrusted: u64 => Count,
         /// Bounced because a small kmalloc buffer shares its cache line.
         bounced_kmalloc: u64 => Count,
-        /// Mappings refused.
+        /// Requests refused.
         failures: u64 => Count,
         /// Refused: a mapping of no bytes.
         failed_empty: u64 => Count,
@@ -104,7 +106,7 @@ trace::record! {
         maps: u64 => Count,
         /// Mappings that needed a bounce buffer.
         bounces: u64 => Count,
-        /// Mappings refused.
+        /// Requests refused; a scatterlist counts once.
         failures: u64 => Count,
         /// Pool that served it.
         pool: String => Text,
@@ -154,6 +156,10 @@ pub struct TraceFacts {
     pub events: u64,
     /// Records lost while recording.
     pub lost: u64,
+    /// Mappings the recorded kernel was asked for.
+    pub really_mapped: u64,
+    /// Mappings the recorded kernel bounced.
+    pub really_bounced: u64,
     /// Mappings the recorded kernel refused.
     pub really_failed: u64,
     /// Slot allocations of the recorded kernel, and how many of them its own policy predicts exactly; absent when the

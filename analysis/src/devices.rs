@@ -58,9 +58,8 @@ pub fn devices(trace: &Trace) -> Result<Vec<DeviceRow>, AnalysisError> {
 
     let known = trace.devices();
     let ids = table.column("device")?.u32()?;
-    let number = |name: &str, row: usize| -> Result<u64, AnalysisError> {
-        Ok(table.column(name)?.u64()?.get(row).unwrap_or(0))
-    };
+    let number =
+        |name: &str, row: usize| -> Result<u64, AnalysisError> { Ok(table.column(name)?.u64()?.get(row).unwrap_or(0)) };
     (0..table.height())
         .filter_map(|row| Some((row, known.iter().find(|device| Some(device.id) == ids.get(row))?)))
         .map(|(row, device): (usize, &Device)| {

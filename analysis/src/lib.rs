@@ -5,7 +5,7 @@
 //! | [`frames`] | traces and tables as polars frames |
 //! | [`devices`] | one row a device, from the recorded events |
 //! | [`comparison`] | [`Comparison`]: one trace under several policies, as plain rows |
-//! | [`compare`] | replays the policies and fills the comparison |
+//! | [`compare`](mod@compare) | replays the policies and fills the comparison |
 //! | [`verdict`] | the sentences that come before the figures |
 
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ pub mod devices;
 pub mod frames;
 pub mod verdict;
 
-pub use compare::{Request, compare};
+pub use compare::{compare, own_policy};
 pub use comparison::{Comparison, Curve, PolicyDetail, PolicyDeviceRow, PolicyRow, RefusalRow, TraceFacts};
 pub use devices::DeviceRow;
 
@@ -26,9 +26,14 @@ pub enum AnalysisError {
     /// The trace could not be read.
     #[error(transparent)]
     Trace(#[from] trace::TraceError),
-    /// A policy could not be replayed on this trace.
-    #[error(transparent)]
-    Replay(#[from] replay::ReplayError),
+    /// A policy cannot be put on the recorded machine.
+    #[error("{policy}: {source}")]
+    Policy {
+        /// The policy as it was written.
+        policy: String,
+        /// What is wrong with it.
+        source: replay::PolicyError,
+    },
     /// The data-frame library refused a query.
     #[error("could not query the trace: {0}")]
     Frame(#[from] polars::error::PolarsError),

@@ -1,0 +1,270 @@
+//! Replays one trace under several policies and fills a [`Comparison`].
+
+use replay::{
+    Base, Cause, Generation, Load, Machine, Options, Outcome, P2m, Platform, PlatformKind, Policy, Reason, Setup,
+    Start, Surroundings,
+};
+use trace::{Event, Meta, Pool, Trace, field};
+
+use crate::comparison::{Comparison, Curve, PolicyDetail, PolicyDeviceRow, PolicyRow, RefusalRow, TraceFacts};
+use crate::{AnalysisError, devices, verdict};
+
+/// The allocator generation of the kernel a trace was recorded on, with what must be said about the choice.
+#[must_use]
+pub fn own_policy(meta: &Meta) -> Option<(&'static Generation, &'static str)> {
+    Generation::of_release(meta.host.kernel_version())
+}
+
+/// The address translation of the machine a trace was recorded on.
+#[must_use]
+pub fn own_platform(meta: &Meta) -> PlatformKind {
+    match &meta.xen {
+        Some(xen) if xen.mode == "pv" => PlatformKind::XenPv,
+        _ => PlatformKind::Native,
+    }
+}
+
+/// Replays `trace` under each policy; `platform` is the recorded one unless given. `progress` is told the policy that
+/// is about to be replayed.
+///
+/// # Errors
+/// When the trace cannot be read, or a policy's pools cannot be made on the recorded machine.
+pub fn compare(
+    trace: &Trace,
+    policies: &[Policy],
+    platform: Option<PlatformKind>,
+    mut progress: impl FnMut(&str),
+) -> Result<Comparison, AnalysisError> {
+    let meta = trace.meta();
+    let pool = meta.pools.first();
+    let base = base(meta, pool);
+    // A policy that does not fit is said before minutes are spent on the others.
+    let setups = policies
+        .iter()
+        .map(|policy| {
+            let failed = |source| AnalysisError::Policy { policy: policy.text().to_owned(), source };
+            policy.resolve(&base).map_err(failed)
+        })
+        .collect::<Result<Vec<Setup>, _>>()?;
+
+    let events = trace.events().collect::<Result<Vec<Event>, _>>()?;
+    let p2m = (!trace.p2m().is_empty()).then(|| P2m::from_runs(trace.p2m()));
+    let around = Surroundings { pool, snapshot: trace.snapshot(), p2m: p2m.as_ref() };
+    let load = Load::collect(&events, trace.devices(), &around);
+    let platform = match platform.unwrap_or_else(|| own_platform(meta)) {
+        PlatformKind::Native => Platform::Native,
+        PlatformKind::XenPv => Platform::XenPv(p2m.unwrap_or_default()),
+    };
+
+    let mut comparison =
+        Comparison { facts: facts(trace, &events, &load), devices: devices::devices(trace)?, ..Comparison::default() };
+    for (policy, setup) in policies.iter().zip(&setups) {
+        progress(policy.text());
+        let mut machine = Machine::new(setup, platform.clone());
+        let outcome = replay::replay(&load, &mut machine, &Options::default());
+        comparison.rows.push(row(setup, platform.kind(), &outcome));
+        comparison.details.push(detail(policy, setup, &load, &outcome));
+    }
+    comparison.verdict = verdict::sentences(&comparison);
+    Ok(comparison)
+}
+
+fn base(meta: &Meta, pool: Option<&Pool>) -> Base {
+    let cpus = Some(meta.host.possible_cpus);
+    pool.map_or_else(|| Base::without_pool(cpus), |pool| Base::of_pool(pool, cpus))
+}
+
+fn facts(trace: &Trace, events: &[Event], load: &Load) -> TraceFacts {
+    let meta = trace.meta();
+    let recorded = load.recorded();
+    let mut host = format!("Linux {}", meta.host.release);
+    if let Some(xen) = &meta.xen {
+        let role = if xen.dom0 { " dom0" } else { "" };
+        host += &format!(" · Xen {} {}{role}", xen.version, xen.mode.to_uppercase());
+    }
+    let name = trace.path().file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    TraceFacts {
+        name,
+        host,
+        cmdline: meta.host.cmdline.clone(),
+        workload: meta.capture.workload.clone(),
+        duration_ns: meta.clock.duration_ns,
+        events: trace.event_count(),
+        lost: meta.losses.events(),
+        really_mapped: recorded.maps,
+        really_bounced: recorded.bounces,
+        really_failed: recorded.failures,
+        predicted: predicted(trace, events),
+        caveats: caveats(trace, load),
+    }
+}
+
+/// Slot choices of the recorded kernel, and how many its own policy predicts.
+fn predicted(trace: &Trace, events: &[Event]) -> Option<(u64, u64)> {
+    let meta = trace.meta();
+    let pool = meta.pools.first()?;
+    let (rules, _) = own_policy(meta)?;
+    let start = Start { pool, snapshot: trace.snapshot(), snapshot_ns: meta.snapshot_ns };
+    let verdict = replay::verify(events, trace.devices(), &start, rules);
+    (verdict.total > 0).then_some((verdict.total, verdict.exact + verdict.after_swap))
+}
+
+/// What weakens every figure of the comparison.
+fn caveats(trace: &Trace, load: &Load) -> Vec<String> {
+    let meta = trace.meta();
+    let mut caveats = Vec::new();
+    if !meta.closed {
+        caveats.push("the recording was cut short: the recorder did not end as it should".to_owned());
+    }
+    if let Some(recovered) = trace.recovered() {
+        caveats.push(format!(
+            "{} events were recovered from the open segment, {} were dropped as incomplete",
+            field::count(recovered.events),
+            field::bytes(recovered.bytes_dropped)
+        ));
+    }
+    for (what, n) in meta.losses.by_cause().filter(|&(_, n)| n > 0) {
+        caveats.push(format!("{what}: {}", field::count(n)));
+    }
+    caveats.extend(meta.losses.notes.iter().cloned());
+    let notes = load.notes();
+    for (n, what) in [
+        (notes.unmatched_unmaps, "unmaps of mappings that are not in the trace, left out"),
+        (notes.unmatched_syncs, "syncs of mappings that are not in the trace, left out"),
+        (
+            notes.size_mismatches,
+            "unmaps of another size than their mapping; the oldest mapping at that address was taken",
+        ),
+        (notes.missed_unmaps, "mappings without an unmap whose bounce buffer was given out again; released there"),
+        (notes.unknown_devices, "events of devices the trace does not describe; taken to reach everything"),
+        (notes.incomplete, "events without an address or a size, left out"),
+        (notes.held, "mappings held since before the recording, known from the snapshot only"),
+    ] {
+        if n > 0 {
+            caveats.push(format!("{what}: {}", field::count(n)));
+        }
+    }
+    caveats
+}
+
+fn row(setup: &Setup, platform: PlatformKind, outcome: &Outcome) -> PolicyRow {
+    let slots = |i: usize| setup.pools.get(i).map(|pool| pool.nslabs);
+    let peak = |i: usize| outcome.peak_slots.get(i).copied();
+    let parameters: Vec<String> = setup.describe().into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+    PolicyRow {
+        policy: setup.rules.id.to_owned(),
+        parameters: parameters.join(","),
+        platform: platform.name().to_owned(),
+        requests: outcome.requests,
+        maps: outcome.maps,
+        bounces: outcome.total_bounces(),
+        bounced_mask: outcome.bounced(Reason::Mask),
+        bounced_straddle: outcome.bounced(Reason::Straddle),
+        bounced_alignment: outcome.bounced(Reason::Alignment),
+        bounced_foreign: outcome.bounced(Reason::Foreign),
+        bounced_forced: outcome.bounced(Reason::Forced),
+        bounced_untrusted: outcome.bounced(Reason::Untrusted),
+        bounced_kmalloc: outcome.bounced(Reason::Kmalloc),
+        failures: outcome.total_failures(),
+        failed_empty: outcome.failed(Cause::Empty),
+        failed_no_pool: outcome.failed(Cause::NoPool),
+        failed_not_addressable: outcome.failed(Cause::NotAddressable),
+        failed_too_large: outcome.failed(Cause::TooLarge),
+        failed_too_large_with_offset: outcome.failed(Cause::TooLargeWithOffset),
+        failed_pool_full: outcome.failed(Cause::PoolFull),
+        failed_area_full: outcome.failed(Cause::AreaFull),
+        failed_never_ending_search: outcome.failed(Cause::Livelock),
+        failed_boundary_impossible: outcome.failed(Cause::BoundaryImpossible),
+        failed_boundary: outcome.failed(Cause::Boundary),
+        failed_alignment_impossible: outcome.failed(Cause::AlignmentImpossible),
+        failed_alignment: outcome.failed(Cause::Alignment),
+        failed_stride: outcome.failed(Cause::Stride),
+        failed_fragmented: outcome.failed(Cause::Fragmented),
+        failed_pool_above_mask: outcome.failed(Cause::PoolAboveMask),
+        pool_slots: slots(0).unwrap_or(0),
+        peak_slots: peak(0).unwrap_or(0),
+        pool_slots_hi: slots(1),
+        peak_slots_hi: slots(1).and(peak(1)),
+        bytes_copied: outcome.bytes_copied(),
+    }
+}
+
+/// What a pool is called: the RFC's words when there are two.
+fn pool_name(setup: &Setup, pool: usize) -> &'static str {
+    match (setup.pools.len(), pool) {
+        (0 | 1, _) => "pool",
+        (_, 0) => "LO",
+        _ => "HI",
+    }
+}
+
+fn detail(policy: &Policy, setup: &Setup, load: &Load, outcome: &Outcome) -> PolicyDetail {
+    let device = |i: u32| load.devices().get(i as usize).map_or("?", |device| device.name.as_str()).to_owned();
+    let curves = setup.pools.iter().enumerate().map(|(i, pool)| Curve {
+        pool: pool_name(setup, i).to_owned(),
+        slots: pool.nslabs,
+        points: outcome.occupancy.points(i).collect(),
+    });
+    let refusals = outcome.refusals.iter().map(|refused| RefusalRow {
+        time_ns: refused.time_ns,
+        device: device(refused.device),
+        size: refused.refusal.size,
+        cause: refused.refusal.cause.name().to_owned(),
+        explanation: refused.refusal.to_string(),
+    });
+    let mut devices: Vec<_> = load
+        .devices()
+        .iter()
+        .zip(&outcome.devices)
+        .filter(|(_, result)| result.maps > 0)
+        .map(|(device, result)| PolicyDeviceRow {
+            device: device.name.clone(),
+            reach: device.limits.reach,
+            maps: result.maps,
+            bounces: result.bounces,
+            failures: result.failures,
+            pool: pool_name(setup, usize::from(result.pool)).to_owned(),
+            peak_slots: result.peak_slots,
+        })
+        .collect();
+    devices.sort_by_key(|row| std::cmp::Reverse(row.maps));
+    PolicyDetail {
+        curves: curves.collect(),
+        refusals: refusals.collect(),
+        devices,
+        assumptions: assumptions(policy, load, outcome),
+    }
+}
+
+/// What a what-if had to assume (docs/models.md), one sentence each.
+fn assumptions(policy: &Policy, load: &Load, outcome: &Outcome) -> Vec<String> {
+    let mut out: Vec<String> = policy.caveat().map(str::to_owned).into_iter().collect();
+    if outcome.dropped > 0 {
+        out.push(format!(
+            "{} mappings served in reality are refused here: their drivers are taken to go without",
+            field::count(outcome.dropped)
+        ));
+    }
+    for assumed in &outcome.assumed {
+        let device = load.devices().get(assumed.device as usize).map_or("?", |device| device.name.as_str());
+        out.push(format!(
+            "{} mappings of {device} from {} on, refused in reality and served here, are released after {}, the median of their kind",
+            field::count(assumed.count),
+            field::bytes(assumed.size_from),
+            field::duration(assumed.lifetime_ns)
+        ));
+    }
+    if outcome.unknown_frames > 0 {
+        out.push(format!(
+            "{} translations met frames the trace does not name; each was taken for its own machine frame",
+            field::count(outcome.unknown_frames)
+        ));
+    }
+    if outcome.bytes_dropped > 0 {
+        out.push(format!(
+            "this kernel would silently not copy {} of partial syncs (SPEC 6.3)",
+            field::bytes(outcome.bytes_dropped)
+        ));
+    }
+    out
+}

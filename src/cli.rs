@@ -1,0 +1,144 @@
+//! The command line, as clap sees it. Nothing here touches the world.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use replay::{PlatformKind, Policy, PolicyError};
+
+/// Shows what Linux's bounce-buffer allocator does, records it, and replays it under other policies.
+#[derive(Debug, Parser)]
+#[command(
+    name = "swioscope",
+    version,
+    about,
+    after_help = "Examples:
+  swioscope doctor                                     what this kernel lets us see
+  swioscope record -o load.swio --duration 10s         record everything for ten seconds
+  swioscope record -o load.swio -- fio job.fio         record while a command runs
+  swioscope verify load.swio                           how many slot choices the model predicts
+  swioscope replay load.swio --policy v6_10 --policy 'rfc64:swiotlb=4096,65536,force'
+  swioscope view load.swio                             the same, on a screen"
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Say what this kernel offers, which back-end each event would use, and what is missing and why
+    Doctor(DoctorArgs),
+    /// Record DMA mappings and bounce slots into a trace folder
+    Record(RecordArgs),
+    /// Replay a trace under one or more policies and compare them
+    Replay(ReplayArgs),
+    /// Compare each slot the kernel chose with the slot the model would have chosen
+    Verify(VerifyArgs),
+    /// Look at a trace and its policies in the terminal
+    View(ViewArgs),
+    /// List the policies, the kernels they stand for, and their parameters
+    Policies(PoliciesArgs),
+}
+
+/// How results are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    #[default]
+    Table,
+    /// One JSON document
+    Json,
+    /// Comma-separated values with a header
+    Csv,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Print the findings as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RecordArgs {
+    /// Trace folder to write, such as load.swio; must not exist
+    #[arg(short, long, value_name = "NAME.swio")]
+    pub(crate) output: PathBuf,
+    /// Stop after this time, such as 500ms, 10s or 5m [default: until Ctrl-C or the command's end]
+    #[arg(short, long, value_parser = humantime::parse_duration, conflicts_with = "workload")]
+    pub(crate) duration: Option<Duration>,
+    /// No live counters, only the summary
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Command to run while recording; its exit status becomes ours
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) workload: Vec<String>,
+}
+
+/// Which machine to replay on.
+#[derive(Debug, Args)]
+pub(crate) struct MachineArgs {
+    /// Policy: ID, ID:name=value,… or ID:swiotlb=… as on a kernel command line; may be given several times
+    #[arg(short, long = "policy", value_name = "POLICY", value_parser = policy)]
+    pub(crate) policies: Vec<Policy>,
+    /// Address translation [default: what the trace was recorded on]
+    #[arg(long, value_name = "PLATFORM", value_parser = platform)]
+    pub(crate) platform: Option<PlatformKind>,
+}
+
+fn policy(text: &str) -> Result<Policy, PolicyError> {
+    Policy::parse(text)
+}
+
+fn platform(text: &str) -> Result<PlatformKind, String> {
+    let known = || PlatformKind::ALL.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ");
+    PlatformKind::from_name(text).ok_or_else(|| format!("unknown platform `{text}`; known: {}", known()))
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// Trace folder (NAME.swio), or a file of allocator requests (EVENTS.csv, EVENTS.csv.gz)
+    pub(crate) input: PathBuf,
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
+    /// How results are written
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+    /// Write the answer to each request of an EVENTS.csv file here (`-` for standard output)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) answers: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// Trace folder (NAME.swio)
+    pub(crate) trace: PathBuf,
+    /// Policy to predict with [default: the one of the recorded kernel]
+    #[arg(short, long, value_name = "POLICY", value_parser = policy)]
+    pub(crate) policy: Option<Policy>,
+    /// How results are written
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+    /// Fail unless at least this share of allocations is predicted exactly, in percent
+    #[arg(long, value_name = "PERCENT")]
+    pub(crate) at_least: Option<f64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ViewArgs {
+    /// Trace folder (NAME.swio)
+    pub(crate) trace: PathBuf,
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
+    /// Print the screen once instead of opening it
+    #[arg(long)]
+    pub(crate) print: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PoliciesArgs {
+    /// How results are written
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}

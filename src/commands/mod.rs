@@ -1,0 +1,13 @@
+//! One module a command. Each has `run`, which returns the exit code or the error to print.
+
+pub(crate) mod doctor;
+pub(crate) mod policies;
+pub(crate) mod record;
+pub(crate) mod replay;
+pub(crate) mod verify;
+pub(crate) mod view;
+
+/// The command line asks for something that does not go together: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);

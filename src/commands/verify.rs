@@ -1,0 +1,169 @@
+//! `swioscope verify`: is the slot the model chose the slot the kernel chose?
+
+use std::io;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use replay::{Generation, Miss, Start, Verdict};
+use trace::{Event, Trace};
+
+use crate::cli::{Format, VerifyArgs};
+use crate::output;
+
+trace::record! {
+    /// How well a policy predicts the recorded kernel's slot choices.
+    pub struct VerifyRow {
+        /// The policy predicted with.
+        policy: String => Text,
+        /// Slot allocations and refusals judged.
+        total: u64 => Count,
+        /// Predicted exactly, in the order recorded.
+        exact: u64 => Count,
+        /// Predicted exactly once a neighbour is taken in the other order: return order is not lock order (SPEC 8).
+        after_swap: u64 => Count,
+        /// Share predicted exactly, swaps included.
+        share: f64 => Ratio,
+        /// Releases missing in the trace, repaired where their slots were taken again.
+        missed_frees: u64 => Count,
+        /// Releases of slots nothing was known to hold.
+        unknown_frees: u64 => Count,
+        /// Slot events older than the snapshot of the pool, which has them already.
+        before_snapshot: u64 => Count,
+        /// Slot events outside the default pool, not judged.
+        other_pools: u64 => Count,
+        /// Slot events without what it takes to judge them.
+        incomplete: u64 => Count,
+    }
+}
+
+trace::record! {
+    /// A wrong prediction.
+    pub struct MissRow {
+        /// What kind of miss.
+        kind: String => Text,
+        /// Misses of this kind.
+        count: u64 => Count,
+        /// When the first was.
+        time_ns: Option<u64> => Time,
+        /// CPU of the first.
+        cpu: Option<u32> => Index,
+        /// Buffer of the first.
+        orig_addr: Option<u64> => Address,
+        /// Its size.
+        size: Option<u64> => Bytes,
+        /// Where the policy would have put it.
+        predicted: Option<u64> => Address,
+        /// Where the kernel put it.
+        recorded: Option<u64> => Address,
+    }
+}
+
+pub(crate) fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
+    let trace = Trace::open(&args.trace)?;
+    let meta = trace.meta();
+    let Some(pool) = meta.pools.first() else {
+        bail!("{} has no bounce pool, so no slot was ever chosen", args.trace.display());
+    };
+    let rules = generation(args, &trace)?;
+    let events = trace.events().collect::<Result<Vec<Event>, _>>()?;
+    let start = Start { pool, snapshot: trace.snapshot(), snapshot_ns: meta.snapshot_ns };
+    let verdict = replay::verify(&events, trace.devices(), &start, rules);
+    if verdict.total == 0 {
+        bail!(
+            "{} holds no slot allocation, so there is nothing to verify; record while something bounces",
+            args.trace.display()
+        );
+    }
+
+    let row = row(rules, &verdict);
+    let misses = misses(&verdict);
+    match args.format {
+        Format::Csv => output::write_csv(&[row], io::stdout())?,
+        Format::Json => {
+            let mut json = output::json_row(&row);
+            json["misses"] = output::json_rows(&misses);
+            json["snapshot_exact"] = meta.snapshot_exact.into();
+            output::print_json(&json)?;
+        }
+        Format::Table => print(&row, &misses, &verdict, &trace)?,
+    }
+    let enough = args.at_least.is_none_or(|least| verdict.share() * 100.0 >= least);
+    Ok(if enough { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn generation(args: &VerifyArgs, trace: &Trace) -> anyhow::Result<&'static Generation> {
+    if let Some(policy) = &args.policy {
+        return Ok(policy.rules());
+    }
+    let release = &trace.meta().host.release;
+    let (rules, _) = analysis::own_policy(trace.meta())
+        .with_context(|| format!("no policy is known for kernel {release:?}; give one with --policy"))?;
+    Ok(rules)
+}
+
+fn row(rules: &Generation, verdict: &Verdict) -> VerifyRow {
+    VerifyRow {
+        policy: rules.id.to_owned(),
+        total: verdict.total,
+        exact: verdict.exact,
+        after_swap: verdict.after_swap,
+        share: verdict.share(),
+        missed_frees: verdict.missed_frees,
+        unknown_frees: verdict.unknown_frees,
+        before_snapshot: verdict.before_snapshot,
+        other_pools: verdict.other_pools,
+        incomplete: verdict.incomplete,
+    }
+}
+
+/// One row a kind of miss that occurred, with its first example.
+fn misses(verdict: &Verdict) -> Vec<MissRow> {
+    Miss::ALL
+        .iter()
+        .zip(verdict.misses)
+        .filter(|&(_, count)| count > 0)
+        .map(|(&kind, count)| {
+            let first = verdict.examples.iter().find(|example| example.miss == kind);
+            MissRow {
+                kind: kind.name().to_owned(),
+                count,
+                time_ns: first.map(|e| e.time_ns),
+                cpu: first.map(|e| e.cpu),
+                orig_addr: first.map(|e| e.orig_addr),
+                size: first.map(|e| e.size),
+                predicted: first.and_then(|e| e.predicted),
+                recorded: first.and_then(|e| e.recorded),
+            }
+        })
+        .collect()
+}
+
+fn print(row: &VerifyRow, misses: &[MissRow], verdict: &Verdict, trace: &Trace) -> anyhow::Result<()> {
+    let stdout = &mut io::stdout();
+    let count = trace::field::count;
+    output::line(
+        stdout,
+        format_args!(
+            "{} of {} slot choices of {} are the ones {} predicts ({:.3} %)",
+            count(row.exact + row.after_swap),
+            count(row.total),
+            trace.meta().host.release,
+            row.policy,
+            row.share * 100.0
+        ),
+    )?;
+    output::line(stdout, output::table(std::slice::from_ref(row), |field| field.name == "policy"))?;
+    if !misses.is_empty() {
+        output::line(stdout, output::table(misses, |_| false))?;
+    }
+    let meta = trace.meta();
+    if verdict.without_snapshot {
+        output::line(stdout, "note: the trace has no snapshot of the pool, which was taken to be empty at the start")?;
+    } else if !meta.snapshot_exact {
+        output::line(stdout, "note: the pool was in use while its snapshot was read, so its first choices may be off")?;
+    }
+    for (what, n) in meta.losses.by_cause().filter(|&(_, n)| n > 0) {
+        output::line(stdout, format_args!("note: {what}: {}", count(n)))?;
+    }
+    Ok(())
+}
