@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use crate::field::Mismatch;
 use crate::meta::{FORMAT, Format};
 
-/// Why a trace could not be written or read.
+/// Why a trace could not be written or read. Each message is a whole sentence, but for [`TraceError::Io`], whose reason
+/// is its source (`{:#}` of anyhow prints both).
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
     /// There is nothing at the path.
@@ -50,12 +51,12 @@ pub enum TraceError {
         found: Format,
     },
     /// meta.json is damaged.
-    #[error("`{}` cannot be understood ({source}): the trace was changed or damaged, restore it from a copy", .path.display())]
+    #[error("`{}` cannot be understood ({reason}): the trace was changed or damaged, restore it from a copy", .path.display())]
     Meta {
         /// The file.
         path: PathBuf,
         /// Where it fails.
-        source: serde_json::Error,
+        reason: serde_json::Error,
     },
     /// A file that belongs to every trace is not there.
     #[error("`{}` is missing: the trace was copied or unpacked incompletely, copy it again", .path.display())]
@@ -82,14 +83,14 @@ pub enum TraceError {
         wanted: &'static str,
     },
     /// A row does not say anything that makes sense.
-    #[error("`{}`, row {row}: {source}: the trace was changed or damaged, restore it from a copy", .path.display())]
+    #[error("`{}`, row {row}: {reason}: the trace was changed or damaged, restore it from a copy", .path.display())]
     Row {
         /// The file.
         path: PathBuf,
         /// The row, from 0.
         row: u64,
         /// The value that does not fit.
-        source: Mismatch,
+        reason: Mismatch,
     },
     /// The segment being written is of a version this crate does not know.
     #[error(
@@ -115,7 +116,7 @@ pub enum TraceError {
         path: PathBuf,
     },
     /// The operating system refused.
-    #[error("cannot {doing} `{}`: {source}", .path.display())]
+    #[error("cannot {doing} `{}`", .path.display())]
     Io {
         /// What was being done.
         doing: &'static str,

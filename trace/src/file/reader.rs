@@ -278,7 +278,7 @@ fn read_meta(root: &Path) -> Result<Meta, TraceError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(TraceError::NotATrace { path: root.to_owned() }),
         other => other.map_err(|e| TraceError::io("read", &path, e))?,
     };
-    let damaged = |source| TraceError::Meta { path: path.clone(), source };
+    let damaged = |reason| TraceError::Meta { path: path.clone(), reason };
     // Whose it is and which version come first: the rest may have any shape in another version.
     let value: serde_json::Value = serde_json::from_slice(&text).map_err(damaged)?;
     let head = Head::deserialize(&value).unwrap_or(Head { tool: None, format: None });

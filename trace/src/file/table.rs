@@ -256,10 +256,10 @@ impl<R: Record> Iterator for Rows<R> {
         self.next += 1;
         let columns = &self.columns;
         let result = R::from_values(|index| columns[index].value(row));
-        Some(result.map_err(|source| {
+        Some(result.map_err(|reason| {
             self.batches = None;
             self.in_batch = self.next;
-            TraceError::Row { path: self.path.clone(), row: self.before + row as u64, source }
+            TraceError::Row { path: self.path.clone(), row: self.before + row as u64, reason }
         }))
     }
 }
@@ -399,7 +399,11 @@ fn minimum(metadata: &ParquetMetaData, column: &str) -> Option<u64> {
     least
 }
 
-/// An error while writing: nearly always the disk's, so its text is what counts.
+/// An error while writing: nearly always the disk's, which Parquet wraps.
 fn write_error(path: &Path, error: ParquetError) -> TraceError {
-    TraceError::io("write", path, io::Error::other(error))
+    let source = match error {
+        ParquetError::External(inner) => inner.downcast().map_or_else(io::Error::other, |io| *io),
+        other => io::Error::other(other),
+    };
+    TraceError::io("write", path, source)
 }

@@ -323,6 +323,16 @@ fn a_path_that_is_taken_is_refused_and_left_alone() {
 }
 
 #[test]
+fn a_full_disk_is_called_by_its_name() {
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let path = Path::new("x.parquet");
+    let mut table = table::TableWriter::<Event, _>::new(full, path).unwrap();
+    let error = table.write(&[map(1)]).and_then(|()| table.finish()).unwrap_err();
+    let TraceError::Io { doing: "write", source, .. } = error else { panic!("{error}") };
+    assert_eq!(source.kind(), std::io::ErrorKind::StorageFull);
+}
+
+#[test]
 fn what_fails_or_is_aborted_leaves_nothing_behind() {
     let (folder, path) = place();
     // A folder that goes away before the first file is made.

@@ -79,10 +79,11 @@ struct Kept<T> {
     bytes: u64,
 }
 
-impl<T> Kept<T> {
+impl<T: PartialEq> Kept<T> {
+    /// Saving syncs the disk, so what is the same already is not saved again.
     fn set(&mut self, value: T) {
+        self.changed |= self.bytes == 0 || self.value != value;
         self.value = value;
-        self.changed = true;
     }
 
     fn save(&mut self, write: impl FnOnce(&T) -> Result<u64, TraceError>) -> Result<(), TraceError> {
@@ -168,6 +169,7 @@ impl Writer {
     pub fn device(&mut self, device: Device) {
         let devices = &mut self.devices.value;
         match devices.iter_mut().find(|d| d.id == device.id) {
+            Some(known) if *known == device => return,
             Some(known) => *known = device,
             None => devices.push(device),
         }
@@ -258,7 +260,7 @@ impl Writer {
         self.meta.save(|meta| {
             let path = root.join(META);
             let mut text =
-                serde_json::to_vec_pretty(meta).map_err(|source| TraceError::Meta { path: path.clone(), source })?;
+                serde_json::to_vec_pretty(meta).map_err(|reason| TraceError::Meta { path: path.clone(), reason })?;
             text.push(b'\n');
             replace_bytes(&path, &text)
         })
