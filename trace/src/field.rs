@@ -1,6 +1,6 @@
 //! The field registry: a field's name, type, unit and doc are said once and feed every output.
 //!
-//! A [`record!`] declares a struct whose fields carry a [`Unit`]; the Parquet schema, CSV heads, JSON keys, table
+//! A [`crate::record!`] declares a struct whose fields carry a [`Unit`]; the Parquet schema, CSV heads, JSON keys, table
 //! columns and their formatting all come from the resulting [`Record`] implementation.
 
 use std::borrow::Cow;
@@ -158,7 +158,7 @@ pub trait FieldValue: Sized {
     fn from_value(value: &Value<'_>) -> Option<Self>;
 }
 
-/// A row of one of the trace's or the analysis's tables. Implemented by [`record!`].
+/// A row of one of the trace's or the analysis's tables. Implemented by [`crate::record!`].
 pub trait Record: Sized {
     /// The table's columns, in order.
     const FIELDS: &'static [Field];
@@ -312,7 +312,7 @@ macro_rules! record {
     };
 }
 
-/// Reads the next column of a record; the engine of [`record!`].
+/// Reads the next column of a record; the engine of [`crate::record!`].
 #[doc(hidden)]
 pub fn next_column<'a, 'f, T: FieldValue>(
     columns: &mut impl Iterator<Item = (usize, &'f Field)>,

@@ -2,12 +2,12 @@
 //!
 //! | module | what lives there |
 //! |---|---|
-//! | [`field`] | the field registry: every column's name, type, unit and doc, defined once by [`record!`] |
+//! | [`field`] | the field registry: every column's name, type, unit and doc, defined once by [`crate::record!`] |
 //! | [`event`] | [`Event`], [`Op`], [`Direction`]: one row a thing that happened |
 //! | [`device`] | [`Device`]: the masks and limits that decide where a device's mappings may go |
 //! | [`pool`] | [`Pool`], [`SnapshotSlot`], [`P2mRun`]: the state of memory around the events |
 //! | [`meta`] | [`Meta`]: host, kernel, capture settings and losses (`meta.json`) |
-//! | [`file`] | [`Writer`] and [`Trace`]: the folder on disk, Parquet and all (feature `file`) |
+//! | [`mod@file`] | [`Writer`] and [`Trace`]: the folder on disk, Parquet and all (feature `file`) |
 //!
 //! The models (`replay`) use this crate without the `file` feature: types only, no I/O.
 
