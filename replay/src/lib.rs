@@ -32,6 +32,7 @@ pub mod refusal;
 pub mod rules;
 pub mod script;
 mod snapshot;
+mod tie;
 pub mod verify;
 mod walk;
 pub mod whatif;

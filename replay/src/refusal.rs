@@ -84,7 +84,7 @@ pub struct Refusal {
 }
 
 /// The cause one area has for not serving `plan`; the state must be the one the search failed on.
-pub(crate) fn area_cause(pool: &SlotPool, area: usize, plan: &Plan) -> Cause {
+pub(crate) fn area_cause(pool: &mut SlotPool, area: usize, plan: &Plan) -> Cause {
     let state = pool.areas()[area];
     if plan.n > pool.area_slots().wrapping_sub(state.used) {
         return Cause::AreaFull;
@@ -115,23 +115,25 @@ struct Fits {
 }
 
 impl Fits {
-    /// Looks at every slot of the area, as it is or as if all were free.
-    fn of(pool: &SlotPool, area: usize, plan: &Plan, empty: bool) -> Self {
+    /// Looks at every segment of the area that may have a run long enough, as it is or as if all slots were free.
+    fn of(pool: &mut SlotPool, area: usize, plan: &Plan, empty: bool) -> Self {
         let seg = u64::from(SEGMENT_SLOTS);
         let (from, to) = (area as u64 * pool.area_slots(), (area as u64 + 1) * pool.area_slots());
-        let n = u32::try_from(plan.n).unwrap_or(u32::MAX);
-        let boundaries = Boundaries::new(plan);
         let mut fits = Self { run: false, matching: false, within: false, both: false };
-        for segment in from / seg..to.div_ceil(seg) {
-            let base = segment * seg;
-            let free = if empty { u128::MAX } else { pool.segment(segment as usize) };
+        let Some(n) = u8::try_from(plan.n).ok().filter(|&n| u32::from(n) <= SEGMENT_SLOTS) else { return fits };
+        let boundaries = Boundaries::new(plan);
+        let (mut next, end) = ((from / seg) as usize, to.div_ceil(seg) as usize);
+        while let Some(segment) = if empty { Some(next).filter(|&s| s < end) } else { pool.hopeful(next, end, n) } {
+            next = segment + 1;
+            let base = segment as u64 * seg;
+            let free = if empty { u128::MAX } else { pool.segment(segment) };
             let edges = !bits::below(from.saturating_sub(base) as u32) & bits::below((to - base).min(seg) as u32);
-            let starts = bits::starts(free, n) & edges;
+            let starts = bits::starts(free, n.into()) & edges;
             if starts == 0 {
                 continue;
             }
-            let matching = matching_starts(plan, base, starts);
-            let within = starts & boundaries.allowed(base, n);
+            let matching = starts & matching(plan, base);
+            let within = starts & boundaries.allowed(base, n.into());
             fits.run = true;
             fits.matching |= matching != 0;
             fits.within |= within != 0;
@@ -144,17 +146,16 @@ impl Fits {
     }
 }
 
-fn matching_starts(plan: &Plan, base: u64, starts: u128) -> u128 {
-    let mut left = starts;
-    let mut matching = 0;
-    while left != 0 {
-        let bit = left.trailing_zeros();
-        left &= left - 1;
-        if plan.matches(base + u64::from(bit)) {
-            matching |= 1 << bit;
-        }
+/// The slots of the segment at `base` whose address the masks allow.
+fn matching(plan: &Plan, base: u64) -> u128 {
+    let period = plan.mask + 1;
+    if plan.never {
+        0
+    } else if period.is_power_of_two() && period <= u64::from(SEGMENT_SLOTS) {
+        bits::every(period as u32, (plan.value.wrapping_sub(plan.first + base) & plan.mask) as u32)
+    } else {
+        (0..SEGMENT_SLOTS).filter(|&k| plan.matches(base + u64::from(k))).fold(0, |bits, k| bits | 1 << k)
     }
-    matching
 }
 
 /// The order of areas for a CPU (SPEC 3.8).
@@ -164,7 +165,7 @@ pub(crate) fn area_order(areas: usize, cpu: u32) -> impl Iterator<Item = usize> 
 }
 
 /// The cause of a request that `plan` describes and no area of the pool could serve.
-pub(crate) fn cause(pool: &SlotPool, plan: &Plan, cpu: u32, livelock: bool) -> Cause {
+pub(crate) fn cause(pool: &mut SlotPool, plan: &Plan, cpu: u32, livelock: bool) -> Cause {
     if pool.area_slots() == 0 {
         return Cause::NoPool;
     }

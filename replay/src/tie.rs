@@ -1,0 +1,365 @@
+//! Ties each unmap and sync of a trace to its map.
+
+use std::collections::{BTreeMap, HashMap};
+
+use trace::pool::SLOT_BYTES;
+use trace::{Device, Direction, Event, Op};
+
+use crate::lifetimes::Lifetimes;
+use crate::load::{LoadDevice, LoadNotes, Map, Recorded, Step, Surroundings, What};
+use crate::plan::{Limits, Request};
+use crate::snapshot;
+
+/// `DMA_ATTR_SKIP_CPU_SYNC`: the driver copies, or nobody does.
+const SKIP_CPU_SYNC: u64 = 1 << 5;
+/// An unmap this soon after its buffer was given out again is late, not another one: the event is written after the
+/// slots are free, and another CPU was quicker.
+const LATE_NS: u64 = 1_000_000;
+/// The number of a mapping nothing in the trace refers to again.
+const UNTIED: u32 = u32::MAX;
+/// Stands for the device in the keys of mappings held since before the recording, whose other half is the slot.
+const HELD: u32 = u32::MAX;
+
+/// A mapping that is alive while tying.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Alive {
+    key: (u32, u64),
+    size: u64,
+    since_ns: u64,
+    /// The next mapping with the same key, younger.
+    younger: u32,
+    direction: Direction,
+    bounced: bool,
+    device: u32,
+}
+
+/// The state of tying.
+pub(crate) struct Tie<'a> {
+    around: &'a Surroundings<'a>,
+    pub devices: Vec<LoadDevice>,
+    positions: HashMap<u32, u32>,
+    pub steps: Vec<Step>,
+    pub slab: Vec<Option<Alive>>,
+    unused: Vec<u32>,
+    /// Oldest mapping by device and DMA address.
+    by_address: BTreeMap<(u32, u64), u32>,
+    /// Bounce buffers in use by DMA address.
+    bounced: BTreeMap<u64, u32>,
+    /// Buffers in use since before the recording, by slot.
+    held: HashMap<u64, u32>,
+    /// Mappings given up as missed, in case their unmap is only late: when and what size.
+    given_up: HashMap<(u32, u64), (u64, u64)>,
+    pub lifetimes: Lifetimes,
+    pub notes: LoadNotes,
+    pub recorded: Recorded,
+    pub last_ns: u64,
+    /// Device, time, CPU, kind and scatterlist position of the last map.
+    last_map: Option<(u32, u64, u32, Op, u32)>,
+}
+
+impl<'a> Tie<'a> {
+    pub fn new(devices: &[Device], around: &'a Surroundings<'a>) -> Self {
+        let known: Vec<_> =
+            devices.iter().map(|d| LoadDevice { id: d.id, name: d.name.clone(), limits: Limits::from(d) }).collect();
+        Self {
+            around,
+            positions: (0..).zip(&known).map(|(i, d)| (d.id, i)).collect(),
+            devices: known,
+            steps: Vec::new(),
+            slab: Vec::new(),
+            unused: Vec::new(),
+            by_address: BTreeMap::new(),
+            bounced: BTreeMap::new(),
+            held: HashMap::new(),
+            given_up: HashMap::new(),
+            lifetimes: Lifetimes::default(),
+            notes: LoadNotes::default(),
+            recorded: Recorded::default(),
+            last_ns: 0,
+            last_map: None,
+        }
+    }
+
+    pub fn event(&mut self, event: &Event) {
+        match event.op {
+            Op::Map | Op::MapFailed => self.map(event),
+            Op::Unmap => self.unmap(event),
+            Op::SyncForCpu | Op::SyncForDevice => self.sync(event),
+            Op::Lost => self.notes.lost += event.count.unwrap_or(0),
+            // Slot events are for verifying; coherent buffers do not come from the pool (SPEC 2.7).
+            Op::Alloc | Op::Free | Op::SlotAlloc | Op::SlotFailed | Op::SlotFree | Op::Bounce => {}
+        }
+    }
+
+    fn device(&mut self, id: u32) -> u32 {
+        if let Some(&at) = self.positions.get(&id) {
+            return at;
+        }
+        let at = self.devices.len() as u32;
+        self.devices.push(LoadDevice { id, name: format!("device {id}"), limits: Limits::NONE });
+        self.positions.insert(id, at);
+        at
+    }
+
+    fn map(&mut self, event: &Event) {
+        let (Some(orig_addr), Some(size)) = (event.orig_addr, event.size) else {
+            self.notes.incomplete += 1;
+            return;
+        };
+        if !self.positions.contains_key(&event.device) {
+            self.notes.unknown_devices += 1;
+        }
+        let device = self.device(event.device);
+        let refused = event.op == Op::MapFailed || event.dma_addr.is_none();
+        self.recorded.maps += 1;
+        self.recorded.failures += u64::from(refused);
+        self.join_scatterlist(event);
+        let direction = event.direction.unwrap_or(Direction::Bidirectional);
+        let mut id = UNTIED;
+        if let (Some(dma_addr), false) = (event.dma_addr, refused) {
+            let bounced = event.tlb_addr.is_some() || self.in_pool(dma_addr);
+            self.recorded.bounces += u64::from(bounced);
+            if bounced {
+                self.give_up_overlapped(dma_addr, size, event.time_ns);
+            }
+            let key = (device, dma_addr);
+            let alive = Alive { key, size, since_ns: event.time_ns, younger: UNTIED, direction, bounced, device };
+            id = self.insert(alive);
+        }
+        let map = Map {
+            request: Request { orig_addr, size, align_mask: event.align_mask.unwrap_or(0), cpu: event.cpu },
+            device,
+            direction,
+            skips_sync: event.attrs.unwrap_or(0) & SKIP_CPU_SYNC != 0,
+            more: false,
+            refused,
+        };
+        self.steps.push(Step { time_ns: event.time_ns, id, what: What::Map(map) });
+    }
+
+    /// Marks the step before as part of the scatterlist this event goes on with.
+    fn join_scatterlist(&mut self, event: &Event) {
+        let now = event.sg_index.map(|i| (event.device, event.time_ns, event.cpu, event.op, i));
+        if let (Some(last), Some(now)) = (self.last_map, now)
+            && (last.0, last.1, last.2, last.3, last.4.wrapping_add(1)) == now
+            && let Some(Step { what: What::Map(map), .. }) = self.steps.last_mut()
+        {
+            map.more = true;
+        }
+        self.last_map = now;
+    }
+
+    fn unmap(&mut self, event: &Event) {
+        let Some(dma_addr) = event.dma_addr else {
+            self.notes.incomplete += 1;
+            return;
+        };
+        let device = self.device(event.device);
+        if let Some((when, size)) = self.given_up.remove(&(device, dma_addr))
+            && event.time_ns.saturating_sub(when) <= LATE_NS
+            && event.size.is_none_or(|s| s == size)
+        {
+            self.notes.late_unmaps += 1;
+            self.notes.missed_unmaps -= 1;
+            return;
+        }
+        let Some(id) = self.choose(device, dma_addr, event.size).or_else(|| self.take_held(device, dma_addr)) else {
+            self.notes.unmatched_unmaps += 1;
+            return;
+        };
+        let skips = event.attrs.unwrap_or(0) & SKIP_CPU_SYNC != 0;
+        if let Some(alive) = self.remove(id) {
+            // How long before the recording a held one was mapped is not known.
+            if alive.key.0 != HELD {
+                self.lifetimes.add(alive.device, alive.size, event.time_ns.saturating_sub(alive.since_ns));
+            }
+            let direction = event.direction.unwrap_or(alive.direction);
+            let copies = !skips && matches!(direction, Direction::FromDevice | Direction::Bidirectional);
+            self.steps.push(Step { time_ns: event.time_ns, id, what: What::Unmap { copies } });
+        }
+    }
+
+    fn sync(&mut self, event: &Event) {
+        let Some(dma_addr) = event.dma_addr else {
+            self.notes.incomplete += 1;
+            return;
+        };
+        let device = self.device(event.device);
+        // A part of a mapping may be handed over: the mapping begins at or before it.
+        let range = (device, 0)..=(device, dma_addr);
+        let found = self.by_address.range(range).next_back().and_then(|(&(_, start), &id)| {
+            let alive = self.slab.get(id as usize).copied().flatten()?;
+            (dma_addr - start < alive.size.max(1)).then_some((id, dma_addr - start, alive))
+        });
+        let Some((id, offset, alive)) = found else {
+            self.notes.unmatched_syncs += 1;
+            return;
+        };
+        let for_cpu = event.op == Op::SyncForCpu;
+        let direction = event.direction.unwrap_or(alive.direction);
+        let copies = match direction {
+            Direction::Bidirectional => true,
+            Direction::ToDevice => !for_cpu,
+            Direction::FromDevice => for_cpu,
+            Direction::None => false,
+        };
+        if copies {
+            let size = event.size.unwrap_or(alive.size - offset);
+            self.steps.push(Step { time_ns: event.time_ns, id, what: What::Sync { for_cpu, offset, size } });
+        }
+    }
+
+    /// Whether a DMA address lies in the recorded pool.
+    fn in_pool(&self, dma_addr: u64) -> bool {
+        self.pool_slot(dma_addr).is_some()
+    }
+
+    /// The slot of the recorded pool at a DMA address.
+    fn pool_slot(&self, dma_addr: u64) -> Option<u64> {
+        let pool = self.around.pool?;
+        let phys = match self.around.p2m {
+            Some(p2m) => p2m.local_pfn(dma_addr >> 12)? << 12 | dma_addr & 0xfff,
+            None => dma_addr,
+        };
+        let slot = phys.checked_sub(pool.start)? / SLOT_BYTES;
+        (slot < pool.nslabs).then_some(slot)
+    }
+
+    fn insert(&mut self, alive: Alive) -> u32 {
+        let id = self.unused.pop().unwrap_or_else(|| {
+            self.slab.push(None);
+            self.slab.len() as u32 - 1
+        });
+        if alive.bounced {
+            self.bounced.insert(alive.key.1, id);
+        }
+        let mut last = *self.by_address.entry(alive.key).or_insert(id);
+        self.slab[id as usize] = Some(alive);
+        while last != id {
+            let Some(older) = self.slab[last as usize].as_mut() else { break };
+            if older.younger == UNTIED {
+                older.younger = id;
+            }
+            last = older.younger;
+        }
+        id
+    }
+
+    /// The oldest mapping at that address with that size; failing that, the oldest.
+    fn choose(&mut self, device: u32, dma_addr: u64, size: Option<u64>) -> Option<u32> {
+        let oldest = *self.by_address.get(&(device, dma_addr))?;
+        let mut id = oldest;
+        while id != UNTIED {
+            let alive = self.slab[id as usize].as_ref()?;
+            if size.is_none_or(|s| s == alive.size) {
+                return Some(id);
+            }
+            id = alive.younger;
+        }
+        self.notes.size_mismatches += 1;
+        Some(oldest)
+    }
+
+    fn remove(&mut self, id: u32) -> Option<Alive> {
+        let alive = self.slab[id as usize].take()?;
+        self.unused.push(id);
+        if alive.bounced && self.bounced.get(&alive.key.1) == Some(&id) {
+            self.bounced.remove(&alive.key.1);
+        }
+        match self.by_address.get(&alive.key).copied() {
+            Some(oldest) if oldest == id => {
+                if alive.younger == UNTIED {
+                    self.by_address.remove(&alive.key);
+                } else {
+                    self.by_address.insert(alive.key, alive.younger);
+                }
+            }
+            Some(mut older) => {
+                while let Some(at) = self.slab[older as usize].as_mut() {
+                    if at.younger == id {
+                        at.younger = alive.younger;
+                        break;
+                    }
+                    older = at.younger;
+                    if older == UNTIED {
+                        break;
+                    }
+                }
+            }
+            None => {}
+        }
+        Some(alive)
+    }
+
+    /// Releases mappings whose bounce buffer the kernel has just given out again: their unmap is missing.
+    fn give_up_overlapped(&mut self, dma_addr: u64, size: u64, time_ns: u64) {
+        let end = dma_addr.saturating_add(size);
+        while let Some((&start, &id)) = self.bounced.range(..end).next_back() {
+            let Some(alive) = self.slab[id as usize] else { break };
+            if start.saturating_add(alive.size) <= dma_addr {
+                break;
+            }
+            self.remove(id);
+            self.notes.missed_unmaps += 1;
+            self.given_up.insert(alive.key, (time_ns, alive.size));
+            self.steps.push(Step { time_ns, id, what: What::Unmap { copies: false } });
+        }
+    }
+
+    /// Maps what was in use when the recording began. Whose it is shows when it is given back.
+    pub fn hold_snapshot(&mut self) {
+        let Some(pool) = self.around.pool else { return };
+        let area_slots = (pool.nslabs / u64::from(pool.nareas.max(1))).max(1);
+        for held in snapshot::allocations(self.around.snapshot) {
+            let Some(orig_addr) = held.orig_addr else { continue };
+            let slot = held.first + u64::from(held.pad);
+            let size = held.size;
+            let unknown = Limits { reach: 0xffff_ffff, ..Limits::NONE };
+            let device = match self.positions.get(&trace::event::NO_DEVICE) {
+                Some(&at) => at,
+                None => {
+                    let at = self.device(trace::event::NO_DEVICE);
+                    let device = &mut self.devices[at as usize];
+                    (device.name, device.limits) = ("before the recording".to_owned(), unknown);
+                    at
+                }
+            };
+            let alive = Alive {
+                key: (HELD, slot),
+                size,
+                since_ns: 0,
+                younger: UNTIED,
+                direction: Direction::Bidirectional,
+                bounced: false,
+                device,
+            };
+            let id = self.insert(alive);
+            self.held.insert(slot, id);
+            self.notes.held += 1;
+            let cpu = u32::try_from(slot / area_slots).unwrap_or(0);
+            let map = Map {
+                request: Request { orig_addr, size, align_mask: 0, cpu },
+                device,
+                direction: Direction::Bidirectional,
+                skips_sync: true,
+                more: false,
+                refused: false,
+            };
+            self.steps.push(Step { time_ns: 0, id, what: What::Map(map) });
+        }
+    }
+
+    /// The mapping held since before the recording at that address; from now on it is that device's.
+    fn take_held(&mut self, device: u32, dma_addr: u64) -> Option<u32> {
+        if self.held.is_empty() {
+            return None;
+        }
+        let id = self.held.remove(&self.pool_slot(dma_addr)?)?;
+        let held = self.notes.held as usize;
+        let map = self.steps[..held].iter_mut().find(|s| s.id == id);
+        if let Some(Step { what: What::Map(map), .. }) = map {
+            map.device = device;
+        }
+        Some(id)
+    }
+}
