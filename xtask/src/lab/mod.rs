@@ -250,7 +250,7 @@ impl Guest {
             let said = fs::read(&console).unwrap_or_default();
             let said = String::from_utf8_lossy(&said);
             let log = dir.display();
-            anyhow::anyhow!("{what}\n{}\nconsole, job output and QEMU's messages: {log}", last_lines(&said, 25))
+            anyhow::anyhow!("{what}\n{}\nconsole, job output and QEMU's messages: {log}", last_words(&said, 25))
         };
         match ended.status {
             None => {
@@ -293,9 +293,13 @@ fn shell_text(command: &[&str]) -> String {
     }
 }
 
-fn last_lines(text: &str, count: usize) -> String {
-    let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    lines[lines.len().saturating_sub(count)..].join("\n")
+/// The end of a console, and before it the line that says why, which a stack trace may have pushed out of sight.
+fn last_words(console: &str, count: usize) -> String {
+    let lines: Vec<_> = console.lines().filter(|line| !line.trim().is_empty()).collect();
+    let end = &lines[lines.len().saturating_sub(count)..];
+    let why = lines.iter().find(|line| line.contains("Kernel panic") || line.contains("Panic on CPU"));
+    let why = why.filter(|line| !end.contains(line)).into_iter();
+    why.chain(end).copied().collect::<Vec<_>>().join("\n")
 }
 
 /// A new folder for a run's logs; the oldest beyond [`KEPT_RUNS`] go.
@@ -354,6 +358,15 @@ mod tests {
     fn one_argument_is_a_line_and_several_are_words() {
         assert_eq!(shell_text(&["cat /proc/cmdline | head"]), "cat /proc/cmdline | head\n");
         assert_eq!(shell_text(&["echo", "it's", "a b"]), "'echo' 'it'\\''s' 'a b'\n");
+    }
+
+    #[test]
+    fn a_panic_is_shown_however_long_its_trace() {
+        let console = format!("boot\n[1] Kernel panic - not syncing: x\n\n{}", "[1]  trace\n".repeat(30));
+        let words = last_words(&console, 25);
+        assert!(words.starts_with("[1] Kernel panic - not syncing: x\n[1]  trace"), "{words}");
+        assert_eq!(words.lines().count(), 26);
+        assert_eq!(last_words("a\n\nKernel panic\nb", 25), "a\nKernel panic\nb");
     }
 
     #[test]
