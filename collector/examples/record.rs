@@ -4,6 +4,7 @@
 use std::process::Command;
 
 fn main() {
+    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args.len() < 2 {
         println!("{:#?}", collector::doctor());

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::Instant;
 
 use aya::programs::{Program as AyaProgram, ProgramError};
 use aya::{Ebpf, EbpfLoader};
@@ -100,7 +101,15 @@ fn take(ebpf: &mut Ebpf, btf: &Btf, kernel: &aya::Btf, form: u32, backend: &Back
         program.hook.check(btf, form)?;
     }
     for (index, program) in backend.programs.iter().enumerate() {
-        if let Err(why) = start(ebpf, kernel, program) {
+        let began = Instant::now();
+        let started = start(ebpf, kernel, program);
+        tracing::debug!(
+            program = program.name,
+            verified_instructions = ebpf.program(program.name).and_then(|p| information(p, "verified_insns")),
+            milliseconds = began.elapsed().as_millis(),
+            ok = started.is_ok(),
+        );
+        if let Err(why) = started {
             for started in &backend.programs[..=index] {
                 if let Some(program) = ebpf.program_mut(started.name) {
                     unload(program);
@@ -182,14 +191,15 @@ pub fn detach(ebpf: &mut Ebpf) {
     ebpf.programs_mut().for_each(|(_, program)| unload(program));
 }
 
-/// Hits the kernel skipped because the same program was already running on that CPU, over all programs.
+/// Hits the kernel skipped because the same program was already running on that CPU, over all programs (5.12 and newer).
 #[must_use]
 pub fn recursion_misses(ebpf: &Ebpf) -> u64 {
-    ebpf.programs()
-        .filter_map(|(_, program)| program.fd().ok())
-        .filter_map(|fd| fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd())).ok())
-        .filter_map(|info| {
-            info.lines().find_map(|l| l.strip_prefix("recursion_misses:")).and_then(|n| n.trim().parse::<u64>().ok())
-        })
-        .sum()
+    ebpf.programs().filter_map(|(_, program)| information(program, "recursion_misses")).sum()
+}
+
+/// What the kernel says of a loaded program.
+fn information(program: &AyaProgram, what: &str) -> Option<u64> {
+    let fd = program.fd().ok()?.as_fd().as_raw_fd();
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+    info.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':')?.trim().parse().ok())
 }

@@ -56,8 +56,8 @@ pub fn introduce(ctx: &impl EbpfContext, device: u64) -> bool {
 fn tell_record(device: u64, now: u64, limits: &Limits) -> bool {
     let Some(mut entry) = ring::reserve::<Device>() else { return false };
     let record = entry.as_mut_ptr();
-    let driver = read::<u64>(device, layout!(device_driver)).unwrap_or(0);
-    let driver_name = read::<u64>(driver, layout!(driver_name)).unwrap_or(0);
+    let driver = read::<u64>(device, layout!(device_driver));
+    let driver_name = read::<u64>(driver, layout!(driver_name));
     // SAFETY: the entry is memory of the right size, and every byte of it is written here.
     unsafe {
         (*record).kind = u64::from(kind::DEVICE);
@@ -80,22 +80,22 @@ fn tell(ctx: &impl EbpfContext, device: u64, now: u64, limits: Limits) -> bool {
     }
     // When the table is full the device is told again with each event; user space knows it already.
     if DEVICES.insert(device, Known { checked_ns: now, limits }, 0).is_err() && ring::may_log() {
-        warn!(ctx, "more than 4096 devices: device {:x} is introduced with every event", device);
+        warn!(ctx, "more than 4096 devices: the later ones are introduced with every event");
     }
     true
 }
 
 #[inline(always)]
 fn limits(device: u64) -> Limits {
-    let mask = read::<u64>(device, layout!(device_dma_mask)).unwrap_or(0);
-    let parms = read::<u64>(device, layout!(device_dma_parms)).unwrap_or(0);
+    let mask = read::<u64>(device, layout!(device_dma_mask));
+    let parms = read::<u64>(device, layout!(device_dma_parms));
     Limits {
-        name: read(device, layout!(device_name)).unwrap_or(0),
-        dma_mask: read(mask, 0).unwrap_or(0),
-        coherent_dma_mask: read(device, layout!(device_coherent_dma_mask)).unwrap_or(0),
-        bus_dma_limit: read(device, layout!(device_bus_dma_limit)).unwrap_or(0),
-        seg_boundary_mask: read(parms, layout!(parms_segment_boundary_mask)).unwrap_or(0),
-        max_segment_size: read(parms, layout!(parms_max_segment_size)).unwrap_or(0),
-        min_align_mask: read(parms, layout!(parms_min_align_mask)).unwrap_or(0),
+        name: read(device, layout!(device_name)),
+        dma_mask: read(mask, 0),
+        coherent_dma_mask: read(device, layout!(device_coherent_dma_mask)),
+        bus_dma_limit: read(device, layout!(device_bus_dma_limit)),
+        seg_boundary_mask: read(parms, layout!(parms_segment_boundary_mask)),
+        max_segment_size: read(parms, layout!(parms_max_segment_size)),
+        min_align_mask: read(parms, layout!(parms_min_align_mask)),
     }
 }

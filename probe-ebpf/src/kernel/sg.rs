@@ -6,7 +6,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{helpers::bpf_loop, macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{EbpfContext, helpers::bpf_loop, macros::btf_tracepoint, programs::BtfTracePointContext};
 use aya_log_ebpf::warn;
 use probe::wire::{Event, SG_MAX, has, kind};
 
@@ -27,7 +27,8 @@ struct Walk {
     entry: u64,
     /// Where the array of `struct page` begins; 0 when unknown.
     vmemmap: u64,
-    /// The record, with what all elements have in common.
+    /// What the records of all elements have in common. Never changed: what a step changes must be little, or the
+    /// verifier does not see that all steps are alike.
     event: Event,
 }
 
@@ -46,8 +47,10 @@ fn walk(ctx: &BtfTracePointContext, kind: u8, ents: u32, direction: u8, attrs: u
     let mut walk = Walk {
         nents: nents.min(SG_MAX),
         paired: ents == nents,
-        entry: ctx.arg(1),
-        vmemmap: read::<u64>(layout!(vmemmap_base), 0).unwrap_or(0),
+        // Read from memory, not as an argument: as a typed pointer it would be something new to the verifier after each
+        // step, and it would follow all of them.
+        entry: read(ctx.as_ptr() as u64, 8),
+        vmemmap: read(layout!(vmemmap_base), 0),
         event: Event { direction, attrs, sg_excess: excess, ..ring::event(ctx, kind, device) },
     };
     // SAFETY: the callback has the helper's signature, and `walk` outlives the call.
@@ -59,8 +62,11 @@ fn walk(ctx: &BtfTracePointContext, kind: u8, ents: u32, direction: u8, attrs: u
 unsafe extern "C" fn element(index: u32, walk: *mut Walk) -> i64 {
     // SAFETY: the helper hands on the address that `walk` gave it.
     let walk = unsafe { &mut *walk };
-    let Some(link) = read::<u64>(walk.entry, layout!(sg_page_link)) else { return 1 };
-    let event = &mut walk.event;
+    let link = read::<u64>(walk.entry, layout!(sg_page_link));
+    if link == 0 {
+        return 1;
+    }
+    let mut event = walk.event;
     event.has = has::SG;
     event.sg_index = index as u16;
     let page = link & !(SG_CHAIN | SG_END);
@@ -68,25 +74,24 @@ unsafe extern "C" fn element(index: u32, walk: *mut Walk) -> i64 {
     if walk.vmemmap != 0
         && let Some(frame) = page.wrapping_sub(walk.vmemmap).checked_div(u64::from(layout!(page_size)))
     {
-        event.orig_addr = (frame << 12) + u64::from(read::<u32>(walk.entry, layout!(sg_offset)).unwrap_or(0));
+        event.orig_addr = (frame << 12) + u64::from(read::<u32>(walk.entry, layout!(sg_offset)));
         event.has |= has::ORIG;
     }
-    event.size = u64::from(read::<u32>(walk.entry, layout!(sg_length)).unwrap_or(0));
-    if walk.paired
-        && let Some(address) = read::<u64>(walk.entry, layout!(sg_dma_address))
-    {
-        event.target = address;
+    event.size = u64::from(read::<u32>(walk.entry, layout!(sg_length)));
+    if walk.paired {
+        event.target = read(walk.entry, layout!(sg_dma_address));
         event.has |= has::TARGET;
     }
-    ring::write(*event);
-    event.sg_excess = 0;
+    if index > 0 {
+        event.sg_excess = 0;
+    }
+    ring::write(event);
     if link & SG_END != 0 {
         return 1;
     }
     walk.entry += u64::from(layout!(sg_size));
-    if let Some(next) = read::<u64>(walk.entry, layout!(sg_page_link))
-        && next & SG_CHAIN != 0
-    {
+    let next = read::<u64>(walk.entry, layout!(sg_page_link));
+    if next & SG_CHAIN != 0 {
         walk.entry = next & !(SG_CHAIN | SG_END);
     }
     0

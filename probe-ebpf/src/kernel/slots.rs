@@ -96,7 +96,7 @@ fn tbl_map_kprobe(ctx: ProbeContext) -> u32 {
         TBL_MAP_ALIGN => (arg(3), arg(2), arg(4), arg(5)),
         TBL_MAP_ALLOC => (0, arg(3), arg(4), arg(5)),
         // The seventh parameter is the first on the stack, above the return address.
-        TBL_MAP_ALLOC_ALIGN => (arg(4), arg(3), arg(5), read(stack, 0).unwrap_or(0)),
+        TBL_MAP_ALLOC_ALIGN => (arg(4), arg(3), arg(5), read(stack, 0)),
         _ => return 0,
     };
     let request = Request {
