@@ -8,6 +8,8 @@
 //!
 //! fexit about 50 ns a call, the kprobe pair two to three times that, and kprobes can be skipped by the kernel.
 
+use core::hint::black_box;
+
 use aya_ebpf::{
     EbpfContext,
     macros::{fentry, fexit, kprobe, kretprobe, map},
@@ -59,9 +61,11 @@ fn slot_free(ctx: &impl EbpfContext, device: u64, tlb_addr: u64) {
 /// After `swiotlb_tbl_map_single`, in its six-parameter forms; the seventh argument of the tracing context is the result.
 #[fexit]
 fn tbl_map_fexit(ctx: FExitContext) -> i32 {
+    // Both loaded before the choice: the compiler would else load from a chosen address, which the verifier forbids.
+    let (second, third) = (black_box(ctx.arg::<u64>(2)), black_box(ctx.arg::<u64>(3)));
     let (align_mask, size) = match layout!(tbl_map_form) {
-        TBL_MAP_ALIGN => (ctx.arg(3), ctx.arg(2)),
-        _ => (0, ctx.arg(3)),
+        TBL_MAP_ALIGN => (third as u32, second),
+        _ => (0, third),
     };
     let request = Request {
         device: ctx.arg(0),
