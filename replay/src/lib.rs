@@ -14,11 +14,12 @@
 //! | [`script`] | event scripts and their answers, to compare with real kernels |
 //! | [`load`] | a trace's mappings, each unmap and sync tied to its map: the same for every policy |
 //! | [`whatif`], [`occupancy`], [`lifetimes`] | a load replayed on a machine, and what came of it |
-//! | [`verify`] | the model as a checker of a recorded kernel |
+//! | [`mod@verify`] | the model as a checker of a recorded kernel |
 //! | [`refusal`] | why a mapping was refused, with its arithmetic |
 
 pub mod allocator;
 mod bits;
+mod checker;
 pub mod lifetimes;
 pub mod load;
 pub mod machine;

@@ -230,7 +230,7 @@ impl Machine {
     pub fn finds_pool(&self, dma_addr: u64) -> bool {
         let phys = match &self.platform {
             Platform::Native => Some(dma_addr),
-            Platform::XenPv(p2m) => p2m.local_pfn(dma_addr / PAGE).map(|pfn| pfn * PAGE),
+            Platform::XenPv(p2m) => p2m.local_pfn(dma_addr / PAGE).map(|pfn| pfn.wrapping_mul(PAGE)),
         };
         phys.is_some_and(|phys| self.allocator.pools().iter().any(|pool| pool.contains(phys)))
     }

@@ -77,7 +77,7 @@ impl P2m {
         if self.size.is_some_and(|size| pfn >= size) {
             return Some(Frame { mfn: pfn, kind: P2mKind::Identity });
         }
-        self.forward.get(pfn).map(|(mfn, kind, _)| match kind {
+        self.forward.get(pfn).map(|(mfn, kind)| match kind {
             P2mKind::Invalid => Frame::INVALID,
             kind => Frame { mfn, kind },
         })
@@ -87,43 +87,38 @@ impl P2m {
     /// foreign and identity frames have none (SPEC 10.3).
     #[must_use]
     pub fn local_pfn(&self, mfn: u64) -> Option<u64> {
-        let (pfn, (), _) = self.back.get(mfn)?;
+        let (pfn, ()) = self.back.get(mfn)?;
         (self.get(pfn) == Some(Frame { mfn, kind: P2mKind::Own })).then_some(pfn)
     }
 
     /// How `pages` frames from `pfn` on lie in machine memory.
     #[must_use]
     pub fn span(&self, pfn: u64, pages: u64) -> Span {
-        let first = self.get(pfn);
-        let base = first.unwrap_or(Frame::INVALID);
-        let mut span =
-            Span { mfn: base.mfn, straddles: false, foreign: base.kind == P2mKind::Foreign, unknown: first.is_none() };
-        let mut i = match self.run_length(pfn) {
-            0 => 1,
-            n => n,
-        };
+        let mfn = self.get(pfn).unwrap_or(Frame::INVALID).mfn;
+        let mut span = Span { mfn, straddles: false, foreign: false, unknown: false };
+        let mut i = 0;
         while i < pages {
-            let next = pfn.wrapping_add(i);
-            let entry = self.get(next);
+            let at = pfn.wrapping_add(i);
+            let entry = self.get(at);
             let frame = entry.unwrap_or(Frame::INVALID);
+            let alike = self.alike(at).min(pages - i);
             span.unknown |= entry.is_none();
             span.foreign |= frame.kind == P2mKind::Foreign;
-            span.straddles |= frame.mfn != base.mfn.wrapping_add(i);
-            i += self.run_length(next).max(1);
+            // Frames of a run follow one another; two frames without a machine frame do not.
+            span.straddles |= frame.mfn != mfn.wrapping_add(i) || (frame.kind == P2mKind::Invalid && alike > 1);
+            i += alike;
         }
         span
     }
 
-    /// Frames from `pfn` on that continue its run in machine memory; 0 when that is not known or not so.
-    fn run_length(&self, pfn: u64) -> u64 {
-        match self.size {
+    /// Frames from `pfn` on, itself included, in the same run or in the same hole.
+    fn alike(&self, pfn: u64) -> u64 {
+        let left = match self.size {
             Some(size) if pfn >= size => u64::MAX - pfn,
-            _ => match self.forward.get(pfn) {
-                // Entries without a frame are all alike: the second is not one more than the first.
-                None | Some((_, P2mKind::Invalid, _)) => 0,
-                Some((_, _, left)) => left.min(self.size.map_or(left, |size| size - pfn)),
-            },
-        }
+            Some(size) => self.forward.left(pfn).min(size - pfn),
+            None => self.forward.left(pfn),
+        };
+        left.max(1)
     }
 }
 
@@ -153,11 +148,21 @@ impl<T> Default for Runs<T> {
 }
 
 impl<T: Copy> Runs<T> {
-    /// The value at `key`, its tag, and how many keys from it on are in its run.
-    fn get(&self, key: u64) -> Option<(u64, T, u64)> {
+    /// The value at `key`, and its tag.
+    fn get(&self, key: u64) -> Option<(u64, T)> {
         let (&start, &(value, count, tag)) = self.runs.range(..=key).next_back()?;
         let at = key - start;
-        (at < count).then(|| (value.wrapping_add(at), tag, count - at))
+        (at < count).then(|| (value.wrapping_add(at), tag))
+    }
+
+    /// How many keys from this one on are in the same run, or in none.
+    fn left(&self, key: u64) -> u64 {
+        if let Some((&start, &(_, count, _))) = self.runs.range(..=key).next_back()
+            && key - start < count
+        {
+            return count - (key - start);
+        }
+        self.runs.range(key..).next().map_or(u64::MAX - key, |(&next, _)| next - key)
     }
 
     /// Sets `count` keys from `key` on, over whatever was there.
@@ -203,10 +208,12 @@ mod tests {
             }
             for key in 0..300 {
                 let got = runs.get(key);
-                prop_assert_eq!(got.map(|(v, t, _)| (v, t)), plain.get(&key).copied());
-                if let Some((value, tag, left)) = got {
-                    prop_assert!((0..left).all(|i| plain.get(&(key + i)) == Some(&(value + i, tag))));
-                }
+                prop_assert_eq!(got, plain.get(&key).copied());
+                let alike = |i: u64| match got {
+                    Some((value, tag)) => plain.get(&(key + i)) == Some(&(value + i, tag)),
+                    None => !plain.contains_key(&(key + i)),
+                };
+                prop_assert!((0..runs.left(key).min(400)).all(alike));
             }
         }
 

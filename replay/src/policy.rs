@@ -341,7 +341,8 @@ fn boot_slabs(rules: &Generation, given: Option<u64>) -> u64 {
     }
 }
 
-fn check(pool: &Geometry) -> Result<(), PolicyError> {
+/// Whether a pool can be simulated.
+pub(crate) fn check(pool: &Geometry) -> Result<(), PolicyError> {
     let &Geometry { start, nslabs, areas } = pool;
     if nslabs > MAX_SLABS {
         return Err(PolicyError::TooLarge { nslabs });

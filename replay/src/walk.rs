@@ -31,6 +31,10 @@ pub(crate) enum Found {
 pub(crate) fn find(pool: &mut SlotPool, area: usize, plan: &Plan, search: Search) -> Found {
     let len = pool.area_slots();
     let state = pool.areas()[area];
+    // No slots at all are asked for when an alignment mask wraps the size to nothing.
+    if plan.n == 0 {
+        return Found::Nothing;
+    }
     // The quick reject under the lock, before any walk (SPEC 3).
     // Unsigned there too: an area that owns slots beyond its border (6.0, SPEC 2.3) is walked all the same.
     if plan.n > len.wrapping_sub(state.used) {

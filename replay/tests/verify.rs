@@ -233,6 +233,18 @@ fn what_the_recorder_missed_is_repaired_and_counted() {
     assert!(verdict.share() > 0.9, "{verdict:?}");
 }
 
+#[test]
+fn a_pool_that_cannot_be_holds_nothing() {
+    let mut kernel = Kernel::new("v6_10");
+    let (pool, slots) = kernel.snapshot();
+    kernel.run(10);
+    for (nslabs, nareas) in [(u64::MAX, 4), (2048, u32::MAX), (0, 1)] {
+        let pool = Pool { nslabs, nareas, ..pool.clone() };
+        let verdict = judge(&kernel.events, "v6_10", &(pool, slots.clone()), Some(0));
+        assert_eq!((verdict.exact, verdict.other_pools > 0), (0, true));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use proptest::prelude::*;
 use replay::{
-    Base, Cause, Geometry, Load, Machine, Options, Outcome, P2m, Platform, Policy, Reason, Surroundings, replay,
+    Base, Cause, GENERATIONS, Geometry, Load, Machine, Options, Outcome, P2m, Platform, Policy, Reason, Script,
+    Surroundings, replay,
 };
 use trace::pool::P2mKind;
 use trace::{Area, Device, Direction, Event, Op, Pool, SnapshotSlot};
@@ -291,5 +293,56 @@ fn nothing_at_all_is_no_failure() {
     for policy in ["legacy", "v6_0", "v6_1y", "v6_3", "v6_10"] {
         let out = run(&load, policy, 512);
         assert_eq!((out.failed(Cause::Empty), out.failed(Cause::TooLarge)), (1, 1), "{policy}");
+    }
+}
+
+/// An event with numbers of all kinds: mostly plausible, some absurd.
+fn any_event() -> impl Strategy<Value = Event> {
+    let address = || prop_oneof![8 => (0u64..40).prop_map(|i| LOW + i * 2048), 4 => (0u64..40).prop_map(|i| POOL + i * 512), 1 => any::<u64>()];
+    let size = prop_oneof![8 => 1u64..20_000, 2 => 200_000u64..300_000, 1 => any::<u64>()];
+    let sg = prop_oneof![3 => Just(None), 2 => (0u32..3).prop_map(Some)];
+    (0usize..Op::ALL.len(), 0u32..4, address(), size, address(), sg, 0usize..4, 0u64..4_000_000, any::<Option<u64>>())
+        .prop_map(|(op, device, orig_addr, size, dma_addr, sg_index, direction, time_ns, align)| Event {
+            orig_addr: Some(orig_addr),
+            size: Some(size),
+            dma_addr: Some(dma_addr),
+            sg_index,
+            direction: Some(Direction::ALL[direction]),
+            align_mask: align.filter(|a| a % 5 == 0),
+            ..Event::new(Op::ALL[op], if sg_index.is_some() { 7 } else { time_ns }, time_ns as u32 % 9, 1, device)
+        })
+}
+
+proptest! {
+    /// Nonsense may be replayed, but the books must balance.
+    #[test]
+    fn any_events_at_all(events in prop::collection::vec(any_event(), 0..300), policy in 0usize..GENERATIONS.len(), xen: bool) {
+        let recorded = pool(512);
+        let around = Surroundings { pool: Some(&recorded), ..Surroundings::default() };
+        let load = Load::collect(&events, &devices(), &around);
+        let setup = Policy::parse(&format!("{}:nslabs=256", GENERATIONS[policy].id)).unwrap().resolve(&base(512)).unwrap();
+        let platform = if xen { Platform::XenPv(P2m::new()) } else { Platform::Native };
+        let mut machine = Machine::new(&setup, platform);
+        let out = replay(&load, &mut machine, &Options { refusals: 1000, buckets: 50 });
+        let used: Vec<u64> = machine.allocator().pools().iter().map(|p| p.used()).collect();
+        prop_assert_eq!(&out.final_slots, &used);
+        prop_assert_eq!(out.devices.iter().map(|d| d.slots).sum::<u64>(), used.iter().sum::<u64>());
+        prop_assert_eq!(out.devices.iter().map(|d| d.failures).sum::<u64>(), out.total_failures());
+        prop_assert_eq!(out.devices.iter().map(|d| d.bounces).sum::<u64>(), out.total_bounces());
+        prop_assert_eq!(out.refusals.len() as u64, out.total_failures());
+        prop_assert!(out.refusals.iter().all(|r| !r.refusal.to_string().is_empty()));
+        prop_assert!(out.requests <= out.maps && out.total_failures() <= out.requests);
+        prop_assert!(out.occupancy.points(0).count() <= 51);
+        prop_assert_eq!(out.occupancy.points(0).map(|p| p.1).max().unwrap_or(0), out.peak_slots[0]);
+    }
+
+    #[test]
+    fn any_text_as_script_or_policy(text in "(pool|map|unmap|dev|opt|p2m|,|[0-9a-f]{1,3}|\n|force){0,40}", policy in ".{0,40}") {
+        let _ = Policy::parse(&policy);
+        let _ = Policy::parse(&format!("rfc64:{policy}"));
+        if let Ok(script) = Script::parse(&text) {
+            let mut out = String::new();
+            let _ = script.answers(&Policy::parse("v6_10").unwrap(), &mut out);
+        }
     }
 }
