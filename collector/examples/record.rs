@@ -21,7 +21,11 @@ fn main() {
 }
 
 fn run(options: &collector::Options, command: &[String]) -> Result<collector::Summary, Box<dyn std::error::Error>> {
-    let recorder = collector::Recorder::start(options)?;
+    let mut options = options.clone();
+    if let Some(ring) = std::env::var("RING").ok().and_then(|r| r.parse().ok()) {
+        options.ring_bytes = ring;
+    }
+    let recorder = collector::Recorder::start(&options)?;
     println!("{:#?}", recorder.choices());
     Command::new(&command[0]).args(&command[1..]).status()?;
     println!("{:?}", recorder.stats());

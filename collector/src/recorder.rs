@@ -306,6 +306,18 @@ impl Recorder {
         let events = self.shared.events.load(Ordering::Relaxed);
         Ok(Summary { path: self.path, meta, events, devices: written.devices })
     }
+
+    /// Detaches and removes what was written, for a recording that turned out to be of no use.
+    pub fn abort(mut self) {
+        attach::detach(&mut self.ebpf);
+        self.shared.stop.store(true, Ordering::Release);
+        // A thread that died has nothing to be removed by.
+        let Ok((_, sender)) = self.drainer.join() else { return };
+        drop(sender);
+        if let Ok(Ok(written)) = self.writer.join() {
+            written.writer.abort();
+        }
+    }
 }
 
 type Logger = aya_log::EbpfLogger<&'static dyn log::Log>;
