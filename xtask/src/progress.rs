@@ -1,9 +1,13 @@
 //! What is going on, for somebody who waits: a spinner in a terminal, plain lines elsewhere.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+/// All spinners, so that steps that run side by side have a line each.
+static SPINNERS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// A step that takes a while. All its lines go to standard error.
 #[derive(Debug)]
@@ -20,7 +24,7 @@ impl Step {
             return Step::loud(title);
         }
         let mut step = Step { title: title.into(), started: Instant::now(), spinner: None };
-        let spinner = ProgressBar::new_spinner();
+        let spinner = SPINNERS.add(ProgressBar::new_spinner());
         if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} ({elapsed}) {wide_msg:.dim}") {
             spinner.set_style(style);
         }
@@ -55,7 +59,7 @@ impl Step {
 
     fn line(&self, text: &str) {
         // Nobody listening is no reason to stop.
-        let _ = writeln!(std::io::stderr(), "==> {}: {text}", self.title);
+        let _ = SPINNERS.suspend(|| writeln!(std::io::stderr(), "==> {}: {text}", self.title));
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Each test boots at least one guest, ten to forty seconds under emulation; the lab's lock makes them take turns.
 //! They need what `cargo xtask setup` installs, and fail, saying so, where it is missing.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::fs;
 use std::time::Duration;

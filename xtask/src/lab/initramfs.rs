@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::kernel::{Image, unpack};
-use crate::{cache, process};
+use crate::process;
 
 const INIT: &str = include_str!("init.sh");
 
@@ -219,13 +219,6 @@ fn pack(root: &Path, archive: &Path) -> Result<()> {
     pack.args(["-c", "find . | cpio -o -H newc -R +0:+0 --quiet >\"$0\""]).arg(archive).current_dir(root);
     process::output(&mut pack)?;
     Ok(())
-}
-
-/// Old runs and apt lists are small; bases and kernels are what `cache::lab_dir` holds.
-pub(super) fn runs_dir() -> Result<PathBuf> {
-    let dir = cache::lab_dir()?.join("runs");
-    fs::create_dir_all(&dir)?;
-    Ok(dir)
 }
 
 #[cfg(test)]

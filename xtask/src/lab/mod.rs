@@ -42,8 +42,9 @@ use crate::{cache, process};
 const DISK: u64 = 1 << 30;
 /// The size of the disk results come back on. Sparse, and more than any guest here has memory to fill.
 const RESULT_DISK: u64 = 8 << 30;
-/// Runs whose logs are kept.
+/// Runs whose logs are kept, whatever their age, and the age below which all are.
 const KEPT_RUNS: usize = 40;
+const KEPT_FOR: Duration = Duration::from_secs(3600);
 
 /// A guest to be run: a kernel, its machine and what is put into it.
 #[derive(Clone, Debug)]
@@ -302,17 +303,24 @@ fn last_words(console: &str, count: usize) -> String {
     why.chain(end).copied().collect::<Vec<_>>().join("\n")
 }
 
-/// A new folder for a run's logs; the oldest beyond [`KEPT_RUNS`] go.
+/// A new folder for a run's logs, named by the time so that they sort; old ones go.
 fn new_run_dir() -> Result<PathBuf> {
-    let runs = initramfs::runs_dir()?;
+    let runs = cache::lab_dir()?.join("runs");
+    fs::create_dir_all(&runs)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut old: Vec<_> = fs::read_dir(&runs)?.filter_map(|entry| Some(entry.ok()?.path())).collect();
     old.sort();
-    for dir in &old[..old.len().saturating_sub(KEPT_RUNS)] {
+    let recent = |dir: &Path| {
+        let name = dir.file_name().unwrap_or_default().to_string_lossy();
+        let millis = name.split('-').next().and_then(|millis| millis.parse().ok());
+        // A guest may still be waiting for its turn.
+        millis.is_some_and(|millis| now.saturating_sub(Duration::from_millis(millis)) < KEPT_FOR)
+    };
+    for dir in old[..old.len().saturating_sub(KEPT_RUNS)].iter().filter(|dir| !recent(dir)) {
         // Another process may be deleting it as well.
         let _ = fs::remove_dir_all(dir);
     }
-    let millis = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
-    let dir = tempfile::Builder::new().prefix(&format!("{millis}-")).tempdir_in(&runs)?;
+    let dir = tempfile::Builder::new().prefix(&format!("{}-", now.as_millis())).tempdir_in(&runs)?;
     Ok(dir.keep())
 }
 

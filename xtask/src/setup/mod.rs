@@ -174,7 +174,7 @@ fn install_packages(packages: &[&str]) -> Result<()> {
     if Path::new("/proc/self").metadata().map_or(0, |own| own.uid()) != 0 {
         bail!("installing packages takes root. Run this, then try again:\n  sudo {by_hand}");
     }
-    let step = Step::quiet(format!("packages {}", packages.join(" ")));
+    let step = Step::quiet("packages");
     let apt_get = |args: &[&str]| {
         let mut command = Command::new(&apt);
         process::output(command.env("DEBIAN_FRONTEND", "noninteractive").arg("-q").args(args))
