@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use crate::attach::Choice;
-use crate::btf::BtfError;
 
 /// Why nothing can be recorded, or why a recording ended badly.
 #[derive(Debug, thiserror::Error)]
@@ -12,8 +11,11 @@ pub enum CollectorError {
     #[error("recording needs root, to load eBPF programs and to read kernel memory: run it with sudo")]
     NotRoot,
     /// The kernel's types are not known.
-    #[error(transparent)]
-    Btf(#[from] BtfError),
+    #[error("{reason}")]
+    NoTypes {
+        /// What is wrong with the kernel's BTF.
+        reason: String,
+    },
     /// The object could not be loaded at all.
     #[error("the kernel does not take the probe: {reason}. `swioscope doctor` shows what this kernel offers")]
     Load {

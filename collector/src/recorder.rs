@@ -127,17 +127,10 @@ impl Recorder {
         if !kernel::is_root() {
             return Err(CollectorError::NotRoot);
         }
-        let mut kernel = Kernel::discover();
+        let kernel = Kernel::discover();
         let load = |reason: String| CollectorError::Load { reason };
+        let btf = kernel.btf.as_ref().map_err(|e| CollectorError::NoTypes { reason: e.to_string() })?;
         let types = aya::Btf::from_sys_fs().map_err(|e| load(e.to_string()))?;
-        let btf = match &kernel.btf {
-            Ok(btf) => btf,
-            Err(_) => {
-                return Err(std::mem::replace(&mut kernel.btf, crate::btf::Btf::kernel())
-                    .err()
-                    .map_or_else(|| load("the kernel's BTF came and went".to_owned()), CollectorError::Btf));
-            }
-        };
         let ebpf = attach::load(&kernel.layout, options.ring_bytes).map_err(load)?;
         let clock_base = Clock {
             monotonic_ns: clock(libc::CLOCK_MONOTONIC),

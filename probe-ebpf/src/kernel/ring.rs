@@ -88,17 +88,16 @@ pub fn report_loss(ctx: &impl EbpfContext) {
     if lost == reported {
         return;
     }
-    if let Some(mut entry) = EVENTS.reserve::<Event>(0) {
-        entry.write(Event {
-            time_ns: last_ns,
-            orig_addr: since_ns,
-            size: lost - reported,
-            ..event(ctx, kind::LOST, 0)
-        });
-        submit(entry);
+    // Claimed first, so that an interrupt on top of this program does not tell of the same gap.
+    // SAFETY: as in `count_loss`.
+    unsafe { (*loss).reported = lost };
+    let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
         // SAFETY: as in `count_loss`.
-        unsafe { (*loss).reported = lost };
-    }
+        unsafe { (*loss).reported -= lost - reported };
+        return;
+    };
+    entry.write(Event { time_ns: last_ns, orig_addr: since_ns, size: lost - reported, ..event(ctx, kind::LOST, 0) });
+    submit(entry);
 }
 
 /// When each CPU last logged.
