@@ -48,7 +48,7 @@ pub(crate) fn write_csv<R: Record>(rows: &[R], out: impl Write) -> anyhow::Resul
 }
 
 /// Rows as a table for people. Columns in which every value is absent, or zero where `keep` says it may go, are left out.
-pub(crate) fn table<R: Record>(rows: &[R], keep: impl Fn(&Field) -> bool) -> Table {
+pub(crate) fn table<R: Record>(rows: &[R], keep: impl Fn(&Field) -> bool) -> String {
     let shown: Vec<usize> = (0..R::FIELDS.len())
         .filter(|&i| keep(&R::FIELDS[i]) || rows.iter().any(|row| !matches!(row.value(i), Value::Null | Value::U64(0))))
         .collect();
@@ -64,12 +64,12 @@ pub(crate) fn table<R: Record>(rows: &[R], keep: impl Fn(&Field) -> bool) -> Tab
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    table
+    table.trim_fmt()
 }
 
 /// Rows as a table on its side, a column a row: what fits a screen when rows are few and fields are many. Fields that are
 /// absent or zero in every row are left out.
-pub(crate) fn turned<R: Record>(rows: &[R]) -> Table {
+pub(crate) fn turned<R: Record>(rows: &[R]) -> String {
     let mut table = plain_table();
     for (i, field) in R::FIELDS.iter().enumerate() {
         if rows.iter().all(|row| matches!(row.value(i), Value::Null | Value::U64(0))) {
@@ -83,7 +83,7 @@ pub(crate) fn turned<R: Record>(rows: &[R]) -> Table {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    table
+    table.trim_fmt()
 }
 
 /// An empty table in the house's dress, as wide as the terminal; cells that are too long wrap.

@@ -31,8 +31,10 @@ pub fn sentences(comparison: &Comparison) -> Vec<String> {
         let low = row.pool_slots_hi.is_some().then_some(row.peak_slots)?;
         (!moved.is_empty()).then(|| {
             format!(
-                "{} reach all 64 bits and leave LO for HI; LO is left to the others, with a peak of {} slots.",
+                "{} {} all 64 bits and {} LO for HI; LO is left to the others, with a peak of {} slots.",
                 moved.join(", "),
+                if moved.len() == 1 { "reaches" } else { "reach" },
+                if moved.len() == 1 { "leaves" } else { "leave" },
                 count(low)
             )
         })

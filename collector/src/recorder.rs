@@ -18,7 +18,7 @@ use aya::maps::{MapData, PerCpuArray, RingBuf};
 use probe::wire::CpuLoss;
 use trace::event::NO_DEVICE;
 use trace::meta::{Capture, Clock, Losses};
-use trace::{Device, Event, Meta, Op, P2mRun, Writer};
+use trace::{Device, Event, Meta, Op, P2mRun, Writer, field};
 
 use crate::attach::{self, Choice};
 use crate::decode::{Decoder, Faults};
@@ -115,6 +115,9 @@ const POLL: Duration = Duration::from_millis(2);
 const FLUSH: Duration = Duration::from_millis(200);
 /// Events handed on at once.
 const BATCH: usize = 8192;
+/// Clocks this far apart are worth a note. Below it two CPUs took their time stamps in one order and their places in the
+/// ring buffer in the other.
+const SKEW_NS: u64 = 10_000;
 /// Batches waiting for the disk at most.
 const QUEUE: usize = 64;
 
@@ -287,10 +290,17 @@ impl Recorder {
         meta.losses.ring_full = lost.iter().map(|l| l.lost).sum();
         meta.losses.probe_missed = missed;
         meta.losses.p2m_changed = written.p2m_changed;
-        let Faults { undecoded, sg_truncated, changed_devices } = decoder.faults().clone();
+        let Faults { undecoded, sg_truncated, changed_devices, late, latest_ns } = decoder.faults().clone();
         meta.losses.undecoded = undecoded;
         meta.losses.sg_truncated = sg_truncated;
         meta.losses.notes.extend(written.notes);
+        if latest_ns >= SKEW_NS {
+            let most = field::duration(latest_ns);
+            meta.losses.notes.push(format!(
+                "the CPUs' clocks disagree: {} records came behind one with a later time, by {most} at most, and were given that time; their order is the ring buffer's",
+                field::count(late)
+            ));
+        }
         for device in changed_devices {
             meta.losses.notes.push(format!("{device} changed its limits while in use: it has a second row"));
         }

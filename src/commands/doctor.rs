@@ -58,7 +58,7 @@ fn text(doctor: &Doctor) -> String {
         };
         checks.add_row([mark, check.name, &check.detail]);
     }
-    let _ = writeln!(out, "{checks}");
+    let _ = writeln!(out, "\n{}\n", checks.trim_fmt());
     if !doctor.events.is_empty() {
         let mut events = plain_table();
         events.set_header(["event", "back-end", "why not a better one, and what is missing"]);
@@ -69,7 +69,7 @@ fn text(doctor: &Doctor) -> String {
             let notes: Vec<String> = rejected.chain(without).chain(caveat).collect();
             events.add_row([choice.event, choice.backend.unwrap_or("none"), &notes.join("\n")]);
         }
-        let _ = write!(out, "{events}");
+        let _ = write!(out, "{}", events.trim_fmt());
     }
     for missing in &doctor.missing {
         let _ = write!(out, "\n  missing: {missing}");

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use collector::{Options, Recorder, Stats, Summary};
 use indicatif::{ProgressBar, ProgressStyle};
-use trace::{Trace, field};
+use trace::{Trace, Writer, field};
 
 use crate::cli::RecordArgs;
 
@@ -21,13 +21,13 @@ pub(crate) fn run(args: &RecordArgs) -> anyhow::Result<ExitCode> {
         signal_hook::flag::register(signal, Arc::clone(&interrupted)).context("could not catch Ctrl-C")?;
     }
 
+    Writer::check(&args.output)?;
     let recorder = Recorder::start(&Options::new(&args.output, describe(args)))?;
     let mut child = match spawn(&args.workload) {
         Ok(child) => child,
         Err(error) => {
             // Nothing was recorded that anybody asked for; an empty trace would only be in the way of the next try.
-            recorder.finish()?;
-            std::fs::remove_dir_all(&args.output).context("could not remove the empty trace")?;
+            recorder.abort();
             return Err(error);
         }
     };

@@ -96,22 +96,36 @@ impl<T: PartialEq> Kept<T> {
 }
 
 impl Writer {
+    /// Whether a trace can be made at `path`, without making anything: a recorder asks before it spends seconds on
+    /// attaching its probe.
+    ///
+    /// # Errors
+    /// [`TraceError::Exists`] when something is there, other than an empty folder; [`TraceError::NoParent`] when the
+    /// folder it would lie in is not.
+    pub fn check(path: impl AsRef<Path>) -> Result<(), TraceError> {
+        let root = path.as_ref();
+        let parent = root.parent().filter(|parent| !parent.as_os_str().is_empty());
+        if parent.is_some_and(|parent| !parent.is_dir()) {
+            return Err(TraceError::NoParent { path: root.to_owned() });
+        }
+        let empty = |path: &Path| fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+        if root.symlink_metadata().is_ok() && !empty(root) {
+            return Err(TraceError::Exists { path: root.to_owned() });
+        }
+        Ok(())
+    }
+
     /// Begins a trace in a new or empty folder. Tool, format and `closed` of `meta` are set here.
     ///
     /// # Errors
     /// When something is there already, or the folder cannot be made or written to. Nothing is left behind then.
     pub fn create(path: impl AsRef<Path>, meta: Meta) -> Result<Self, TraceError> {
         let root = path.as_ref().to_owned();
+        Self::check(&root)?;
         let made_folder = match fs::create_dir(&root) {
             Ok(()) => true,
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                let empty = root.is_dir() && fs::read_dir(&root).is_ok_and(|mut entries| entries.next().is_none());
-                if !empty {
-                    return Err(TraceError::Exists { path: root });
-                }
-                false
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(TraceError::NoParent { path: root }),
+            // Empty, as has just been checked.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
             Err(e) => return Err(TraceError::io("create", &root, e)),
         };
         Self::begin(&root, made_folder, meta).inspect_err(|_| remove(&root, made_folder))
