@@ -1,7 +1,7 @@
 //! The demo: a real trace of a real dom0, replayed under several policies, on screen.
 
 use std::fs;
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -19,7 +19,9 @@ pub const KERNEL: Kernel = Kernel::V6_12;
 const SWIOTLB: &str = "32768,,force";
 /// A 64-bit disk and a 32-bit one, sharing that pool.
 const JOB: &str = "swioscope record -o /out/demo.swio -- lab-load --device /dev/load/nvme --device /dev/load/ide \
-                   --threads 16 --min 4k --max 200k --ops 3000 --read-percent 60";
+                   --threads 64 --min 4k --max 200k --ops 1600";
+/// Slow enough that requests queue up in the NVMe: its 32 threads then hold some 2,000 slots between them.
+const DISK_IOPS: u32 = 100;
 
 /// What the load is replayed under: the allocator it was recorded on, the oldest, and a pool of 2 MiB that is too small
 /// for it, alone and with the RFC's second, 64-bit pool beside it.
@@ -36,18 +38,26 @@ pub fn run(offline: bool, print: bool) -> Result<()> {
     let programs = build::workspace()?;
     let trace = if offline { sample()? } else { record(&programs)? };
 
-    let print = print || !std::io::stdout().is_terminal();
-    let policies = || POLICIES.iter().flat_map(|policy| ["--policy", policy]);
-    if print {
-        process::run(Command::new(&programs.swioscope).arg("verify").arg(&trace))?;
-        process::run(Command::new(&programs.swioscope).arg("replay").arg(&trace).args(policies()))?;
+    let swioscope = |arguments: &[&str]| {
+        let mut command = Command::new(&programs.swioscope);
+        command.arg(arguments[0]).arg(&trace).args(&arguments[1..]);
+        // Shown as it could be typed. Nobody listening is no reason to stop.
+        let _ = writeln!(
+            std::io::stderr(),
+            "\n$ swioscope {} {} {}",
+            arguments[0],
+            trace.display(),
+            arguments[1..].join(" ")
+        );
+        process::run(&mut command)
+    };
+    let mut policies: Vec<_> = POLICIES.iter().flat_map(|policy| ["--policy", policy]).collect();
+    swioscope(&["verify"])?;
+    swioscope(&[&["replay"], &policies[..]].concat())?;
+    if print || !std::io::stdout().is_terminal() {
+        policies.push("--print");
     }
-    let mut view = Command::new(&programs.swioscope);
-    view.arg("view").arg(&trace).args(policies());
-    if print {
-        view.arg("--print");
-    }
-    process::run(&mut view)
+    swioscope(&[&["view"], &policies[..]].concat())
 }
 
 /// Records the load in a dom0 and brings the trace back.
@@ -56,12 +66,13 @@ fn record(programs: &Programs) -> Result<PathBuf> {
     if out.exists() {
         fs::remove_dir_all(&out)?;
     }
-    let step = Step::loud(format!("recording in a {KERNEL} dom0 under Xen"));
+    let step = Step::loud(format!("recording in a {KERNEL} dom0 under Xen (half a minute, emulated)"));
     let outcome = Guest::new(KERNEL)
         .xen(true)
         .swiotlb(SWIOTLB)
         .load(Load::Nvme { queues: 4 })
         .load(Load::Ide)
+        .disk_iops(DISK_IOPS)
         .file(&programs.swioscope, "/bin/swioscope")
         .file(&programs.lab_load, "/bin/lab-load")
         .out(&out)

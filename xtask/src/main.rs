@@ -86,6 +86,9 @@ struct RunArgs {
     /// A device, with its driver loaded: nvme[:QUEUES], ahci, ide, e1000, e1000e, virtio; disks are /dev/load/NAME
     #[arg(long = "load", value_name = "DEVICE")]
     loads: Vec<Load>,
+    /// Limit each disk to so many requests a second, so that requests wait and hold their slots as on a real disk
+    #[arg(long, value_name = "N")]
+    disk_iops: Option<u32>,
     /// End the guest after so many seconds
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     timeout: u64,
@@ -164,6 +167,9 @@ fn run_in_lab(args: &RunArgs) -> Result<ExitCode> {
     }
     if let Some(mib) = args.dom0_memory {
         guest = guest.dom0_memory(mib);
+    }
+    if let Some(limit) = args.disk_iops {
+        guest = guest.disk_iops(limit);
     }
     if let Some(dir) = &args.out {
         guest = guest.out(dir);

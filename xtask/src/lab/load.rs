@@ -61,7 +61,7 @@ impl Load {
     }
 
     /// QEMU's arguments. The backing file is `NAME.raw` in QEMU's working folder.
-    pub(super) fn qemu_args(self) -> Vec<String> {
+    pub(super) fn qemu_args(self, disk_iops: Option<u32>) -> Vec<String> {
         let name = self.name();
         let device = match self {
             Load::Nvme { queues } => {
@@ -74,7 +74,8 @@ impl Load {
             Load::Virtio => "virtio-blk-pci,drive=virtio,iommu_platform=on,disable-legacy=on".to_owned(),
         };
         let backend = if self.is_disk() {
-            format!("-drive if=none,format=raw,cache=unsafe,id={name},file={}", self.backing().display())
+            let limit = disk_iops.map(|limit| format!(",throttling.iops-total={limit}")).unwrap_or_default();
+            format!("-drive if=none,format=raw,cache=unsafe,id={name},file={}{limit}", self.backing().display())
         } else {
             format!("-netdev user,restrict=on,id={name}")
         };

@@ -58,6 +58,7 @@ pub struct Guest {
     dom0_memory: Option<u32>,
     cpus: u32,
     loads: Vec<Load>,
+    disk_iops: Option<u32>,
     files: Vec<(PathBuf, String)>,
     timeout: Duration,
     out: Option<PathBuf>,
@@ -91,6 +92,7 @@ impl Guest {
             dom0_memory: None,
             cpus: 1,
             loads: Vec::new(),
+            disk_iops: None,
             files: Vec::new(),
             timeout: Duration::from_secs(300),
             out: None,
@@ -137,6 +139,13 @@ impl Guest {
     /// Attaches a device and loads its driver. A disk is `/dev/load/NAME` in the guest.
     pub fn load(mut self, load: Load) -> Guest {
         self.loads.push(load);
+        self
+    }
+
+    /// Limits each disk to so many requests a second. An emulated disk answers at once; a limited one keeps requests
+    /// waiting, which hold their slots meanwhile as they do on a real disk.
+    pub fn disk_iops(mut self, limit: u32) -> Guest {
+        self.disk_iops = Some(limit);
         self
     }
 
@@ -230,6 +239,7 @@ impl Guest {
         ensure!(!command.is_empty(), "there is no command to run in the guest");
         let least = if self.xen { 768 } else { 256 };
         ensure!(self.memory_mib() >= least, "such a guest needs at least {least} MiB of memory");
+        ensure!(self.disk_iops != Some(0), "a disk that serves no requests would hang the guest");
         ensure!((1..=255).contains(&self.cpus), "a guest has 1 to 255 CPUs");
         for (index, load) in self.loads.iter().enumerate() {
             let again = self.loads[..index].iter().any(|other| other.name() == load.name());

@@ -55,7 +55,7 @@ pub(super) fn arguments(guest: &Guest, kvm: bool) -> Vec<String> {
         // With `max` a PV dom0 under TCG dies at its first page fault, of SMAP and SMEP.
         (false, true) => "-accel tcg,thread=multi -cpu qemu64",
     }));
-    args.extend(guest.loads.iter().flat_map(|load| load.qemu_args()));
+    args.extend(guest.loads.iter().flat_map(|load| load.qemu_args(guest.disk_iops)));
     args
 }
 
@@ -168,8 +168,9 @@ mod tests {
 
     #[test]
     fn plain_guests_get_them_as_they_are() {
-        let args = arguments(&Guest::new(Kernel::V6_12).swiotlb("4096,2,force").load(Load::Ahci), false);
+        let args = arguments(&Guest::new(Kernel::V6_12).swiotlb("4096,2,force").load(Load::Ahci).disk_iops(9), false);
         assert!(args.iter().any(|arg| arg.ends_with(" swiotlb=4096,2,force")), "{args:?}");
         assert!(args.iter().any(|arg| arg == "ide-hd,bus=ide.0,drive=ahci"), "{args:?}");
+        assert!(args.iter().any(|arg| arg.ends_with("file=ahci.raw,throttling.iops-total=9")), "{args:?}");
     }
 }
