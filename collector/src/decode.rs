@@ -48,6 +48,8 @@ pub struct Decoder {
     faults: Faults,
     /// Time of the last event.
     now_ns: u64,
+    /// By CPU, the last scatterlists begun, an interrupted one included: their time stamp, and their time in the trace.
+    lists: HashMap<u16, [(u64, u64); 4]>,
 }
 
 impl Decoder {
@@ -64,6 +66,7 @@ impl Decoder {
             changed: false,
             faults: Faults::default(),
             now_ns: 0,
+            lists: HashMap::new(),
         }
     }
 
@@ -137,6 +140,25 @@ impl Decoder {
         self.changed = true;
     }
 
+    /// An event's time. All elements of a scatterlist have that of the first, so that they stand together in the trace
+    /// whatever other CPUs, or interrupts, wrote between them.
+    fn time(&mut self, wire: &wire::Event) -> u64 {
+        let element = (wire.has & has::SG != 0).then_some(wire.sg_index);
+        if element.is_some_and(|index| index > 0)
+            && let Some(lists) = self.lists.get(&wire.cpu)
+            && let Some(&(_, time)) = lists.iter().find(|(began, _)| *began == wire.time_ns)
+        {
+            return time;
+        }
+        let time = self.in_order(wire.time_ns.saturating_sub(self.base_ns));
+        if element == Some(0) {
+            let lists = self.lists.entry(wire.cpu).or_default();
+            lists.rotate_right(1);
+            lists[0] = (wire.time_ns, time);
+        }
+        time
+    }
+
     /// An event's time, never before that of the one ahead of it in the ring buffer.
     ///
     /// The one ring buffer orders the events of all CPUs; their clocks do not: those of a PV guest's CPUs can be
@@ -152,7 +174,7 @@ impl Decoder {
 
     fn event(&mut self, wire: &wire::Event) -> Option<Event> {
         self.faults.sg_truncated += u64::from(wire.sg_excess);
-        let time = self.in_order(wire.time_ns.saturating_sub(self.base_ns));
+        let time = self.time(wire);
         let (cpu, tid) = (u32::from(wire.cpu), wire.tid);
         if wire.kind == kind::LOST {
             return Some(Event {
@@ -303,6 +325,17 @@ mod tests {
         let times = [1_000, 900, 1_100].map(|ns| decoder.record(bytes_of(&at(ns))).unwrap().time_ns);
         assert_eq!(times, [1_000, 1_000, 1_100]);
         assert_eq!((decoder.faults().late, decoder.faults().latest_ns), (1, 100));
+    }
+
+    #[test]
+    fn the_elements_of_a_list_have_one_time() {
+        let mut decoder = Decoder::new(0, vec![pool()], false);
+        decoder.record(bytes_of(&device(0)));
+        let element = |sg_index| wire::Event { sg_index, time_ns: 100, has: has::SG, ..event(kind::MAP, 0) };
+        let other = wire::Event { cpu: 1, time_ns: 150, ..event(kind::UNMAP, 0x5000) };
+        let records = [other, element(0), element(1), wire::Event { time_ns: 170, ..other }, element(2)];
+        let times = records.map(|r| decoder.record(bytes_of(&r)).unwrap().time_ns);
+        assert_eq!(times, [150, 150, 150, 170, 150]);
     }
 
     #[test]
