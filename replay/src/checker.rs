@@ -1,6 +1,6 @@
 //! Judges one slot event after the other, and sets the model to what the kernel did.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
 use trace::{Event, Op};
@@ -14,8 +14,13 @@ use crate::snapshot;
 use crate::verify::{Miss, MissExample, Start, Verdict};
 use crate::walk::{Found, find};
 
-/// Neighbours that are tried in the other order.
-const WINDOW: usize = 8;
+/// Events behind that are looked at for another order. Far, because an interrupt that gives back a few hundred buffers
+/// can come between an allocation's lock and its record.
+const AHEAD: usize = 1024;
+/// Events before that are looked at for another order.
+const BACK: usize = 256;
+/// Events of one lane that are tried together.
+const DEPTH: usize = 48;
 /// Misses kept with their circumstances, a kind.
 const EXAMPLES: usize = 5;
 
@@ -33,6 +38,7 @@ enum What {
 pub(crate) struct SlotEvent {
     time_ns: u64,
     cpu: u32,
+    tid: u32,
     device: u32,
     what: What,
 }
@@ -119,13 +125,14 @@ impl Checker {
             self.verdict.other_pools += 1;
             return None;
         }
-        Some(SlotEvent { time_ns: event.time_ns, cpu: event.cpu, device: event.device, what })
+        let &Event { time_ns, cpu, tid, device, .. } = event;
+        Some(SlotEvent { time_ns, cpu, tid, device, what })
     }
 
     pub fn run(&mut self, events: &[SlotEvent]) {
         let mut done = vec![false; events.len()];
         // What was applied lately, youngest last: a later allocation may not have seen it yet.
-        let mut recent: Vec<Applied> = Vec::new();
+        let mut recent = VecDeque::new();
         for at in 0..events.len() {
             if done[at] {
                 continue;
@@ -144,16 +151,17 @@ impl Checker {
                         self.verdict.exact += 1;
                     } else if self.explained_by_release(event, &recent) {
                         self.verdict.after_swap += 1;
-                    } else if self.explained_by_allocation(event, &mut recent) {
+                    } else if self.explained_before(event, &mut recent) {
                         self.verdict.after_swap += 1;
                         continue;
-                    } else if let Some(ahead) = self.explained_by_later(event, &events[at + 1..], &done[at + 1..]) {
+                    } else if self.explained_by_later(events, at, &mut done, &mut recent) {
                         self.verdict.after_swap += 1;
-                        let ahead = at + 1 + ahead;
-                        done[ahead] = true;
-                        self.advance(&events[ahead], &mut recent);
                     } else {
                         self.repair_or_miss(event, &request, &limits, predicted);
+                        // What was set right by force cannot be taken back step by step.
+                        recent.clear();
+                        self.apply(event);
+                        continue;
                     }
                     if let Some(undo) = self.apply(event) {
                         remember(&mut recent, Applied { event: *event, undo });
@@ -200,52 +208,68 @@ impl Checker {
         }
     }
 
-    /// Whether the event is as predicted when releases just before it had not happened yet: one of them, or the last
-    /// few together.
-    fn explained_by_release(&mut self, event: &SlotEvent, recent: &[Applied]) -> bool {
-        let undos = recent.iter().rev().map(|a| a.undo);
-        let freed: Vec<_> = undos.filter(|undo| matches!(undo, Undo::Freed { .. })).collect();
-        freed.iter().any(|undo| self.with_undone(&[*undo], event))
-            || (2..=freed.len()).any(|n| self.with_undone(&freed[..n], event))
+    /// Whether the event is as predicted when releases written down before it had not happened yet: one of them, or
+    /// the last few of one lane.
+    fn explained_by_release(&mut self, event: &SlotEvent, recent: &VecDeque<Applied>) -> bool {
+        let freed: Vec<_> = recent.iter().rev().filter(|a| matches!(a.undo, Undo::Freed { .. })).collect();
+        if freed.iter().any(|a| self.with_undone(&[a.undo], event)) {
+            return true;
+        }
+        lanes(event, freed.iter().map(|a| &a.event)).into_iter().any(|lane| {
+            let of_lane = freed.iter().filter(|a| lane_of(event, &a.event) == lane);
+            let undos: Vec<_> = of_lane.map(|a| a.undo).take(DEPTH).collect();
+            (2..=undos.len()).any(|n| self.with_undone(&undos[..n], event))
+        })
     }
 
-    /// Whether the event and the last allocation in its area are both as predicted the other way round. If so, that
+    /// Whether the event is as predicted some steps back, and those steps are still as predicted after it. If so, that
     /// is how they are applied.
-    fn explained_by_allocation(&mut self, event: &SlotEvent, recent: &mut Vec<Applied>) -> bool {
-        let Some(area) = self.run_of(event).map(|run| self.pool.area_of(run.first)) else { return false };
-        let in_area = |a: &Applied| matches!(a.undo, Undo::Took { run, .. } if self.pool.area_of(run.first) == area);
-        let Some(at) = recent.iter().rposition(in_area) else { return false };
-        let Applied { event: earlier, undo: Undo::Took { run, index } } = recent[at] else { return false };
-        if self.pool.allocation_at(run.first + self.pad_of(&earlier)) != Some(run) {
-            return false;
-        }
-        let now = self.pool.areas()[area].index;
-        self.undo(Undo::Took { run, index });
-        if self.predicts(event)
-            && let Some(undo) = self.try_apply(event)
-        {
-            if self.predicts(&earlier)
-                && let Some(redone) = self.try_apply(&earlier)
-            {
-                recent.remove(at);
-                remember(recent, Applied { event: *event, undo });
-                remember(recent, Applied { event: earlier, undo: redone });
-                return true;
+    fn explained_before(&mut self, event: &SlotEvent, recent: &mut VecDeque<Applied>) -> bool {
+        let mut undone: Vec<SlotEvent> = Vec::new();
+        let mut explained = false;
+        while let Some(last) = recent.pop_back() {
+            self.undo(last.undo);
+            undone.push(last.event);
+            if !(self.could_apply(event) && self.predicts(event)) {
+                continue;
             }
-            self.undo(undo);
+            let steps = std::iter::once(event).chain(undone.iter().rev());
+            if let Some(applied) = self.try_steps(steps) {
+                applied.into_iter().for_each(|a| remember(recent, a));
+                explained = true;
+                undone.clear();
+                break;
+            }
         }
-        self.try_apply(&earlier);
-        self.pool.set_index(area, now);
-        false
+        // As it was.
+        for event in undone.iter().rev() {
+            if let Some(undo) = self.try_apply(event) {
+                recent.push_back(Applied { event: *event, undo });
+            }
+        }
+        explained
     }
 
-    fn pad_of(&self, event: &SlotEvent) -> u64 {
-        match event.what {
-            What::Alloc(request, limits, _) => {
-                u64::from(Plan::new(self.rules, self.pool.geometry().start, &request, &limits).pad)
+    /// Applies events if each is as predicted in its turn; else none.
+    fn try_steps<'a>(&mut self, steps: impl Iterator<Item = &'a SlotEvent>) -> Option<Vec<Applied>> {
+        let mut applied: Vec<Applied> = Vec::new();
+        for event in steps {
+            if self.predicts(event) {
+                match (self.try_apply(event), event.what) {
+                    (Some(undo), _) => applied.push(Applied { event: *event, undo }),
+                    (None, What::Failed(..)) => {}
+                    (None, _) => return self.take_back(applied),
+                }
+            } else {
+                return self.take_back(applied);
             }
-            _ => 0,
         }
+        Some(applied)
+    }
+
+    fn take_back<T>(&mut self, applied: Vec<Applied>) -> Option<T> {
+        applied.into_iter().rev().for_each(|a| self.undo(a.undo));
+        None
     }
 
     /// Whether the event is as predicted with some releases taken back; the state is as before afterwards.
@@ -267,32 +291,53 @@ impl Checker {
         predicts
     }
 
-    /// The event not far behind that, had it come first, would make this one as predicted.
-    fn explained_by_later(&mut self, event: &SlotEvent, later: &[SlotEvent], done: &[bool]) -> Option<usize> {
-        let open = later.iter().zip(done).enumerate().filter(|(_, (_, done))| !**done);
-        for (at, (other, _)) in open.take(WINDOW) {
-            if !self.predicts(other) {
-                continue;
-            }
-            let Some(undo) = self.try_apply(other) else { continue };
-            let explained = self.predicts(event) && self.could_apply(event);
-            self.undo(undo);
-            if explained {
-                return Some(at);
+    /// Whether the event is as predicted when events of one other lane, each as predicted in its turn, had come first.
+    /// If so, they are applied.
+    fn explained_by_later(
+        &mut self,
+        events: &[SlotEvent],
+        at: usize,
+        done: &mut [bool],
+        recent: &mut VecDeque<Applied>,
+    ) -> bool {
+        let event = &events[at];
+        let window: Vec<_> = (at + 1..events.len()).filter(|&i| !done[i]).take(AHEAD).collect();
+        for lane in lanes(event, window.iter().map(|&i| &events[i])) {
+            let of_lane: Vec<_> = window.iter().copied().filter(|&i| lane_of(event, &events[i]) == lane).collect();
+            // An interrupt between the lock and the record puts its own releases before the allocation it interrupted.
+            let allocations = of_lane.iter().copied().filter(|&i| matches!(events[i].what, What::Alloc(..)));
+            let allocations: Vec<_> = allocations.take(DEPTH).collect();
+            let in_order = &of_lane[..of_lane.len().min(DEPTH)];
+            for ahead in [in_order, &allocations] {
+                let Some(applied) = self.try_ahead(event, events, ahead) else { continue };
+                for &i in &ahead[..applied.len()] {
+                    done[i] = true;
+                    let judged = !matches!(events[i].what, What::Free(_));
+                    self.verdict.total += u64::from(judged);
+                    self.verdict.exact += u64::from(judged);
+                }
+                applied.into_iter().for_each(|a| remember(recent, a));
+                return true;
             }
         }
-        None
+        false
     }
 
-    /// Takes an event before its turn.
-    fn advance(&mut self, event: &SlotEvent, recent: &mut Vec<Applied>) {
-        if matches!(event.what, What::Alloc(..) | What::Failed(..)) {
-            self.verdict.total += 1;
-            self.verdict.exact += 1;
+    /// Applies events one by one until the event before them is as predicted; takes them back when that is never so.
+    fn try_ahead(&mut self, event: &SlotEvent, events: &[SlotEvent], ahead: &[usize]) -> Option<Vec<Applied>> {
+        let mut applied: Vec<Applied> = Vec::new();
+        for &i in ahead {
+            let other = events[i];
+            if !self.predicts(&other) {
+                break;
+            }
+            let Some(undo) = self.try_apply(&other) else { break };
+            applied.push(Applied { event: other, undo });
+            if self.could_apply(event) && self.predicts(event) {
+                return Some(applied);
+            }
         }
-        if let Some(undo) = self.apply(event) {
-            remember(recent, Applied { event: *event, undo });
-        }
+        self.take_back(applied)
     }
 
     /// Neither order explains the event. Slots taken twice mean a release is missing; else it is a miss.
@@ -446,9 +491,24 @@ fn fits_pool(pool: &SlotPool, run: &Run) -> bool {
     run.first < pool.geometry().nslabs && u64::from(pool.run_at(run.first)) >= run.n
 }
 
-fn remember(recent: &mut Vec<Applied>, applied: Applied) {
-    if recent.len() == WINDOW {
-        recent.remove(0);
+fn remember(recent: &mut VecDeque<Applied>, applied: Applied) {
+    if recent.len() == BACK {
+        recent.pop_front();
     }
-    recent.push(applied);
+    recent.push_back(applied);
+}
+
+/// A sequence of events in the order written down: a CPU's, or a task's on the event's own CPU.
+type Lane = (u32, Option<u32>);
+
+fn lane_of(event: &SlotEvent, other: &SlotEvent) -> Lane {
+    (other.cpu, (other.cpu == event.cpu).then_some(other.tid))
+}
+
+/// The lanes of some events.
+fn lanes<'a>(event: &SlotEvent, others: impl Iterator<Item = &'a SlotEvent>) -> Vec<Lane> {
+    let mut lanes: Vec<_> = others.map(|o| lane_of(event, o)).collect();
+    lanes.sort_unstable();
+    lanes.dedup();
+    lanes
 }

@@ -3,8 +3,8 @@
 //!
 //! After each event the model is set to what the kernel really did, so each prediction is judged alone and a miss does
 //! not drag others behind it. Events of different CPUs, and of tasks preempted between the lock and the return, are
-//! not always written in the order of the lock (SPEC 8): before a prediction is called a miss, its neighbours are
-//! tried in the other order.
+//! not always written in the order of the lock (SPEC 8): before a prediction is called a miss, another order is sought in
+//! which it and every event moved is as predicted.
 
 use std::collections::HashMap;
 
@@ -63,7 +63,7 @@ pub struct Verdict {
     pub total: u64,
     /// Predicted exactly, in the order recorded.
     pub exact: u64,
-    /// Predicted exactly with a neighbour in the other order.
+    /// Predicted exactly once events around it stand in another order, in which they are as predicted too.
     pub after_swap: u64,
     /// Misses by kind, in the order of [`Miss::ALL`].
     pub misses: [u64; Miss::ALL.len()],

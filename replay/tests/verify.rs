@@ -201,6 +201,31 @@ fn releases_written_down_before_an_allocation_that_did_not_see_them() {
 }
 
 #[test]
+fn records_written_long_after_the_lock() {
+    let mut kernel = Kernel::new("v6_10");
+    let empty = kernel.snapshot();
+    kernel.run(20_000);
+    let mut moved = 0;
+    for at in (100..kernel.events.len() - 400).step_by(500) {
+        let event = kernel.events[at].clone();
+        let freed = kernel.events[at..].iter().position(|e| e.op == Op::SlotFree && e.tlb_addr == event.tlb_addr);
+        if event.op == Op::SlotAlloc {
+            // Interrupted for as long as three hundred events, or until its buffer is given back.
+            let late = freed.map_or(300, |n| n - 1).min(300);
+            kernel.events.remove(at);
+            kernel.events.insert(at + late, Event { tid: 99, ..event });
+            moved += u64::from(late > 0);
+        }
+    }
+    let verdict = judge(&kernel.events, "v6_10", &empty, Some(0));
+    assert!(moved > 15 && verdict.after_swap > moved / 2, "{moved} {verdict:?}");
+    assert_eq!((verdict.exact + verdict.after_swap, verdict.missed_frees), (verdict.total, 0), "{verdict:?}");
+    // Another order does not make a wrong policy right.
+    let wrong = judge(&kernel.events, "v6_3", &empty, Some(0));
+    assert!(wrong.share() < 0.95, "{wrong:?}");
+}
+
+#[test]
 fn a_task_that_moved_is_told_from_a_wrong_model() {
     let mut kernel = Kernel::new("v6_10");
     let empty = kernel.snapshot();
