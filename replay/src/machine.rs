@@ -170,7 +170,15 @@ impl Machine {
         self.bounce(request, limits, reason).map_err(|cause| Refused { cause, reason: Some(reason) })
     }
 
-    /// Maps through the pool whatever the device reaches, as `swiotlb_map()` does (SPEC 6.2).
+    /// Takes slots, as `swiotlb_tbl_map_single()` does: whether the device reaches them is not asked.
+    ///
+    /// # Errors
+    /// Why there were none.
+    pub fn allocate(&mut self, request: &Request, limits: &Limits) -> Result<Taken, Cause> {
+        self.allocator.map(request, limits)
+    }
+
+    /// Maps through the pool whatever the device reaches of the buffer, as `swiotlb_map()` does (SPEC 6.2).
     ///
     /// # Errors
     /// Why it was refused, as for [`Machine::map`].

@@ -220,8 +220,10 @@ struct Live {
 
 fn map(machine: &mut Machine, kind: Kind, request: &Request, limits: &Limits) -> Result<Mapped, Cause> {
     match kind {
-        // The allocator alone: whether the device reaches what it gets is not asked.
-        Kind::Map => machine.bounce(request, &Limits { reach: u64::MAX, ..*limits }, Reason::Forced),
+        Kind::Map => {
+            let taken = machine.allocate(request, limits)?;
+            Ok(Mapped::Bounced { dma_addr: taken.tlb_addr, taken, reason: Reason::Forced })
+        }
         Kind::Smap => machine.bounce(request, limits, Reason::Forced),
         Kind::Xmap => machine.map(request, limits).map_err(|refused| refused.cause),
     }

@@ -119,3 +119,25 @@ fn a_mark_and_an_empty_script_change_nothing() {
     assert_eq!(out, format!("{head}end,0,0\n"));
     assert!(script.is_empty());
 }
+
+#[test]
+fn a_script_under_two_pools() {
+    let script = "pool,74000000,512,1\ndev,0,ffffffffffffffff,0,ffffffff,0\ndev,1,ffffffff,0,ffffffff,0\n\
+        map,0,0,1000,4096,0,0\nmap,1,0,1000,4096,0,1\nsmap,2,0,1000,2048,1\nunmap,0\nmap,3,0,0,262144,0,0\n";
+    let mut out = String::new();
+    let policy = Policy::parse("rfc64:hi_nslabs=128").unwrap();
+    Script::parse(script).unwrap().answers(&policy, &mut out).unwrap();
+    let lines: Vec<&str> = out.lines().collect();
+    assert!(lines[0].ends_with("area_nslabs=512 dynamic=0 hi_base=100000000 hi_nslabs=128"), "{}", lines[0]);
+    assert_eq!(
+        lines[1..],
+        [
+            "map,0,100000000,0,2",
+            "map,1,74000000,0,4",
+            "smap,2,74001000,2,5",
+            "unmap,0,,,3",
+            "map,3,100000000,0,131",
+            "end,131,131",
+        ]
+    );
+}
