@@ -63,5 +63,38 @@ pub fn test(arguments: &[String]) -> Result<()> {
 fn cargo(task: &str) -> Result<Command> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.arg(task).current_dir(cache::workspace()).env("CARGO_TARGET_DIR", cache::target_dir()?);
+    // What `cargo run` told this xtask about itself is not for the cargo within. Build scripts look at it (ring's does),
+    // and would be run anew, polars behind them, each time after somebody has used cargo directly.
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(is_about_xtask) {
+            command.env_remove(name);
+        }
+    }
     Ok(command)
+}
+
+/// Whether cargo sets a variable for the package it builds or runs.
+fn is_about_xtask(name: &str) -> bool {
+    const PREFIXES: [&str; 5] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CFG_", "CARGO_BIN_", "DEP_"];
+    PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        || ["CARGO_CRATE_NAME", "CARGO_PRIMARY_PACKAGE", "OUT_DIR"].contains(&name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cargo_within_knows_nothing_of_the_one_without() {
+        // cargo test sets these for us.
+        assert!(std::env::var_os("CARGO_PKG_NAME").is_some() && std::env::var_os("CARGO_MANIFEST_DIR").is_some());
+        let command = cargo("build").unwrap();
+        let removed = |name: &str| command.get_envs().any(|(key, value)| key == name && value.is_none());
+        assert!(removed("CARGO_PKG_NAME") && removed("CARGO_PKG_VERSION_MAJOR") && removed("CARGO_MANIFEST_DIR"));
+        assert!(
+            !is_about_xtask("CARGO_HOME")
+                && !is_about_xtask("CARGO_TARGET_DIR")
+                && !is_about_xtask("CARGO_NET_OFFLINE")
+        );
+    }
 }
