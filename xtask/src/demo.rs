@@ -33,10 +33,14 @@ const POLICIES: [&str; 4] = ["v6_10", "legacy", "v6_10:nslabs=1024", "rfc64:swio
 /// # Errors
 /// Something cannot be installed or built, the guest fails, or swioscope does.
 pub fn run(offline: bool, print: bool) -> Result<()> {
+    let sample = if offline { Some(sample()?) } else { None };
     let purpose = if offline { Purpose::Build } else { Purpose::Demo(KERNEL) };
     setup::install(&setup::announce(purpose)?)?;
     let programs = build::workspace()?;
-    let trace = if offline { sample()? } else { record(&programs)? };
+    let trace = match sample {
+        Some(trace) => trace,
+        None => record(&programs)?,
+    };
 
     let swioscope = |arguments: &[&str]| {
         let mut command = Command::new(&programs.swioscope);
@@ -57,7 +61,10 @@ pub fn run(offline: bool, print: bool) -> Result<()> {
     if print || !std::io::stdout().is_terminal() {
         policies.push("--print");
     }
-    swioscope(&[&["view"], &policies[..]].concat())
+    swioscope(&[&["view"], &policies[..]].concat())?;
+    let _ =
+        writeln!(std::io::stderr(), "\nswioscope is {}, the trace {}", programs.swioscope.display(), trace.display());
+    Ok(())
 }
 
 /// Records the load in a dom0 and brings the trace back.
@@ -93,7 +100,7 @@ fn sample() -> Result<PathBuf> {
     let dir = cache::workspace().join("samples");
     let is_trace = |path: &Path| path.extension().is_some_and(|extension| extension == "swio");
     let mut traces: Vec<_> = fs::read_dir(&dir)
-        .with_context(|| format!("cannot read {}", dir.display()))?
+        .with_context(|| format!("cannot read {}: try without --offline", dir.display()))?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| is_trace(path))
         .collect();

@@ -193,6 +193,9 @@ fn run_in_lab(args: &RunArgs) -> Result<ExitCode> {
         }
     }
     lab::fetch(args.kernel, &mut |line| eprintln!("{line}"))?;
+    if args.xen {
+        lab::fetch_xen(&mut |line| eprintln!("{line}"))?;
+    }
     let outcome = guest.run(&args.command)?;
     eprintln!(
         "the guest took {:.1} s; console in {}, /out in {}",
