@@ -55,7 +55,7 @@ pub fn program(name: &str) -> Result<PathBuf> {
 /// A test fails, or does not build.
 pub fn test(arguments: &[String]) -> Result<()> {
     let step = Step::loud("tests");
-    process::run(cargo("test")?.args(SELECTION).args(arguments))?;
+    process::run(cargo("test")?.args(SELECTION).arg("--no-fail-fast").args(arguments))?;
     step.done();
     Ok(())
 }

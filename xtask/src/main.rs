@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use xtask::lab::{self, Guest, Kernel, Load};
 use xtask::setup::{self, Purpose};
@@ -38,7 +38,7 @@ enum Task {
     },
     /// Run all tests, those of the lab included
     Test {
-        /// For cargo test, as in `-- --package xtask --test lab`
+        /// For cargo test, as in `-- --test lab dom0`
         #[arg(last = true)]
         arguments: Vec<String>,
     },
@@ -182,8 +182,8 @@ fn run_in_lab(args: &RunArgs) -> Result<ExitCode> {
     }
     let mut given = Vec::new();
     for file in &args.files {
-        let (host, inside) = file.split_once(':').unwrap_or((file, file));
-        given.push(inside.to_owned());
+        let (host, inside) = host_and_guest(file)?;
+        given.push(inside.clone());
         guest = guest.file(host, inside);
     }
     for program in ["swioscope", "lab-load"] {
@@ -206,8 +206,50 @@ fn run_in_lab(args: &RunArgs) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::try_from(outcome.status).unwrap_or(LAB_FAILED)))
 }
 
-/// Whether a word of the command is the program, as in `swioscope record` or `sh -c 'swioscope doctor'`.
+/// Whether a word of the command is the program, as in `swioscope record` or `sh -c '/bin/swioscope doctor'`.
 fn mentioned(command: &[String], program: &str) -> bool {
-    let name = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
-    command.iter().any(|text| text.split(|c| !name(c)).any(|word| word == program))
+    let part_of_name = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+    let mut words = command.iter().flat_map(|text| text.split(|c| !part_of_name(c)));
+    words.any(|word| word.strip_prefix("/bin/").unwrap_or(word) == program)
+}
+
+/// `HOSTPATH[:GUESTPATH]`.
+fn host_and_guest(file: &str) -> Result<(PathBuf, String)> {
+    match file.split_once(':') {
+        Some((host, inside)) => Ok((host.into(), inside.to_owned())),
+        None => {
+            let host = std::path::absolute(file)?;
+            let inside = host.to_str().with_context(|| format!("{file}: a guest path is UTF-8; give one after `:`"))?;
+            Ok((host.clone(), inside.to_owned()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_found_in_commands() {
+        let mentioned = |text: &str| mentioned(&[text.to_owned()], "swioscope");
+        for yes in ["swioscope", "cd /out; swioscope record", "(/bin/swioscope doctor)&"] {
+            assert!(mentioned(yes), "{yes}");
+        }
+        for no in ["ls /out/swioscope.swio", "swioscope-old doctor", "cat /root/swioscope"] {
+            assert!(!mentioned(no), "{no}");
+        }
+    }
+
+    #[test]
+    fn a_file_goes_to_its_own_path_unless_another_is_given() {
+        assert_eq!(host_and_guest("a:/bin/b").unwrap(), ("a".into(), "/bin/b".to_owned()));
+        assert_eq!(host_and_guest("/a/b").unwrap(), ("/a/b".into(), "/a/b".to_owned()));
+        assert!(host_and_guest("b").unwrap().1.ends_with("/b"));
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
 }
