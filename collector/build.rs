@@ -96,9 +96,10 @@ fn linker() -> Result<PathBuf, String> {
     let cache = env::var_os("XDG_CACHE_HOME").map_or_else(|| home.join(".cache"), PathBuf::from);
     let cargo = env::var_os("CARGO_HOME").map_or_else(|| home.join(".cargo"), PathBuf::from);
     let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path)
-        // Where `cargo xtask setup` puts it.
-        .chain([cargo.join("bin"), cache.join("swioscope/tools/bin")])
+    // Where `cargo xtask setup` puts it comes first: another one may not fit the compiler's LLVM.
+    [cache.join("swioscope/tools/bin"), cargo.join("bin")]
+        .into_iter()
+        .chain(env::split_paths(&path))
         .map(|folder| folder.join("bpf-linker"))
         .find(|file| file.is_file())
         .ok_or_else(|| "a compiler, but no bpf-linker.".to_owned())

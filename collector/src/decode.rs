@@ -162,7 +162,7 @@ impl Decoder {
     /// An event's time, never before that of the one ahead of it in the ring buffer.
     ///
     /// The one ring buffer orders the events of all CPUs; their clocks do not: those of a PV guest's CPUs can be
-    /// milliseconds apart (docs/lab, 2026-11-22), and a trace sorted by them shows slots given out before they were
+    /// milliseconds apart (docs/lab/2026-11-22-slot-choices.md), and a trace sorted by them shows slots given out before they were
     /// given back.
     fn in_order(&mut self, time: u64) -> u64 {
         let behind = self.now_ns.saturating_sub(time);
