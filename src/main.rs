@@ -39,9 +39,16 @@ fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            if error.is::<commands::Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+            if is_usage(&error) { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// What the command line asked for cannot be, whatever the files hold.
+fn is_usage(error: &anyhow::Error) -> bool {
+    error.is::<commands::Usage>()
+        || matches!(error.downcast_ref(), Some(analysis::AnalysisError::Policy { .. }))
+        || error.is::<replay::PolicyError>()
 }
 
 /// The reader of our output went away (`| head`): nothing failed.

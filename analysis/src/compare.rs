@@ -88,9 +88,10 @@ fn facts(trace: &Trace, events: &[Event], load: &Load) -> TraceFacts {
         host,
         cmdline: meta.host.cmdline.clone(),
         workload: meta.capture.workload.clone(),
-        duration_ns: meta.clock.duration_ns,
+        duration_ns: if meta.closed { meta.clock.duration_ns } else { load.span_ns().1 },
         events: trace.event_count(),
-        lost: meta.losses.events(),
+        // A recorder that died wrote no sum, but its `lost` rows are there.
+        lost: meta.losses.events().max(load.notes().lost),
         really_mapped: recorded.maps,
         really_bounced: recorded.bounces,
         really_failed: recorded.failures,
@@ -114,7 +115,7 @@ fn caveats(trace: &Trace, load: &Load) -> Vec<String> {
     let meta = trace.meta();
     let mut caveats = Vec::new();
     if !meta.closed {
-        caveats.push("the recording was cut short: the recorder did not end as it should".to_owned());
+        caveats.push("the recording was cut short: what it lost in its last seconds is not known".to_owned());
     }
     if let Some(recovered) = trace.recovered() {
         caveats.push(format!(
@@ -127,6 +128,13 @@ fn caveats(trace: &Trace, load: &Load) -> Vec<String> {
         caveats.push(format!("{what}: {}", field::count(n)));
     }
     caveats.extend(meta.losses.notes.iter().cloned());
+    match own_policy(meta) {
+        Some((_, "")) => {}
+        Some((rules, caveat)) => {
+            caveats.push(format!("kernel {} is taken as {}: {caveat}", meta.host.kernel_version(), rules.id))
+        }
+        None => caveats.push(format!("no policy is known for kernel {}", meta.host.release)),
+    }
     let notes = load.notes();
     for (n, what) in [
         (notes.unmatched_unmaps, "unmaps of mappings that are not in the trace, left out"),
@@ -241,7 +249,7 @@ fn assumptions(policy: &Policy, load: &Load, outcome: &Outcome) -> Vec<String> {
     let mut out: Vec<String> = policy.caveat().map(str::to_owned).into_iter().collect();
     if outcome.dropped > 0 {
         out.push(format!(
-            "{} mappings served in reality are refused here: their drivers are taken to go without",
+            "{} requests served in reality are refused here: their drivers are taken to go without",
             field::count(outcome.dropped)
         ));
     }

@@ -26,7 +26,9 @@ pub fn events(trace: &Trace) -> Result<LazyFrame, AnalysisError> {
     if paths.is_empty() {
         return Ok(frame::<Event>(&[])?.lazy());
     }
-    Ok(LazyFrame::scan_parquet_files(paths.into(), ScanArgsParquet::default())?)
+    // The names are the files' own: `*` and `[` in a folder's name mean themselves.
+    let literal = ScanArgsParquet { glob: false, ..ScanArgsParquet::default() };
+    Ok(LazyFrame::scan_parquet_files(paths.into(), literal)?)
 }
 
 /// Rows of any registered table as a frame.

@@ -27,7 +27,7 @@ pub enum AnalysisError {
     #[error(transparent)]
     Trace(#[from] trace::TraceError),
     /// A policy cannot be put on the recorded machine.
-    #[error("{policy}: {source}")]
+    #[error("policy `{policy}` does not fit this trace")]
     Policy {
         /// The policy as it was written.
         policy: String,
@@ -35,7 +35,7 @@ pub enum AnalysisError {
         source: replay::PolicyError,
     },
     /// The data-frame library refused a query.
-    #[error("could not query the trace: {0}")]
+    #[error("could not query the trace")]
     Frame(#[from] polars::error::PolarsError),
     /// polars takes paths as text.
     #[error("the path {0:?} is not UTF-8; move the trace to a folder whose name is")]

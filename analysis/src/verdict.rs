@@ -14,8 +14,8 @@ pub fn sentences(comparison: &Comparison) -> Vec<String> {
     } else if rows.iter().all(|row| row.requests == 0) {
         // Not an exoneration: nobody asked, or nobody was heard asking.
         Some("The trace holds no mapping, so there is nothing to judge: record while the load runs, and see the notes.")
-    } else if rows.iter().all(|row| row.bounces == 0 && row.failures == 0) {
-        Some("Nothing bounces under any of these policies: swiotlb is not your problem.")
+    } else if rows.iter().all(|row| row.bounces == 0 && row.failures == 0) && !really_bounced(comparison) {
+        Some("Nothing bounced, and nothing bounces under any of these policies: swiotlb is not your problem.")
     } else {
         None
     };
@@ -51,6 +51,14 @@ pub fn sentences(comparison: &Comparison) -> Vec<String> {
     out
 }
 
+/// Whether the recorded kernel bounced or refused anything, by its mappings or by its slots: the models do not know every
+/// reason to bounce, so only the kernel's own silence exonerates.
+fn really_bounced(comparison: &Comparison) -> bool {
+    let facts = &comparison.facts;
+    let slots = comparison.devices.iter().any(|device| device.bounced + device.bounces_failed > 0);
+    slots || facts.really_bounced + facts.really_failed > 0
+}
+
 fn serve(rows: &[&PolicyRow]) -> String {
     let verb = if rows.len() == 1 { "serves" } else { "serve" };
     format!("{} {verb}", names(rows))
@@ -66,7 +74,8 @@ fn names(rows: &[&PolicyRow]) -> String {
 }
 
 /// A policy with what tells it from its neighbours.
-fn label(row: &PolicyRow) -> String {
+#[must_use]
+pub fn label(row: &PolicyRow) -> String {
     match row.pool_slots_hi {
         Some(high) => format!("{} (LO {}, HI {} slots)", row.policy, count(row.pool_slots), count(high)),
         None => format!("{} ({} slots)", row.policy, count(row.pool_slots)),
@@ -210,6 +219,14 @@ mod tests {
         let comparison = Comparison { rows: vec![direct], ..Comparison::default() };
         assert_eq!(sentences(&comparison).len(), 1);
         assert!(sentences(&comparison)[0].contains("not your problem"));
+    }
+
+    #[test]
+    fn what_bounced_in_reality_is_not_exonerated_by_a_policy_that_bounces_nothing() {
+        let direct = PolicyRow { requests: 5, maps: 5, ..PolicyRow::default() };
+        let mut comparison = Comparison { rows: vec![direct], ..Comparison::default() };
+        comparison.facts.really_bounced = 5;
+        assert!(!sentences(&comparison).join(" ").contains("not your problem"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use collector::{Options, Recorder, Stats, Summary};
 use indicatif::{ProgressBar, ProgressStyle};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use trace::{Trace, Writer, field};
 
 use crate::cli::RecordArgs;
@@ -17,7 +18,7 @@ const TICK: Duration = Duration::from_millis(200);
 
 pub(crate) fn run(args: &RecordArgs) -> anyhow::Result<ExitCode> {
     let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&interrupted)).context("could not catch Ctrl-C")?;
     }
 
@@ -45,13 +46,21 @@ pub(crate) fn run(args: &RecordArgs) -> anyhow::Result<ExitCode> {
         {
             break Some(status);
         }
-        // The command gets the terminal's Ctrl-C too; its exit ends the recording.
-        let asked_to_stop = interrupted.load(Ordering::Relaxed) && child.is_none();
-        if asked_to_stop || recorder.failed() || args.duration.is_some_and(|limit| started.elapsed() >= limit) {
+        let asked_to_stop = interrupted.load(Ordering::Relaxed) || recorder.failed();
+        if asked_to_stop || args.duration.is_some_and(|limit| started.elapsed() >= limit) {
             break None;
         }
     };
     bar.finish_and_clear();
+    if let (None, Some(child)) = (status, &mut child)
+        && child.try_wait().is_ok_and(|ended| ended.is_none())
+    {
+        // A terminal's Ctrl-C reaches the command by itself; a signal to us alone does not, and it is not ours to kill.
+        eprintln!(
+            "the recording ends here; the command (process {}) goes on if it was not interrupted too",
+            child.id()
+        );
+    }
 
     let summary = recorder.finish()?;
     eprint!("{}", summary_text(&summary)?);

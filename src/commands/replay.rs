@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use analysis::Comparison;
+use analysis::verdict::label;
 use anyhow::Context as _;
 use flate2::read::MultiGzDecoder;
 use indicatif::ProgressBar;
@@ -45,6 +46,7 @@ pub(crate) fn compare(trace: &Trace, machine: &MachineArgs) -> anyhow::Result<Co
 
 /// The recorded kernel's own policy, the oldest allocator, and the RFC's two pools of the recorded size.
 fn default_policies(trace: &Trace) -> anyhow::Result<Vec<Policy>> {
+    // An unknown kernel is most likely a newer one; the comparison's notes say that it is unknown.
     let own = analysis::own_policy(trace.meta()).map_or("v6_10", |(generation, _)| generation.id);
     let slots = trace.meta().pools.first().map_or(32_768, |pool| pool.nslabs);
     let texts = [own.to_owned(), "legacy".to_owned(), format!("rfc64:hi_nslabs={slots}")];
@@ -60,18 +62,25 @@ fn print_comparison(comparison: &Comparison, format: Format) -> anyhow::Result<E
             for sentence in &comparison.verdict {
                 output::line(stdout, sentence)?;
             }
-            output::line(stdout, output::turned(&comparison.rows))?;
+            if let Some((total, exact)) = comparison.facts.predicted {
+                let (exact, total) = (trace::field::count(exact), trace::field::count(total));
+                output::line(
+                    stdout,
+                    format_args!("The model predicts {exact} of {total} slot choices of the recorded kernel."),
+                )?;
+            }
+            output::line(stdout, format_args!("\n{}", output::turned(&comparison.rows)))?;
             for caveat in &comparison.facts.caveats {
                 output::line(stdout, format_args!("note: {caveat}"))?;
             }
             for (row, detail) in comparison.rows.iter().zip(&comparison.details) {
                 for assumption in &detail.assumptions {
-                    output::line(stdout, format_args!("note: {}: {assumption}", row.policy))?;
+                    output::line(stdout, format_args!("note: {}: {assumption}", label(row)))?;
                 }
                 if let Some(first) = detail.refusals.first() {
                     output::line(
                         stdout,
-                        format_args!("first refusal of {}: {} {}", row.policy, first.device, first.explanation),
+                        format_args!("first refusal of {}: {} {}", label(row), first.device, first.explanation),
                     )?;
                 }
             }
@@ -117,6 +126,9 @@ fn is_script(path: &Path) -> bool {
 
 /// Answers a file of allocator requests, one line a request.
 fn write_answers(args: &ReplayArgs, answers: &Path) -> anyhow::Result<ExitCode> {
+    if args.input.is_dir() {
+        return Err(Usage("--answers takes a file of allocator requests, not a trace folder".to_owned()).into());
+    }
     let [policy] = args.machine.policies.as_slice() else {
         return Err(Usage("--answers takes exactly one --policy".to_owned()).into());
     };

@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail};
 use replay::{Generation, Miss, Start, Verdict};
 use trace::{Event, Trace};
 
+use super::Usage;
 use crate::cli::{Format, VerifyArgs};
 use crate::output;
 
@@ -70,8 +71,11 @@ pub(crate) fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let verdict = replay::verify(&events, trace.devices(), &start, rules);
     if verdict.total == 0 {
         bail!(
-            "{} holds no slot allocation, so there is nothing to verify; record while something bounces",
-            args.trace.display()
+            "{} holds no slot allocation that can be judged ({} outside the pool, {} incomplete, {} older than the snapshot); record while something bounces",
+            args.trace.display(),
+            verdict.other_pools,
+            verdict.incomplete,
+            verdict.before_snapshot
         );
     }
 
@@ -93,6 +97,13 @@ pub(crate) fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
 
 fn generation(args: &VerifyArgs, trace: &Trace) -> anyhow::Result<&'static Generation> {
     if let Some(policy) = &args.policy {
+        if policy.text().contains(':') {
+            return Err(Usage(format!(
+                "verify takes the pool from the trace: give `--policy {}` without parameters",
+                policy.rules().id
+            ))
+            .into());
+        }
         return Ok(policy.rules());
     }
     let release = &trace.meta().host.release;
@@ -161,6 +172,16 @@ fn print(row: &VerifyRow, misses: &[MissRow], verdict: &Verdict, trace: &Trace) 
         output::line(stdout, "note: the trace has no snapshot of the pool, which was taken to be empty at the start")?;
     } else if !meta.snapshot_exact {
         output::line(stdout, "note: the pool was in use while its snapshot was read, so its first choices may be off")?;
+    }
+    if verdict.snapshot_mismatches > 0 {
+        let n = count(verdict.snapshot_mismatches);
+        output::line(
+            stdout,
+            format_args!("note: areas whose slots in the snapshot do not add up to the kernel's count: {n}"),
+        )?;
+    }
+    if let Some((_, caveat)) = analysis::own_policy(meta).filter(|(_, caveat)| !caveat.is_empty()) {
+        output::line(stdout, format_args!("note: kernel {}: {caveat}", meta.host.kernel_version()))?;
     }
     for (what, n) in meta.losses.by_cause().filter(|&(_, n)| n > 0) {
         output::line(stdout, format_args!("note: {what}: {}", count(n)))?;

@@ -124,9 +124,9 @@ pub struct Capture {
     pub mode: String,
     /// For each event kind, the back-end that delivered it.
     pub backends: BTreeMap<String, String>,
-    /// What was recorded: the command, or `duration`, or `until interrupted`.
+    /// What ran meanwhile: the command, or that it was whatever ran for a time.
     pub workload: String,
-    /// Size of each ring buffer in bytes.
+    /// Size of the ring buffer in bytes.
     pub ring_bytes: u64,
 }
 

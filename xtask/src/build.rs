@@ -1,6 +1,7 @@
 //! Building the workspace, always the same selection of packages: cargo unites features over what is selected, so a
 //! different selection would build polars a second time.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -11,6 +12,18 @@ use crate::{cache, process};
 
 /// The packages, and the folder where the products go.
 const SELECTION: [&str; 4] = ["--release", "--workspace", "--exclude", "swioscope-probe"];
+
+/// The workspace's own crates.
+const PACKAGES: [&str; 8] = [
+    "swioscope",
+    "swioscope-analysis",
+    "swioscope-collector",
+    "swioscope-probe",
+    "swioscope-replay",
+    "swioscope-trace",
+    "swioscope-tui",
+    "xtask",
+];
 
 /// What a build leaves that others use.
 #[derive(Clone, Debug)]
@@ -60,7 +73,32 @@ pub fn test(arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// Cargo tells what is fresh by files' times, and gives the crates of two checkouts the same names in a target folder they
+/// share: an older checkout would be handed what the newer one built. So the folder notes whose crates it holds, and a
+/// change of checkout throws them out; polars and the other dependencies stay.
+fn claim() -> Result<()> {
+    let (root, target) = (cache::workspace(), cache::target_dir()?);
+    let note = target.join("checkout");
+    let owner = root.to_string_lossy().into_owned();
+    match fs::read_to_string(&note) {
+        Ok(before) if before == owner => return Ok(()),
+        // A folder of one's own, or a new one: nothing to throw out.
+        Err(_) if !target.join("release").exists() => {}
+        _ => {
+            let packages = PACKAGES.iter().flat_map(|package| ["--package", package]);
+            process::run(bare_cargo("clean")?.args(["--quiet", "--release"]).args(packages))?;
+        }
+    }
+    fs::create_dir_all(&target)?;
+    Ok(fs::write(note, owner)?)
+}
+
 fn cargo(task: &str) -> Result<Command> {
+    claim()?;
+    bare_cargo(task)
+}
+
+fn bare_cargo(task: &str) -> Result<Command> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.arg(task).current_dir(cache::workspace()).env("CARGO_TARGET_DIR", cache::target_dir()?);
     // What `cargo run` told this xtask about itself is not for the cargo within. Build scripts look at it (ring's does),

@@ -55,10 +55,13 @@ pub fn target_dir() -> Result<PathBuf> {
     }
 }
 
-/// The root of the workspace this xtask was built from.
-pub fn workspace() -> &'static Path {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
-    own.parent().unwrap_or(own)
+/// The root of the workspace this xtask was started in. Where checkouts share a target folder, the program may have been
+/// built from another one, so cargo's word at run time goes before its word at build time.
+pub fn workspace() -> PathBuf {
+    let built = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let started = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).unwrap_or_else(|| built.to_owned());
+    let root = started.ancestors().find(|dir| dir.join("xtask/Cargo.toml").is_file());
+    root.map_or_else(|| built.parent().unwrap_or(built).to_owned(), Path::to_owned)
 }
 
 fn subfolder(base: &Path, name: &str) -> Result<PathBuf> {
