@@ -42,7 +42,7 @@ pub(crate) struct Map {
     pub skips_sync: bool,
     /// The next step belongs to the same scatterlist.
     pub more: bool,
-    /// Refused in reality: nothing will undo it.
+    /// Refused in reality.
     pub refused: bool,
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct Map {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Step {
     pub time_ns: u64,
-    /// The mapping, numbered among those alive at once.
+    /// The mapping, numbered among those alive at once; [`UNTIED`](crate::tie::UNTIED) when nothing will undo it.
     pub id: u32,
     pub what: What,
 }
@@ -72,6 +72,9 @@ pub struct LoadNotes {
     pub unknown_devices: u64,
     /// Events without an address or a size, which could not be used.
     pub incomplete: u64,
+    /// Scatterlist elements without an address of their own: an IOMMU merged them with those before them. They are
+    /// mappings served without a bounce buffer; no unmap can be tied to them.
+    pub merged: u64,
     /// Records the trace says were lost.
     pub lost: u64,
     /// Mappings held since before the recording, found in the snapshot.

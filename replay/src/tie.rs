@@ -16,7 +16,7 @@ const SKIP_CPU_SYNC: u64 = 1 << 5;
 /// slots are free, and another CPU was quicker.
 const LATE_NS: u64 = 1_000_000;
 /// The number of a mapping nothing in the trace refers to again.
-const UNTIED: u32 = u32::MAX;
+pub(crate) const UNTIED: u32 = u32::MAX;
 /// Stands for the device in the keys of mappings held since before the recording, whose other half is the slot.
 const HELD: u32 = u32::MAX;
 
@@ -110,9 +110,10 @@ impl<'a> Tie<'a> {
             self.notes.unknown_devices += 1;
         }
         let device = self.device(event.device);
-        let refused = event.op == Op::MapFailed || event.dma_addr.is_none();
+        let refused = event.op == Op::MapFailed;
         self.recorded.maps += 1;
         self.recorded.failures += u64::from(refused);
+        self.notes.merged += u64::from(!refused && event.dma_addr.is_none());
         self.join_scatterlist(event);
         let direction = event.direction.unwrap_or(Direction::Bidirectional);
         let mut id = UNTIED;

@@ -1,8 +1,8 @@
 //! A load replayed on a machine: what would have happened.
 //!
 //! Open-loop: the load stays as recorded, the answers change (the rules are in docs/models.md). A map refused here but
-//! served in reality has its unmap and syncs passed over. A map served here but refused in reality is released after
-//! the typical lifetime of its device and size. A scatterlist is served whole or not at all.
+//! served in reality has its unmap and syncs passed over. A map served here that nothing in the trace undoes (refused in
+//! reality, or merged by an IOMMU) is released after the typical lifetime of its device and size. A scatterlist is served whole or not at all.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -17,6 +17,7 @@ use crate::machine::{Machine, Mapped, Reason};
 use crate::occupancy::Occupancy;
 use crate::plan::Limits;
 use crate::refusal::{Cause, Refusal};
+use crate::tie::UNTIED;
 
 /// What to keep of a replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +91,7 @@ pub struct Outcome {
     pub occupancy: Occupancy,
     /// By device, in the order of [`Load::devices`].
     pub devices: Vec<DeviceOutcome>,
-    /// Lifetimes given to mappings that were refused in reality.
+    /// Lifetimes given to mappings nothing in the trace undoes: refused in reality, or merged by an IOMMU.
     pub assumed: Vec<Assumed>,
     /// Mappings refused here and served in reality; the driver is taken to go without.
     pub dropped: u64,
@@ -291,7 +292,7 @@ impl<'a> Replay<'a> {
                 return false;
             }
         };
-        if !map.refused {
+        if step.id != UNTIED {
             self.states[step.id as usize] = state;
         } else if let State::Bounced(bounce) = state {
             self.schedule(step.time_ns, map, bounce);
@@ -302,8 +303,10 @@ impl<'a> Replay<'a> {
     /// Undoes the elements mapped before one was refused, without copying (SPEC 6.1).
     fn undo(&mut self, steps: &[Step]) {
         for step in steps {
-            let What::Map(map) = step.what else { continue };
-            let state = if map.refused {
+            if !matches!(step.what, What::Map(_)) {
+                continue;
+            }
+            let state = if step.id == UNTIED {
                 self.next_due -= 1;
                 self.due.retain(|&Reverse((_, number))| number != self.next_due);
                 self.due_states.remove(&self.next_due).map_or(State::Gone, State::Bounced)
@@ -351,7 +354,7 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Has slots released that nothing in the trace releases, because reality refused them.
+    /// Has slots released that nothing in the trace releases, because no unmap is tied to their map.
     fn schedule(&mut self, time_ns: u64, map: &Map, bounce: Bounce) {
         let size = map.request.size;
         let lifetime_ns = self.load.lifetimes.typical(map.device, size);

@@ -197,6 +197,20 @@ fn a_scatterlist_is_served_whole_or_not_at_all() {
 }
 
 #[test]
+fn a_merged_element_is_served() {
+    // An IOMMU put the second element's bytes behind the first's: it has no address of its own.
+    let element = |i: u32, dma_addr| Event { sg_index: Some(i), dma_addr, ..map(7, 0, 4096) };
+    let load = load(&[element(0, Some(LOW)), element(1, None), unmap(9, LOW, 4096)]);
+    assert_eq!((load.recorded().maps, load.recorded().failures, load.recorded().bounces), (2, 0, 0));
+    let out = run(&load, "v6_10", 512);
+    assert_eq!((out.requests, out.maps, out.dropped, out.peak_slots[0], out.final_slots[0]), (1, 2, 0, 4, 0));
+    assert_eq!((load.notes().merged, out.assumed[0].count, out.assumed[0].lifetime_ns), (1, 1, 2));
+    // Too small for both: the two were served in reality.
+    let out = run(&load, "v6_10", 2);
+    assert_eq!((out.dropped, out.total_failures(), out.final_slots[0]), (1, 1, 0));
+}
+
+#[test]
 fn bytes_are_copied_as_each_generation_does() {
     let way = |direction, e: Event| Event { direction: Some(direction), ..e };
     let both = Direction::Bidirectional;
