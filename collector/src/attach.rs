@@ -1,7 +1,7 @@
 //! Loads the object and attaches what this kernel takes.
 
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Instant;
 
 use aya::programs::{Program as AyaProgram, ProgramError};
@@ -105,7 +105,8 @@ fn take(ebpf: &mut Ebpf, btf: &Btf, kernel: &aya::Btf, form: u32, backend: &Back
         let started = start(ebpf, kernel, program);
         tracing::debug!(
             program = program.name,
-            verified_instructions = ebpf.program(program.name).and_then(|p| information(p, "verified_insns")),
+            verified_instructions =
+                ebpf.program(program.name).and_then(|p| information(p.fd().ok()?, "verified_insns")),
             milliseconds = began.elapsed().as_millis(),
             ok = started.is_ok(),
         );
@@ -193,13 +194,20 @@ pub fn detach(ebpf: &mut Ebpf) {
 
 /// Hits the kernel skipped because the same program was already running on that CPU, over all programs (5.12 and newer).
 #[must_use]
-pub fn recursion_misses(ebpf: &Ebpf) -> u64 {
-    ebpf.programs().filter_map(|(_, program)| information(program, "recursion_misses")).sum()
+pub fn recursion_misses(programs: &[OwnedFd]) -> u64 {
+    programs.iter().filter_map(|program| information(program, "recursion_misses")).sum()
+}
+
+/// The programs that are loaded, to ask for their counters from any thread, and after [`detach`].
+#[must_use]
+pub fn programs(ebpf: &Ebpf) -> Vec<OwnedFd> {
+    let loaded = ebpf.programs().filter_map(|(_, program)| program.fd().ok());
+    loaded.filter_map(|fd| fd.as_fd().try_clone_to_owned().ok()).collect()
 }
 
 /// What the kernel says of a loaded program.
-fn information(program: &AyaProgram, what: &str) -> Option<u64> {
-    let fd = program.fd().ok()?.as_fd().as_raw_fd();
+fn information(program: &impl AsFd, what: &str) -> Option<u64> {
+    let fd = program.as_fd().as_raw_fd();
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
     info.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':')?.trim().parse().ok())
 }

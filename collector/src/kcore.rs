@@ -72,6 +72,12 @@ impl Kcore {
         Ok(Self { file, segments })
     }
 
+    /// A file in the place of kernel memory.
+    #[cfg(test)]
+    pub(crate) fn over(file: File, address: u64, len: u64) -> Self {
+        Self { file, segments: vec![Segment { address, len, offset: 0 }] }
+    }
+
     /// Fills `buffer` from the kernel's memory at `address`.
     ///
     /// # Errors

@@ -17,6 +17,8 @@ const CHUNK: u64 = 512;
 /// The table and what was seen of it.
 #[derive(Debug)]
 pub struct P2m {
+    /// None once reading has failed: what was read until then is kept.
+    memory: Option<Kcore>,
     table: u64,
     frames: u64,
     /// By chunk: a bit a frame wanted, and the entries read so far.
@@ -37,11 +39,11 @@ impl P2m {
     ///
     /// # Errors
     /// When they cannot be read.
-    pub fn new(memory: &Kcore, addr_symbol: u64, size_symbol: u64) -> Result<Self, KcoreError> {
+    pub fn new(memory: Kcore, addr_symbol: u64, size_symbol: u64) -> Result<Self, KcoreError> {
         let (table, frames) = (memory.u64(addr_symbol)?, memory.u64(size_symbol)?);
         // A first read tells at once whether the table can be read at all.
         memory.u64(table)?;
-        Ok(Self { table, frames, chunks: BTreeMap::new(), beyond: 0 })
+        Ok(Self { memory: Some(memory), table, frames, chunks: BTreeMap::new(), beyond: 0 })
     }
 
     /// Notes the pages of a buffer.
@@ -70,11 +72,18 @@ impl P2m {
     /// Reads the entries of pages that were seen since the last call.
     ///
     /// # Errors
-    /// When memory cannot be read.
-    pub fn catch_up(&mut self, memory: &Kcore) -> Result<(), KcoreError> {
+    /// When memory cannot be read, which is told once: nothing is read from then on.
+    pub fn catch_up(&mut self) -> Result<(), KcoreError> {
         let (table, frames) = (self.table, self.frames);
+        let Some(memory) = &self.memory else { return Ok(()) };
         for (&number, chunk) in self.chunks.iter_mut().filter(|(_, c)| c.wanted != c.read) {
-            let bytes = read_chunk(memory, table, frames, number)?;
+            let bytes = match read_chunk(memory, table, frames, number) {
+                Ok(bytes) => bytes,
+                Err(why) => {
+                    self.memory = None;
+                    return Err(why);
+                }
+            };
             for (index, entry) in chunk.entries.iter_mut().enumerate() {
                 let (at, bit) = (index / 64, 1 << (index % 64));
                 if chunk.wanted[at] & !chunk.read[at] & bit != 0 {
@@ -86,24 +95,37 @@ impl P2m {
         Ok(())
     }
 
-    /// Reads everything once more and gives the runs, and how many entries have changed.
+    /// The entries read so far.
+    #[must_use]
+    pub fn runs(&self) -> Vec<P2mRun> {
+        let mut runs = Runs::default();
+        for (pfn, entry) in self.chunks.iter().flat_map(|(&number, chunk)| chunk.known(number)) {
+            runs.push(pfn, entry);
+        }
+        runs.0
+    }
+
+    /// Reads everything once more and counts the entries that have changed; none when reading has failed before.
     ///
     /// # Errors
     /// When memory cannot be read.
-    pub fn finish(mut self, memory: &Kcore) -> Result<(Vec<P2mRun>, u64), KcoreError> {
-        self.catch_up(memory)?;
+    pub fn changed(&self) -> Result<u64, KcoreError> {
+        let Some(memory) = &self.memory else { return Ok(0) };
         let mut changed = 0;
-        let mut runs = Runs::default();
         for (&number, chunk) in &self.chunks {
             let bytes = read_chunk(memory, self.table, self.frames, number)?;
-            for (index, &entry) in chunk.entries.iter().enumerate() {
-                if chunk.read[index / 64] >> (index % 64) & 1 == 1 {
-                    changed += u64::from(entry != word(&bytes, index * 8));
-                    runs.push(number * CHUNK + index as u64, entry);
-                }
-            }
+            let differs = |&(pfn, entry): &(u64, u64)| entry != word(&bytes, (pfn % CHUNK) as usize * 8);
+            changed += chunk.known(number).filter(differs).count() as u64;
         }
-        Ok((runs.0, changed))
+        Ok(changed)
+    }
+}
+
+impl Chunk {
+    /// The frames whose entries were read, with these.
+    fn known(&self, number: u64) -> impl Iterator<Item = (u64, u64)> {
+        let read = |index: u64| self.read[(index / 64) as usize] >> (index % 64) & 1 == 1;
+        (0..CHUNK).zip(&self.entries).filter(move |(index, _)| read(*index)).map(move |(i, &e)| (number * CHUNK + i, e))
     }
 }
 
@@ -177,12 +199,38 @@ mod tests {
 
     #[test]
     fn the_pages_of_a_buffer_are_seen_once_each() {
-        let mut p2m = P2m { table: 0, frames: 1000, chunks: BTreeMap::new(), beyond: 0 };
+        let mut p2m = P2m { memory: None, table: 0, frames: 1000, chunks: BTreeMap::new(), beyond: 0 };
         p2m.see(511 * 4096 + 4095, 2);
         p2m.see(511 * 4096, 1);
         let bits: u32 = p2m.chunks.values().flat_map(|c| c.wanted).map(u64::count_ones).sum();
         assert_eq!((p2m.chunks.len(), bits), (2, 2));
         p2m.see(999 * 4096, 3 * 4096);
         assert_eq!(p2m.beyond(), 2);
+    }
+
+    /// A table of 1024 frames whose second half cannot be read.
+    #[test]
+    fn what_was_read_outlives_a_failed_read() {
+        let path = std::env::temp_dir().join(format!("swioscope-p2m-{}", std::process::id()));
+        let entries: Vec<u8> = (0..CHUNK).flat_map(|pfn| (pfn + 7000).to_le_bytes()).collect();
+        std::fs::write(&path, &entries).unwrap();
+        let file = std::fs::File::open(&path).unwrap();
+        let memory = Kcore::over(file, 0x1000, entries.len() as u64);
+        let mut p2m = P2m { memory: Some(memory), table: 0x1000, frames: 1024, chunks: BTreeMap::new(), beyond: 0 };
+        p2m.see(5 << 12, 2 << 12);
+        p2m.catch_up().unwrap();
+        let read = [P2mRun { pfn: 5, mfn: 7005, count: 2, kind: P2mKind::Own }];
+        assert_eq!(p2m.runs(), read);
+        assert_eq!(p2m.changed().unwrap(), 0);
+        std::fs::write(&path, vec![0; entries.len()]).unwrap();
+        assert_eq!(p2m.changed().unwrap(), 2);
+        p2m.see(600 << 12, 1);
+        assert!(p2m.changed().is_err());
+        assert!(p2m.catch_up().is_err());
+        // Told once, and what was read stays.
+        p2m.see(7 << 12, 1);
+        p2m.catch_up().unwrap();
+        assert_eq!(p2m.runs(), read);
+        std::fs::remove_file(&path).unwrap();
     }
 }

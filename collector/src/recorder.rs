@@ -6,6 +6,7 @@
 //! The tool's own disk writes are mappings like any other and are recorded: they take slots too, and a trace without
 //! them could not be verified. They are few: one mapping carries the bytes of thousands of events.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,7 +19,7 @@ use aya::maps::{MapData, PerCpuArray, RingBuf};
 use probe::wire::CpuLoss;
 use trace::event::NO_DEVICE;
 use trace::meta::{Capture, Clock, Losses};
-use trace::{Device, Event, Meta, Op, P2mRun, Writer, field};
+use trace::{Device, Event, Meta, Op, Writer, field};
 
 use crate::attach::{self, Choice};
 use crate::decode::{Decoder, Faults};
@@ -74,7 +75,6 @@ pub struct Summary {
 /// A recording under way. Dropping it without [`Recorder::finish`] leaves a trace that opens, as after a SIGKILL.
 pub struct Recorder {
     ebpf: Ebpf,
-    losses: PerCpuArray<MapData, [u64; LOSS_WORDS]>,
     choices: Vec<Choice>,
     meta: Meta,
     path: PathBuf,
@@ -83,11 +83,42 @@ pub struct Recorder {
     writer: JoinHandle<Result<Written, CollectorError>>,
 }
 
-#[derive(Default)]
 struct Shared {
     stop: AtomicBool,
     events: AtomicU64,
     bytes: AtomicU64,
+    losses: PerCpuArray<MapData, [u64; LOSS_WORDS]>,
+    programs: Vec<OwnedFd>,
+}
+
+impl Shared {
+    fn lost(&self) -> Vec<CpuLoss> {
+        let values = self.losses.get(&0, 0);
+        values.map(|cpus| cpus.iter().map(|words| bytemuck::cast(*words)).collect()).unwrap_or_default()
+    }
+
+    /// The losses up to now, those of p2m left out.
+    fn losses(&self, faults: &Faults, mut notes: Vec<String>) -> Losses {
+        let Faults { undecoded, sg_truncated, changed_devices, late, latest_ns } = faults;
+        if *latest_ns >= SKEW_NS {
+            notes.push(format!(
+                "the CPUs' clocks disagree: {} records came behind one with a later time, by {} at most, and were given that time; their order is the ring buffer's",
+                field::count(*late),
+                field::duration(*latest_ns)
+            ));
+        }
+        for device in changed_devices {
+            notes.push(format!("{device} changed its limits while in use: it has a second row"));
+        }
+        Losses {
+            ring_full: self.lost().iter().map(|l| l.lost).sum(),
+            probe_missed: attach::recursion_misses(&self.programs),
+            undecoded: *undecoded,
+            sg_truncated: *sg_truncated,
+            p2m_changed: 0,
+            notes,
+        }
+    }
 }
 
 /// What travels from the drainer to the writer.
@@ -96,6 +127,8 @@ struct Batch {
     events: Vec<Event>,
     /// All devices, when one is new or changed.
     devices: Option<Vec<Device>>,
+    /// The decoder's, when they have changed.
+    faults: Option<Faults>,
 }
 
 /// What the writer hands back at the end.
@@ -113,6 +146,10 @@ const LOSS_WORDS: usize = size_of::<CpuLoss>() / 8;
 const POLL: Duration = Duration::from_millis(2);
 /// How often the trace is made safe against a SIGKILL, and newly seen p2m entries are read.
 const FLUSH: Duration = Duration::from_millis(200);
+/// How often p2m and the losses so far are written at most, which syncs the disk.
+const KEEP: Duration = Duration::from_secs(2);
+/// And no more than this part of the time goes into it: a large p2m takes long.
+const KEEP_SHARE: u32 = 50;
 /// Events handed on at once.
 const BATCH: usize = 8192;
 /// Clocks this far apart are worth a note. Below it two CPUs took their time stamps in one order and their places in the
@@ -195,7 +232,14 @@ impl Recorder {
         if taken {
             writer.set_snapshot(slots);
         }
-        Self::spawn(options.path.clone(), ebpf, choices, meta, ring, losses, logger, decoder, writer, p2m)
+        let shared = Shared {
+            stop: AtomicBool::new(false),
+            events: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            losses,
+            programs: attach::programs(&ebpf),
+        };
+        Self::spawn(options.path.clone(), ebpf, choices, meta, ring, shared, logger, decoder, writer, p2m)
     }
 
     #[allow(clippy::too_many_arguments, reason = "the second half of start, split for length")]
@@ -205,24 +249,22 @@ impl Recorder {
         choices: Vec<Choice>,
         meta: Meta,
         ring: RingBuf<MapData>,
-        losses: PerCpuArray<MapData, [u64; LOSS_WORDS]>,
+        shared: Shared,
         logger: Option<Logger>,
         decoder: Decoder,
         writer: Writer,
-        p2m: Option<(P2m, Kcore)>,
+        mut p2m: Option<P2m>,
     ) -> Result<Self, CollectorError> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(shared);
         let (sender, receiver) = sync_channel(QUEUE);
         let failed = |e: std::io::Error| CollectorError::Thread { path: path.clone(), reason: e.to_string() };
         let writer = {
             let shared = Arc::clone(&shared);
-            let p2m = p2m.map(|(mut p2m, memory)| {
-                for pool in &meta.pools {
-                    p2m.see(pool.start, pool.nslabs * trace::pool::SLOT_BYTES);
-                }
-                (p2m, memory)
-            });
-            let work = move || write(writer, &receiver, &shared, p2m);
+            if let Some(p2m) = &mut p2m {
+                meta.pools.iter().for_each(|pool| p2m.see(pool.start, pool.nslabs * trace::pool::SLOT_BYTES));
+            }
+            let meta = meta.clone();
+            let work = move || write(writer, &receiver, &shared, &meta, p2m);
             thread::Builder::new().name("writer".to_owned()).spawn(work).map_err(failed)?
         };
         let drainer = {
@@ -230,7 +272,7 @@ impl Recorder {
             let work = move || drain(ring, logger, decoder, sender, &shared);
             thread::Builder::new().name("drainer".to_owned()).spawn(work).map_err(failed)?
         };
-        Ok(Self { ebpf, losses, choices, meta, path, shared, drainer, writer })
+        Ok(Self { ebpf, choices, meta, path, shared, drainer, writer })
     }
 
     /// How each event is captured.
@@ -250,7 +292,7 @@ impl Recorder {
     pub fn stats(&self) -> Stats {
         Stats {
             events: self.shared.events.load(Ordering::Relaxed),
-            lost: self.lost().iter().map(|l| l.lost).sum(),
+            lost: self.shared.lost().iter().map(|l| l.lost).sum(),
             bytes: self.shared.bytes.load(Ordering::Relaxed),
         }
     }
@@ -261,25 +303,18 @@ impl Recorder {
         self.writer.is_finished()
     }
 
-    fn lost(&self) -> Vec<CpuLoss> {
-        let values = self.losses.get(&0, 0);
-        values.map(|cpus| cpus.iter().map(|words| bytemuck::cast(*words)).collect()).unwrap_or_default()
-    }
-
     /// Detaches, takes what is left in the ring buffer and closes the trace.
     ///
     /// # Errors
     /// When the trace cannot be written; what was written can be opened.
     pub fn finish(mut self) -> Result<Summary, CollectorError> {
         let duration_ns = clock(libc::CLOCK_MONOTONIC) - self.meta.clock.monotonic_ns;
-        // Before the programs go, and their counters with them.
-        let missed = attach::recursion_misses(&self.ebpf);
         attach::detach(&mut self.ebpf);
         self.shared.stop.store(true, Ordering::Release);
-        let lost = self.lost();
+        let lost = self.shared.lost();
         let dead = |what: &str| CollectorError::Thread { path: self.path.clone(), reason: format!("{what} died") };
         let (decoder, sender) = self.drainer.join().map_err(|_| dead("the thread that reads the ring buffer"))?;
-        let last = Batch { events: unreported(&lost, self.meta.clock.monotonic_ns), devices: None };
+        let last = Batch { events: unreported(&lost, self.meta.clock.monotonic_ns), ..Batch::default() };
         // A writer that has failed tells why when it is joined.
         let _ = sender.send(last);
         drop(sender);
@@ -287,23 +322,9 @@ impl Recorder {
 
         let mut meta = self.meta;
         meta.clock.duration_ns = duration_ns;
-        meta.losses.ring_full = lost.iter().map(|l| l.lost).sum();
-        meta.losses.probe_missed = missed;
-        meta.losses.p2m_changed = written.p2m_changed;
-        let Faults { undecoded, sg_truncated, changed_devices, late, latest_ns } = decoder.faults().clone();
-        meta.losses.undecoded = undecoded;
-        meta.losses.sg_truncated = sg_truncated;
-        meta.losses.notes.extend(written.notes);
-        if latest_ns >= SKEW_NS {
-            let most = field::duration(latest_ns);
-            meta.losses.notes.push(format!(
-                "the CPUs' clocks disagree: {} records came behind one with a later time, by {most} at most, and were given that time; their order is the ring buffer's",
-                field::count(late)
-            ));
-        }
-        for device in changed_devices {
-            meta.losses.notes.push(format!("{device} changed its limits while in use: it has a second row"));
-        }
+        let mut notes = meta.losses.notes;
+        notes.extend(written.notes);
+        meta.losses = Losses { p2m_changed: written.p2m_changed, ..self.shared.losses(decoder.faults(), notes) };
         meta.closed = true;
         written.writer.close(meta.clone())?;
         let events = self.shared.events.load(Ordering::Relaxed);
@@ -326,17 +347,16 @@ impl Recorder {
 type Logger = aya_log::EbpfLogger<&'static dyn log::Log>;
 
 /// Xen PV's frame table, when this is one and it can be read.
-fn frame_table(kernel: &Kernel, notes: &mut Vec<String>) -> Option<(P2m, Kcore)> {
+fn frame_table(kernel: &Kernel, notes: &mut Vec<String>) -> Option<P2m> {
     if kernel.xen.as_ref().is_none_or(|xen| xen.mode != "pv") {
         return None;
     }
-    let open = || -> Result<(P2m, Kcore), String> {
+    let open = || {
         let symbol = |name: &str| kernel.symbols.address(name).ok_or_else(|| format!("no symbol {name}"));
         let memory = Kcore::open().map_err(|e| e.to_string())?;
-        let p2m = P2m::new(&memory, symbol("xen_p2m_addr")?, symbol("xen_p2m_size")?).map_err(|e| e.to_string())?;
-        Ok((p2m, memory))
+        P2m::new(memory, symbol("xen_p2m_addr")?, symbol("xen_p2m_size")?).map_err(|e| e.to_string())
     };
-    open().map_err(|why| notes.push(format!("no p2m, so straddling frames cannot be told: {why}"))).ok()
+    open().map_err(|why: String| notes.push(format!("no p2m, so straddling frames cannot be told: {why}"))).ok()
 }
 
 /// Gaps that no later record told of.
@@ -357,6 +377,7 @@ fn drain(
     sender: SyncSender<Batch>,
     shared: &Shared,
 ) -> (Decoder, SyncSender<Batch>) {
+    let (mut told, mut told_at) = (Faults::default(), Instant::now());
     loop {
         // Asked before looking: whatever came before the stop is then still taken.
         let stopping = shared.stop.load(Ordering::Acquire);
@@ -371,9 +392,14 @@ fn drain(
         }
         let full = events.len() >= BATCH;
         let devices = decoder.take_devices();
-        if !events.is_empty() || devices.is_some() {
+        let changed = told_at.elapsed() >= KEEP && told != *decoder.faults();
+        let faults = changed.then(|| decoder.faults().clone());
+        if let Some(faults) = &faults {
+            (told, told_at) = (faults.clone(), Instant::now());
+        }
+        if !events.is_empty() || devices.is_some() || faults.is_some() {
             shared.events.fetch_add(events.len() as u64, Ordering::Relaxed);
-            if sender.send(Batch { events, devices }).is_err() {
+            if sender.send(Batch { events, devices, faults }).is_err() {
                 return (decoder, sender);
             }
         }
@@ -390,11 +416,14 @@ fn write(
     mut writer: Writer,
     batches: &Receiver<Batch>,
     shared: &Shared,
-    mut p2m: Option<(P2m, Kcore)>,
+    meta: &Meta,
+    mut p2m: Option<P2m>,
 ) -> Result<Written, CollectorError> {
     let mut devices = 0;
     let mut notes = Vec::new();
+    let mut faults = Faults::default();
     let mut flushed = Instant::now();
+    let mut keep_at = flushed;
     writer.flush()?;
     loop {
         let batch = match batches.recv_timeout(FLUSH) {
@@ -407,7 +436,10 @@ fn write(
                 devices = all.len();
                 writer.set_devices(all);
             }
-            if let Some((p2m, _)) = &mut p2m {
+            if let Some(all) = batch.faults {
+                faults = all;
+            }
+            if let Some(p2m) = &mut p2m {
                 for event in &batch.events {
                     if let (Some(address), Some(size)) = (event.orig_addr, event.size) {
                         p2m.see(address, size);
@@ -418,31 +450,43 @@ fn write(
         }
         if flushed.elapsed() >= FLUSH {
             flushed = Instant::now();
-            writer.flush()?;
-            shared.bytes.store(writer.bytes_written(), Ordering::Relaxed);
-            if let Some((table, memory)) = &mut p2m
-                && let Err(why) = table.catch_up(memory)
-            {
-                notes.push(format!("p2m could not be read any further: {why}"));
-                p2m = None;
+            if let Some(table) = &mut p2m {
+                catch_up(table, &mut notes);
             }
+            if Instant::now() >= keep_at {
+                if let Some(table) = &p2m {
+                    writer.set_p2m(table.runs());
+                }
+                let notes = [meta.losses.notes.as_slice(), notes.as_slice()].concat();
+                writer.set_meta(Meta { losses: shared.losses(&faults, notes), ..meta.clone() });
+                writer.flush()?;
+                keep_at = Instant::now() + KEEP.max(flushed.elapsed() * KEEP_SHARE);
+            } else {
+                writer.flush()?;
+            }
+            shared.bytes.store(writer.bytes_written(), Ordering::Relaxed);
         }
     }
     let mut p2m_changed = 0;
-    if let Some((table, memory)) = p2m {
+    if let Some(table) = &mut p2m {
+        catch_up(table, &mut notes);
+        match table.changed() {
+            Ok(changed) => p2m_changed = changed,
+            Err(why) => notes.push(format!("it is not known whether p2m changed while recording: {why}")),
+        }
         if table.beyond() > 0 {
             notes.push(format!("{} pages of buffers lie beyond the p2m table", table.beyond()));
         }
-        match table.finish(&memory) {
-            Ok((runs, changed)) => {
-                let runs: Vec<P2mRun> = runs;
-                writer.set_p2m(runs);
-                p2m_changed = changed;
-            }
-            Err(why) => notes.push(format!("no p2m: {why}")),
-        }
+        writer.set_p2m(table.runs());
     }
     writer.flush()?;
     shared.bytes.store(writer.bytes_written(), Ordering::Relaxed);
     Ok(Written { writer, p2m_changed, devices, notes })
+}
+
+/// Reads the entries of new pages; what was read before a failure is kept.
+fn catch_up(p2m: &mut P2m, notes: &mut Vec<String>) {
+    if let Err(why) = p2m.catch_up() {
+        notes.push(format!("p2m could not be read any further, nor whether it has changed: {why}"));
+    }
 }
