@@ -250,11 +250,11 @@ impl<'a> Replay<'a> {
         let len = 1 + steps.iter().take_while(|s| more(s)).count();
         let steps = &steps[..len.min(steps.len())];
         self.out.requests += 1;
-        // A scatterlist whose elements were refused in reality is undone together, so it is due together.
+        let first_due = self.next_due;
         for (done, step) in steps.iter().enumerate() {
             let What::Map(map) = step.what else { continue };
             if !self.element(step, &map) {
-                self.undo(&steps[..done]);
+                self.undo(&steps[..done], first_due);
                 break;
             }
         }
@@ -300,23 +300,29 @@ impl<'a> Replay<'a> {
         true
     }
 
-    /// Undoes the elements mapped before one was refused, without copying (SPEC 6.1).
-    fn undo(&mut self, steps: &[Step]) {
-        for step in steps {
-            if !matches!(step.what, What::Map(_)) {
-                continue;
-            }
-            let state = if step.id == UNTIED {
-                self.next_due -= 1;
-                self.due.retain(|&Reverse((_, number))| number != self.next_due);
-                self.due_states.remove(&self.next_due).map_or(State::Gone, State::Bounced)
-            } else {
-                std::mem::replace(&mut self.states[step.id as usize], State::Gone)
-            };
+    /// Undoes the elements mapped before one was refused, without copying (SPEC 6.1). Those to be released at a time are
+    /// numbered from `first_due` on.
+    fn undo(&mut self, steps: &[Step], first_due: u64) {
+        for step in steps.iter().filter(|s| s.id != UNTIED && matches!(s.what, What::Map(_))) {
+            let state = std::mem::replace(&mut self.states[step.id as usize], State::Gone);
             if let State::Bounced(bounce) = state {
                 self.release(&bounce, step.time_ns);
             }
         }
+        let undue = self.due_states.split_off(&first_due);
+        if undue.is_empty() {
+            return;
+        }
+        self.due.retain(|&Reverse((_, number))| number < first_due);
+        for bounce in undue.into_values() {
+            // All elements of a scatterlist are of one time, that of the last.
+            let time_ns = steps.last().map_or(0, |s| s.time_ns);
+            self.release(&bounce, time_ns);
+            if let Some(assumed) = self.assumed.get_mut(&(bounce.device, class(bounce.size))) {
+                assumed.count -= 1;
+            }
+        }
+        self.assumed.retain(|_, assumed| assumed.count > 0);
     }
 
     /// Counts slots taken and bytes copied by a map (SPEC 6.3).

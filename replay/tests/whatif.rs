@@ -211,6 +211,29 @@ fn a_merged_element_is_served() {
 }
 
 #[test]
+fn undoing_a_refused_scatterlist_leaves_others_alone() {
+    let high = 0x1_0000_0000;
+    let refused = |time, i, orig_addr, size| Event {
+        sg_index: i,
+        orig_addr: Some(orig_addr),
+        ..event(Op::MapFailed, time, 1, 0, size)
+    };
+    // The list's first element needs no slots.
+    let direct = [refused(7, Some(0), LOW, 4096), refused(7, Some(1), high, 300 << 10)];
+    let out = run(&load(&direct), "v6_10:force=off", 512);
+    assert_eq!((out.requests, out.total_failures(), out.final_slots[0]), (1, 1, 0));
+    let other = refused(1, None, high, 4096);
+    let out = run(&load(&[&[other.clone()], &direct[..]].concat()), "v6_10:force=off", 512);
+    assert_eq!((out.total_failures(), out.final_slots[0], out.assumed[0].count), (1, 2, 1));
+    // The list's first element had slots and lives no more; nor does it count.
+    let bounced = [other, refused(7, Some(0), high, 4096), refused(7, Some(1), high, 300 << 10)];
+    let out = run(&load(&bounced), "v6_10:force=off", 512);
+    assert_eq!((out.total_failures(), out.peak_slots[0], out.final_slots[0]), (1, 4, 2));
+    assert_eq!((out.assumed.len(), out.assumed[0].count), (1, 1));
+    assert!(run(&load(&bounced[1..]), "v6_10:force=off", 512).assumed.is_empty());
+}
+
+#[test]
 fn bytes_are_copied_as_each_generation_does() {
     let way = |direction, e: Event| Event { direction: Some(direction), ..e };
     let both = Direction::Bidirectional;
