@@ -46,8 +46,10 @@ pub struct Decoder {
     padded: HashMap<u64, u32>,
     changed: bool,
     faults: Faults,
-    /// Time of the last event.
-    now_ns: u64,
+    /// The latest time stamp.
+    latest_ns: u64,
+    /// The earliest time the next event can have, but for a further element of a list.
+    next_ns: u64,
     /// By CPU, the last scatterlists begun, an interrupted one included: their time stamp, and their time in the trace.
     lists: HashMap<u16, [(u64, u64); 4]>,
 }
@@ -65,7 +67,8 @@ impl Decoder {
             padded: HashMap::new(),
             changed: false,
             faults: Faults::default(),
-            now_ns: 0,
+            latest_ns: 0,
+            next_ns: 0,
             lists: HashMap::new(),
         }
     }
@@ -140,18 +143,21 @@ impl Decoder {
         self.changed = true;
     }
 
-    /// An event's time. All elements of a scatterlist have that of the first, so that they stand together in the trace
-    /// whatever other CPUs, or interrupts, wrote between them.
+    /// An event's time. All elements of a scatterlist have that of the first, and whatever other CPUs, or interrupts,
+    /// wrote after it has a later one: sorted by time the elements stand together.
     fn time(&mut self, wire: &wire::Event) -> u64 {
-        let element = (wire.has & has::SG != 0).then_some(wire.sg_index);
-        if element.is_some_and(|index| index > 0)
+        let element = wire.has & has::SG != 0;
+        if element
+            && wire.sg_index > 0
             && let Some(lists) = self.lists.get(&wire.cpu)
             && let Some(&(_, time)) = lists.iter().find(|(began, _)| *began == wire.time_ns)
         {
             return time;
         }
         let time = self.in_order(wire.time_ns.saturating_sub(self.base_ns));
-        if element == Some(0) {
+        // Not only the element 0: that one can be lost.
+        if element {
+            self.next_ns = time.saturating_add(1);
             let lists = self.lists.entry(wire.cpu).or_default();
             lists.rotate_right(1);
             lists[0] = (wire.time_ns, time);
@@ -159,17 +165,18 @@ impl Decoder {
         time
     }
 
-    /// An event's time, never before that of the one ahead of it in the ring buffer.
+    /// A time for what was stamped `stamp`, never before that of the event ahead of it in the ring buffer.
     ///
     /// The one ring buffer orders the events of all CPUs; their clocks do not: those of a PV guest's CPUs can be
     /// milliseconds apart (docs/lab/2026-11-22-slot-choices.md), and a trace sorted by them shows slots given out before they were
     /// given back.
-    fn in_order(&mut self, time: u64) -> u64 {
-        let behind = self.now_ns.saturating_sub(time);
+    fn in_order(&mut self, stamp: u64) -> u64 {
+        let behind = self.latest_ns.saturating_sub(stamp);
         self.faults.late += u64::from(behind > 0);
         self.faults.latest_ns = self.faults.latest_ns.max(behind);
-        self.now_ns = self.now_ns.max(time);
-        self.now_ns
+        self.latest_ns = self.latest_ns.max(stamp);
+        self.next_ns = self.next_ns.max(stamp);
+        self.next_ns
     }
 
     fn event(&mut self, wire: &wire::Event) -> Option<Event> {
@@ -333,9 +340,26 @@ mod tests {
         decoder.record(bytes_of(&device(0)));
         let element = |sg_index| wire::Event { sg_index, time_ns: 100, has: has::SG, ..event(kind::MAP, 0) };
         let other = wire::Event { cpu: 1, time_ns: 150, ..event(kind::UNMAP, 0x5000) };
-        let records = [other, element(0), element(1), wire::Event { time_ns: 170, ..other }, element(2)];
+        let later = wire::Event { time_ns: 170, ..other };
+        let records = [other, element(0), element(1), other, later, element(2), other];
+        let mut events = records.map(|r| decoder.record(bytes_of(&r)).unwrap());
+        assert_eq!(events.each_ref().map(|e| e.time_ns), [150, 150, 150, 151, 170, 150, 170]);
+        // The elements' clock is 50 ns behind; of the others only the last came late, by 20 ns.
+        assert_eq!((decoder.faults().late, decoder.faults().latest_ns), (2, 50));
+        // As a reader sees them.
+        events.sort_by_key(|e| e.time_ns);
+        assert_eq!(events.map(|e| e.sg_index), [None, Some(0), Some(1), Some(2), None, None, None]);
+    }
+
+    #[test]
+    fn a_list_whose_beginning_was_lost_stands_together_too() {
+        let mut decoder = Decoder::new(0, vec![pool()], false);
+        decoder.record(bytes_of(&device(0)));
+        let element = |cpu, sg_index| wire::Event { cpu, sg_index, has: has::SG, ..event(kind::MAP, 0) };
+        // Two CPUs' lists with one time stamp, one without its first element.
+        let records = [element(0, 3), element(1, 0), element(0, 4), element(1, 1)];
         let times = records.map(|r| decoder.record(bytes_of(&r)).unwrap().time_ns);
-        assert_eq!(times, [150, 150, 150, 170, 150]);
+        assert_eq!(times, [1_500, 1_501, 1_500, 1_501]);
     }
 
     #[test]
