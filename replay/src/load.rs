@@ -40,7 +40,7 @@ pub(crate) struct Map {
     pub direction: Direction,
     /// Not copied at the map when the generation heeds that.
     pub skips_sync: bool,
-    /// The next step belongs to the same scatterlist.
+    /// The next map belongs to the same scatterlist; only unmaps that were missed stand in between.
     pub more: bool,
     /// Refused in reality.
     pub refused: bool,

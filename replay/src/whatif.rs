@@ -220,14 +220,7 @@ impl<'a> Replay<'a> {
             at += match step.what {
                 What::Map(_) => self.request(&load.steps[at..]),
                 What::Unmap { copies } => {
-                    let state = std::mem::replace(&mut self.states[step.id as usize], State::Gone);
-                    if let State::Bounced(bounce) = state {
-                        if copies {
-                            let times = self.machine.allocator().rules().copies.at_unmap;
-                            self.out.bytes_at_unmap += bounce.size * times;
-                        }
-                        self.release(&bounce, step.time_ns);
-                    }
+                    self.unmap(step, copies);
                     1
                 }
                 What::Sync { offset, size, .. } => {
@@ -244,18 +237,26 @@ impl<'a> Replay<'a> {
         self.out
     }
 
-    /// Maps a buffer or a whole scatterlist, which begins `steps`; the number of steps it had.
+    /// Maps a buffer or a whole scatterlist, which begins `steps`; the number of steps it had. Between its elements may
+    /// stand unmaps that were missed, found where an element took their slots.
     fn request(&mut self, steps: &[Step]) -> usize {
-        let more = |s: &Step| matches!(s.what, What::Map(Map { more: true, .. }));
-        let len = 1 + steps.iter().take_while(|s| more(s)).count();
-        let steps = &steps[..len.min(steps.len())];
         self.out.requests += 1;
         let first_due = self.next_due;
+        let mut refused = false;
         for (done, step) in steps.iter().enumerate() {
-            let What::Map(map) = step.what else { continue };
-            if !self.element(step, &map) {
-                self.undo(&steps[..done], first_due);
-                break;
+            match step.what {
+                What::Map(map) => {
+                    if !refused && !self.element(step, &map) {
+                        refused = true;
+                        self.undo(&steps[..done], first_due);
+                    }
+                    if !map.more {
+                        return done + 1;
+                    }
+                }
+                What::Unmap { copies } => self.unmap(step, copies),
+                // None stands inside a scatterlist, whose rows stand together.
+                What::Sync { .. } => return done,
             }
         }
         steps.len()
@@ -300,23 +301,30 @@ impl<'a> Replay<'a> {
         true
     }
 
+    fn unmap(&mut self, step: &Step, copies: bool) {
+        let state = std::mem::replace(&mut self.states[step.id as usize], State::Gone);
+        if let State::Bounced(bounce) = state {
+            if copies {
+                self.out.bytes_at_unmap += bounce.size * self.machine.allocator().rules().copies.at_unmap;
+            }
+            self.release(&bounce, step.time_ns);
+        }
+    }
+
     /// Undoes the elements mapped before one was refused, without copying (SPEC 6.1). Those to be released at a time are
     /// numbered from `first_due` on.
     fn undo(&mut self, steps: &[Step], first_due: u64) {
         for step in steps.iter().filter(|s| s.id != UNTIED && matches!(s.what, What::Map(_))) {
-            let state = std::mem::replace(&mut self.states[step.id as usize], State::Gone);
-            if let State::Bounced(bounce) = state {
-                self.release(&bounce, step.time_ns);
-            }
+            self.unmap(step, false);
         }
         let undue = self.due_states.split_off(&first_due);
         if undue.is_empty() {
             return;
         }
         self.due.retain(|&Reverse((_, number))| number < first_due);
+        // All elements of a scatterlist are of one time.
+        let time_ns = steps.last().map_or(0, |s| s.time_ns);
         for bounce in undue.into_values() {
-            // All elements of a scatterlist are of one time, that of the last.
-            let time_ns = steps.last().map_or(0, |s| s.time_ns);
             self.release(&bounce, time_ns);
             if let Some(assumed) = self.assumed.get_mut(&(bounce.device, class(bounce.size))) {
                 assumed.count -= 1;

@@ -234,6 +234,32 @@ fn undoing_a_refused_scatterlist_leaves_others_alone() {
 }
 
 #[test]
+fn a_missed_unmap_is_repaired_in_the_midst_of_a_scatterlist() {
+    let recorded = pool(512);
+    let around = Surroundings { pool: Some(&recorded), ..Surroundings::default() };
+    let element = |i: u32, dma_addr, size| Event { sg_index: Some(i), ..map(7, dma_addr, size) };
+    let part = |i: u32, dma_addr, size| Event { sg_index: Some(i), ..unmap(10_000_000, dma_addr, size) };
+    let events = [
+        map(1, POOL + 8192, 4096),
+        element(0, POOL, 4096),
+        element(1, POOL + 8192, 4096),
+        element(2, POOL + 16384, 240 << 10),
+        part(0, POOL, 4096),
+        part(1, POOL + 8192, 4096),
+        part(2, POOL + 16384, 240 << 10),
+    ];
+    let load = Load::collect(&events, &devices(), &around);
+    assert_eq!(load.notes().missed_unmaps, 1);
+    let out = run(&load, "v6_10", 512);
+    assert_eq!((out.requests, out.maps, out.peak_slots[0], out.final_slots[0]), (2, 4, 124, 0));
+    // Refused before the repair or behind it, the list goes as a whole, and the repair is made all the same.
+    for nslabs in [3, 123] {
+        let out = run(&load, "v6_10", nslabs);
+        assert_eq!((out.requests, out.total_failures(), out.final_slots[0]), (2, 1, 0), "{nslabs}");
+    }
+}
+
+#[test]
 fn bytes_are_copied_as_each_generation_does() {
     let way = |direction, e: Event| Event { direction: Some(direction), ..e };
     let both = Direction::Bidirectional;
