@@ -44,6 +44,8 @@ pub(crate) struct Map {
     pub more: bool,
     /// Refused in reality.
     pub refused: bool,
+    /// Held since before the recording: takes slots, but nobody asked for it while recording.
+    pub held: bool,
 }
 
 /// One step of a load.

@@ -134,6 +134,7 @@ impl<'a> Tie<'a> {
             skips_sync: event.attrs.unwrap_or(0) & SKIP_CPU_SYNC != 0,
             more: false,
             refused,
+            held: false,
         };
         self.steps.push(Step { time_ns: event.time_ns, id, what: What::Map(map) });
     }
@@ -345,6 +346,7 @@ impl<'a> Tie<'a> {
                 skips_sync: true,
                 more: false,
                 refused: false,
+                held: true,
             };
             self.steps.push(Step { time_ns: 0, id, what: What::Map(map) });
         }

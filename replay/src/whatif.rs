@@ -95,6 +95,8 @@ pub struct Outcome {
     pub assumed: Vec<Assumed>,
     /// Mappings refused here and served in reality; the driver is taken to go without.
     pub dropped: u64,
+    /// Mappings held since before the recording that find no room here. They are neither requests nor failures.
+    pub held_refused: u64,
     /// Translations that had to be assumed because the trace does not name a frame (Xen PV).
     pub unknown_frames: u64,
 }
@@ -195,6 +197,7 @@ impl<'a> Replay<'a> {
             devices,
             assumed: Vec::new(),
             dropped: 0,
+            held_refused: 0,
             unknown_frames: 0,
         };
         Self {
@@ -218,6 +221,10 @@ impl<'a> Replay<'a> {
         while let Some(step) = load.steps.get(at) {
             self.release_due(step.time_ns);
             at += match step.what {
+                What::Map(map) if map.held => {
+                    self.hold(step, &map);
+                    1
+                }
                 What::Map(_) => self.request(&load.steps[at..]),
                 What::Unmap { copies } => {
                     self.unmap(step, copies);
@@ -262,6 +269,19 @@ impl<'a> Replay<'a> {
         steps.len()
     }
 
+    /// Maps a buffer that was mapped before the recording: only its slots count.
+    fn hold(&mut self, step: &Step, map: &Map) {
+        let state = match self.machine.map(&map.request, &self.limits[map.device as usize]) {
+            Ok(Mapped::Direct { .. }) => State::Direct,
+            Ok(Mapped::Bounced { taken, .. }) => State::Bounced(self.took(step.time_ns, map, taken)),
+            Err(_) => {
+                self.out.held_refused += 1;
+                State::Gone
+            }
+        };
+        self.states[step.id as usize] = state;
+    }
+
     /// Maps one buffer; `false` when it is refused.
     fn element(&mut self, step: &Step, map: &Map) -> bool {
         let device = map.device as usize;
@@ -273,10 +293,12 @@ impl<'a> Replay<'a> {
             Ok(Mapped::Bounced { taken, reason, .. }) => {
                 self.out.bounces[reason as usize] += 1;
                 self.out.devices[device].bounces += 1;
-                self.took(step.time_ns, map, &taken);
-                let min_align = self.machine.allocator().rules().min_align;
-                let lo = if min_align { taken.tlb_addr & limits.min_align_mask & (SLOT_BYTES - 1) } else { 0 };
-                State::Bounced(Bounce { taken, size: map.request.size, device: map.device, lo })
+                // SPEC 6.3.
+                let to_device = matches!(map.direction, Direction::ToDevice | Direction::Bidirectional);
+                if self.machine.allocator().rules().copies.map_always || (to_device && !map.skips_sync) {
+                    self.out.bytes_at_map += map.request.size;
+                }
+                State::Bounced(self.took(step.time_ns, map, taken))
             }
             Err(refused) => {
                 self.out.failures[refused.cause as usize] += 1;
@@ -333,12 +355,8 @@ impl<'a> Replay<'a> {
         self.assumed.retain(|_, assumed| assumed.count > 0);
     }
 
-    /// Counts slots taken and bytes copied by a map (SPEC 6.3).
-    fn took(&mut self, time_ns: u64, map: &Map, taken: &Taken) {
-        let to_device = matches!(map.direction, Direction::ToDevice | Direction::Bidirectional);
-        if self.machine.allocator().rules().copies.map_always || (to_device && !map.skips_sync) {
-            self.out.bytes_at_map += map.request.size;
-        }
+    /// Counts slots taken by a map.
+    fn took(&mut self, time_ns: u64, map: &Map, taken: Taken) -> Bounce {
         let (pool, slots) = (usize::from(taken.pool), u64::from(taken.nslots));
         self.used[pool] += slots;
         self.out.peak_slots[pool] = self.out.peak_slots[pool].max(self.used[pool]);
@@ -346,6 +364,10 @@ impl<'a> Replay<'a> {
         let device = &mut self.out.devices[map.device as usize];
         device.slots += slots;
         device.peak_slots = device.peak_slots.max(device.slots);
+        let min_align = self.machine.allocator().rules().min_align;
+        let min_align_mask = self.limits[map.device as usize].min_align_mask;
+        let lo = if min_align { taken.tlb_addr & min_align_mask & (SLOT_BYTES - 1) } else { 0 };
+        Bounce { taken, size: map.request.size, device: map.device, lo }
     }
 
     fn release(&mut self, bounce: &Bounce, time_ns: u64) {

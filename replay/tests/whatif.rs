@@ -301,6 +301,14 @@ fn what_was_held_before_the_recording_counts() {
     assert_eq!((load.notes().held, load.notes().unmatched_unmaps), (2, 0));
     let out = run(&load, "v6_10", 512);
     assert_eq!((out.peak_slots[0], out.final_slots[0]), (4, 2));
+    // Nobody asked for them while recording.
+    for policy in ["v6_10", "v6_0"] {
+        let out = run(&load, policy, 512);
+        assert_eq!((out.requests, out.maps, out.total_bounces(), out.bytes_at_map), (1, 1, 1, 2048), "{policy}");
+        assert_eq!(out.devices.iter().map(|d| (d.maps, d.bounces)).collect::<Vec<_>>(), [(1, 1), (0, 0), (0, 0)]);
+    }
+    let out = run(&load, "v6_10", 1);
+    assert_eq!((out.total_failures(), out.refusals.len(), out.dropped, out.held_refused), (1, 1, 1, 1));
 }
 
 #[test]
