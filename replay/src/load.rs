@@ -124,7 +124,8 @@ pub struct LoadDevice {
 pub struct Recorded {
     /// Mappings asked for; a scatterlist counts once an element.
     pub maps: u64,
-    /// Mappings that went through the pool.
+    /// Mappings that went through the pool: the slot allocations of the trace. When it has none, the mappings whose DMA
+    /// address lies in the pool, which under Xen PV takes the frame table.
     pub bounces: u64,
     /// Mappings refused.
     pub failures: u64,
@@ -156,7 +157,10 @@ impl Load {
             lifetimes: tie.lifetimes,
             devices: tie.devices,
             notes: tie.notes,
-            recorded: tie.recorded,
+            recorded: Recorded {
+                bounces: if tie.slot_allocs > 0 { tie.slot_allocs } else { tie.recorded.bounces },
+                ..tie.recorded
+            },
             first_ns,
             last_ns: tie.last_ns,
         }

@@ -52,6 +52,8 @@ pub(crate) struct Tie<'a> {
     pub lifetimes: Lifetimes,
     pub notes: LoadNotes,
     pub recorded: Recorded,
+    /// Slot allocations.
+    pub slot_allocs: u64,
     pub last_ns: u64,
     /// Device, time, CPU, kind and scatterlist position of the last map.
     last_map: Option<(u32, u64, u32, Op, u32)>,
@@ -75,6 +77,7 @@ impl<'a> Tie<'a> {
             lifetimes: Lifetimes::default(),
             notes: LoadNotes::default(),
             recorded: Recorded::default(),
+            slot_allocs: 0,
             last_ns: 0,
             last_map: None,
         }
@@ -86,8 +89,9 @@ impl<'a> Tie<'a> {
             Op::Unmap => self.unmap(event),
             Op::SyncForCpu | Op::SyncForDevice => self.sync(event),
             Op::Lost => self.notes.lost += event.count.unwrap_or(0),
-            // Slot events are for verifying; coherent buffers do not come from the pool (SPEC 2.7).
-            Op::Alloc | Op::Free | Op::SlotAlloc | Op::SlotFailed | Op::SlotFree | Op::Bounce => {}
+            Op::SlotAlloc => self.slot_allocs += 1,
+            // Slot events are else for verifying; coherent buffers do not come from the pool (SPEC 2.7).
+            Op::Alloc | Op::Free | Op::SlotFailed | Op::SlotFree | Op::Bounce => {}
         }
     }
 

@@ -260,6 +260,19 @@ fn a_missed_unmap_is_repaired_in_the_midst_of_a_scatterlist() {
 }
 
 #[test]
+fn bounces_are_those_that_took_slots() {
+    // Under Xen PV without the frame table the DMA address tells nothing.
+    let slots = |time| Event { tlb_addr: Some(POOL), ..event(Op::SlotAlloc, time, 0, 0, 4096) };
+    let events = [map(1, LOW, 4096), slots(2), map(2, 2 * LOW, 4096), slots(3), map(3, 3 * LOW, 4096)];
+    let recorded = pool(512);
+    let around = Surroundings { pool: Some(&recorded), ..Surroundings::default() };
+    assert_eq!(Load::collect(&events, &devices(), &around).recorded().bounces, 2);
+    // They are not counted twice where it does tell.
+    let events = [slots(2), map(2, POOL, 4096)];
+    assert_eq!(Load::collect(&events, &devices(), &around).recorded().bounces, 1);
+}
+
+#[test]
 fn bytes_are_copied_as_each_generation_does() {
     let way = |direction, e: Event| Event { direction: Some(direction), ..e };
     let both = Direction::Bidirectional;
