@@ -31,7 +31,15 @@ pub enum CollectorError {
     /// The trace could not be written.
     #[error(transparent)]
     Trace(#[from] trace::TraceError),
-    /// A thread could not be started or died.
+    /// A thread could not be started.
+    #[error(
+        "no thread to record with could be started: {reason}; nothing was recorded. Check the limits on processes (`ulimit -u`, the cgroup's pids.max) and free memory"
+    )]
+    NoThread {
+        /// What happened.
+        reason: String,
+    },
+    /// A thread died.
     #[error("the recording of {path} ended: {reason}; what was written until then can be opened")]
     Thread {
         /// The trace.

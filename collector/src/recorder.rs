@@ -34,7 +34,7 @@ use crate::p2m::P2m;
 pub struct Options {
     /// The trace's folder; must not exist.
     pub path: PathBuf,
-    /// What is being recorded, for meta.json: the command, `duration 10s`, `until interrupted`.
+    /// What runs meanwhile, in words, for meta.json: the command, or that it was whatever ran for a time.
     pub workload: String,
     /// Size of the ring buffer: a power of two of at least a page.
     pub ring_bytes: u32,
@@ -257,22 +257,36 @@ impl Recorder {
     ) -> Result<Self, CollectorError> {
         let shared = Arc::new(shared);
         let (sender, receiver) = sync_channel(QUEUE);
-        let failed = |e: std::io::Error| CollectorError::Thread { path: path.clone(), reason: e.to_string() };
-        let writer = {
+        // The trace is handed over when both threads run: should one not start it can still be removed.
+        let (hand_over, trace) = sync_channel(1);
+        let writing = {
             let shared = Arc::clone(&shared);
             if let Some(p2m) = &mut p2m {
                 meta.pools.iter().for_each(|pool| p2m.see(pool.start, pool.nslabs * trace::pool::SLOT_BYTES));
             }
             let meta = meta.clone();
-            let work = move || write(writer, &receiver, &shared, &meta, p2m);
-            thread::Builder::new().name("writer".to_owned()).spawn(work).map_err(failed)?
+            let work = move || {
+                let writer = trace.recv().map_err(|e| CollectorError::NoThread { reason: e.to_string() })?;
+                write(writer, &receiver, &shared, &meta, p2m)
+            };
+            thread::Builder::new().name("writer".to_owned()).spawn(work)
         };
-        let drainer = {
+        let threads = writing.and_then(|writing| {
             let shared = Arc::clone(&shared);
             let work = move || drain(ring, logger, decoder, sender, &shared);
-            thread::Builder::new().name("drainer".to_owned()).spawn(work).map_err(failed)?
-        };
-        Ok(Self { ebpf, choices, meta, path, shared, drainer, writer })
+            Ok((writing, thread::Builder::new().name("drainer".to_owned()).spawn(work)?))
+        });
+        match threads {
+            Ok((writing, drainer)) => {
+                // Should the thread be dead already it is told as any other failure of writing.
+                let _ = hand_over.send(writer);
+                Ok(Self { ebpf, choices, meta, path, shared, drainer, writer: writing })
+            }
+            Err(e) => {
+                writer.abort();
+                Err(CollectorError::NoThread { reason: e.to_string() })
+            }
+        }
     }
 
     /// How each event is captured.
