@@ -1,6 +1,6 @@
 //! Turns the probe's records into a trace's events and devices.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bytemuck::Pod;
 use probe::wire::{self, Limits, has, kind};
@@ -30,6 +30,31 @@ struct Known {
     limits: Limits,
     /// An event other than a coherent allocation belongs to its row.
     used: bool,
+    /// Its first row, when it has several: what was mapped before the first change is not in `since`.
+    first: Option<u32>,
+    /// What was mapped, or given slots (true), since the first change and still is: by address, its size and row.
+    since: BTreeMap<(bool, u64), (u64, u32)>,
+}
+
+impl Known {
+    /// The row an event belongs to: what ends or syncs a mapping has the mapping's, so that the two can be tied.
+    fn row(&mut self, op: Op, target: Option<u64>, size: u64) -> u32 {
+        let (Some(first), Some(target)) = (self.first, target) else { return self.id };
+        let key = (matches!(op, Op::SlotAlloc | Op::SlotFree), target);
+        match op {
+            Op::Map | Op::Alloc | Op::SlotAlloc => {
+                self.since.insert(key, (size, self.id));
+                self.id
+            }
+            Op::Unmap | Op::Free | Op::SlotFree => self.since.remove(&key).map_or(first, |(_, id)| id),
+            Op::SyncForCpu | Op::SyncForDevice => {
+                // A sync may be of a part.
+                let below = self.since.range(..=key).next_back();
+                below.filter(|((_, start), (size, _))| target - start < *size).map_or(first, |(_, (_, id))| *id)
+            }
+            _ => self.id,
+        }
+    }
 }
 
 /// Decodes records in the order of the ring buffer.
@@ -110,14 +135,15 @@ impl Decoder {
     }
 
     /// Registers a device. When its limits changed before it had any streaming mapping its row is corrected, otherwise
-    /// it gets a second row and its later events, unmaps included, refer to that.
+    /// it gets a second row, to which its later mappings belong.
     fn device(&mut self, record: &wire::Device) {
-        let known = self.by_address.get(&record.device);
-        if known.is_some_and(|k| k.limits == record.limits) {
+        if self.by_address.get(&record.device).is_some_and(|k| k.limits == record.limits) {
             return;
         }
+        // Another name is another device in the place of one that is gone.
+        let known = self.by_address.remove(&record.device).filter(|k| k.limits.name == record.limits.name);
         let limits = record.limits;
-        let correct = known.filter(|k| !k.used && k.limits.name == limits.name).map(|k| k.id);
+        let correct = known.as_ref().filter(|k| !k.used).map(|k| k.id);
         let id = correct.unwrap_or(u32::try_from(self.devices.len()).unwrap_or(NO_DEVICE));
         let driver = text(&record.driver);
         let device = Device {
@@ -132,14 +158,19 @@ impl Decoder {
             min_align_mask: u64::from(limits.min_align_mask),
             untrusted: None,
         };
-        if known.is_some_and(|k| k.used && k.limits.name == limits.name) {
+        if known.is_some() && correct.is_none() {
             self.faults.changed_devices.push(device.name.clone());
         }
         match self.devices.get_mut(id as usize) {
             Some(row) => *row = device,
             None => self.devices.push(device),
         }
-        self.by_address.insert(record.device, Known { id, limits, used: false });
+        let (first, since) = match known {
+            Some(k) if k.id != id => (k.first.or(Some(k.id)), k.since),
+            Some(k) => (k.first, k.since),
+            None => (None, BTreeMap::new()),
+        };
+        self.by_address.insert(record.device, Known { id, limits, used: false, first, since });
         self.changed = true;
     }
 
@@ -206,10 +237,11 @@ impl Decoder {
             _ => return None,
         };
         let device = self.by_address.get_mut(&wire.device)?;
-        device.used |= !matches!(op, Op::Alloc | Op::Free);
-        let (id, min_align) = (device.id, u64::from(device.limits.min_align_mask));
-
         let target = (wire.has & has::TARGET != 0 && !failed).then_some(wire.target);
+        let id = device.row(op, target, wire.size);
+        device.used |= id == device.id && !matches!(op, Op::Alloc | Op::Free);
+        let min_align = u64::from(device.limits.min_align_mask);
+
         let mut event = Event {
             orig_addr: (wire.has & has::ORIG != 0).then_some(wire.orig_addr),
             sg_index: (wire.has & has::SG != 0).then_some(u32::from(wire.sg_index)),
@@ -389,6 +421,25 @@ mod tests {
         assert_eq!((devices.len(), devices[0].min_align_mask, devices[1].min_align_mask), (2, 0xfff, 0x1fff));
         assert_eq!(decoder.record(bytes_of(&event(kind::MAP, 0x6000))).unwrap().device, 1);
         assert_eq!(decoder.faults().changed_devices, ["nvme0"]);
+    }
+
+    #[test]
+    fn what_ends_a_mapping_belongs_to_the_row_it_was_mapped_under() {
+        let mut decoder = Decoder::new(0, vec![pool()], false);
+        decoder.record(bytes_of(&device(0)));
+        let mut row = |kind, target| decoder.record(bytes_of(&event(kind, target))).unwrap().device;
+        assert_eq!([row(kind::SLOT_ALLOC, 0x1000_0000), row(kind::MAP, 0x5000), row(kind::MAP, 0x6000)], [0; 3]);
+        decoder.record(bytes_of(&device(0xfff)));
+        let mut row = |kind, target| decoder.record(bytes_of(&event(kind, target))).unwrap().device;
+        assert_eq!([row(kind::SLOT_ALLOC, 0x1000_0800), row(kind::MAP, 0x7000)], [1; 2]);
+        assert_eq!([row(kind::SYNC_FOR_CPU, 0x5100), row(kind::UNMAP, 0x5000)], [0; 2]);
+        assert_eq!([row(kind::SLOT_FREE, 0x1000_0000), row(kind::SLOT_FREE, 0x1000_0800)], [0, 1]);
+        // The address again, now of a mapping made since.
+        assert_eq!([row(kind::MAP, 0x5000), row(kind::UNMAP, 0x5000)], [1; 2]);
+        decoder.record(bytes_of(&device(0x1fff)));
+        let mut row = |kind, target| decoder.record(bytes_of(&event(kind, target))).unwrap().device;
+        assert_eq!([row(kind::MAP, 0x8000), row(kind::SYNC_FOR_CPU, 0x8300)], [2; 2]);
+        assert_eq!([row(kind::SYNC_FOR_CPU, 0x7300), row(kind::UNMAP, 0x7000), row(kind::UNMAP, 0x6000)], [1, 1, 0]);
     }
 
     #[test]
