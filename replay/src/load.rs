@@ -88,8 +88,11 @@ pub struct LoadNotes {
 pub struct Surroundings<'a> {
     /// The recorded pool.
     pub pool: Option<&'a Pool>,
-    /// Slots in use at the start.
+    /// Slots in use when recording began.
     pub snapshot: &'a [SnapshotSlot],
+    /// When they were read, in the trace's nanoseconds: of those in use then, some may have been mapped while recording
+    /// and be among the events. Nothing stands for before the first event.
+    pub snapshot_ns: Option<u64>,
     /// Xen's frame table.
     pub p2m: Option<&'a P2m>,
 }
@@ -147,6 +150,7 @@ impl Load {
             tie.last_ns = tie.last_ns.max(event.time_ns);
             tie.event(event);
         }
+        tie.pass_snapshot();
         let first_ns = first_ns.unwrap_or(0);
         for step in tie.steps.iter_mut().take(tie.notes.held as usize) {
             step.time_ns = first_ns;

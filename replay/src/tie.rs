@@ -1,8 +1,8 @@
 //! Ties each unmap and sync of a trace to its map.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use trace::pool::SLOT_BYTES;
+use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
 use trace::{Device, Direction, Event, Op};
 
 use crate::lifetimes::Lifetimes;
@@ -46,7 +46,9 @@ pub(crate) struct Tie<'a> {
     /// Bounce buffers in use by DMA address.
     bounced: BTreeMap<u64, u32>,
     /// Buffers in use since before the recording, by slot.
-    held: HashMap<u64, u32>,
+    held: BTreeMap<u64, u32>,
+    /// The snapshot lies behind: what is held is held from now on.
+    snapshot_past: bool,
     /// Mappings given up as missed, in case their unmap is only late: when and what size.
     given_up: HashMap<(u32, u64), (u64, u64)>,
     pub lifetimes: Lifetimes,
@@ -72,7 +74,8 @@ impl<'a> Tie<'a> {
             unused: Vec::new(),
             by_address: BTreeMap::new(),
             bounced: BTreeMap::new(),
-            held: HashMap::new(),
+            held: BTreeMap::new(),
+            snapshot_past: false,
             given_up: HashMap::new(),
             lifetimes: Lifetimes::default(),
             notes: LoadNotes::default(),
@@ -84,6 +87,9 @@ impl<'a> Tie<'a> {
     }
 
     pub fn event(&mut self, event: &Event) {
+        if self.around.snapshot_ns.is_none_or(|ns| event.time_ns >= ns) {
+            self.pass_snapshot();
+        }
         match event.op {
             Op::Map | Op::MapFailed => self.map(event),
             Op::Unmap => self.unmap(event),
@@ -356,9 +362,37 @@ impl<'a> Tie<'a> {
         }
     }
 
+    /// Drops what the snapshot holds and the recording has too: mapped between the recording's start and the snapshot.
+    pub fn pass_snapshot(&mut self) {
+        if std::mem::replace(&mut self.snapshot_past, true) || self.held.is_empty() {
+            return;
+        }
+        let mut recorded = BTreeMap::new();
+        for alive in self.slab.iter().flatten().filter(|alive| alive.bounced) {
+            let Some(first) = self.pool_slot(alive.key.1) else { continue };
+            let end = alive.key.1 % SLOT_BYTES + alive.size.clamp(1, u64::from(SEGMENT_SLOTS) * SLOT_BYTES);
+            let slots = first..first + end.div_ceil(SLOT_BYTES);
+            recorded.extend(self.held.range(slots).map(|(&slot, &id)| (slot, id)));
+        }
+        let held = self.notes.held as usize;
+        let mut twice = HashSet::new();
+        for (slot, id) in recorded {
+            self.held.remove(&slot);
+            self.remove(id);
+            twice.insert(id);
+        }
+        // The steps of what is held come first; nothing has been made of them before the snapshot.
+        let mut at = 0;
+        self.steps.retain(|step| {
+            at += 1;
+            at > held || !twice.contains(&step.id)
+        });
+        self.notes.held -= twice.len() as u64;
+    }
+
     /// The mapping held since before the recording at that address; from now on it is that device's.
     fn take_held(&mut self, device: u32, dma_addr: u64) -> Option<u32> {
-        if self.held.is_empty() {
+        if !self.snapshot_past || self.held.is_empty() {
             return None;
         }
         let id = self.held.remove(&self.pool_slot(dma_addr)?)?;

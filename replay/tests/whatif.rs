@@ -308,7 +308,7 @@ fn what_was_held_before_the_recording_counts() {
     let recorded = pool(512);
     let held = |slot, alloc_size| SnapshotSlot { slot, orig_addr: LOW, alloc_size, pad_slots: 0 };
     let snapshot = [held(4, 4096), held(5, 2048), held(6, 1000)];
-    let around = Surroundings { pool: Some(&recorded), snapshot: &snapshot, p2m: None };
+    let around = Surroundings { pool: Some(&recorded), snapshot: &snapshot, ..Surroundings::default() };
     let events = [map(50, POOL, 2048), unmap(60, POOL + 4 * 2048, 4096)];
     let load = Load::collect(&events, &devices(), &around);
     assert_eq!((load.notes().held, load.notes().unmatched_unmaps), (2, 0));
@@ -322,6 +322,38 @@ fn what_was_held_before_the_recording_counts() {
     }
     let out = run(&load, "v6_10", 1);
     assert_eq!((out.total_failures(), out.refusals.len(), out.dropped, out.held_refused), (1, 1, 1, 1));
+}
+
+#[test]
+fn what_was_mapped_before_the_snapshot_counts_once() {
+    let recorded = pool(512);
+    let held = |slot, alloc_size| SnapshotSlot { slot, orig_addr: LOW, alloc_size, pad_slots: 0 };
+    let snapshot = [held(4, 4096), held(5, 2048), held(8, 2048)];
+    let slot = |n: u64| POOL + n * 2048;
+    let events = [
+        map(10, slot(4), 4096),
+        map(11, slot(8), 2048),
+        unmap(12, slot(8), 2048),
+        // Gone by the time of the snapshot, so it is not the one found there.
+        unmap(13, slot(8), 2048),
+        unmap(60, slot(4), 4096),
+        unmap(70, slot(8), 2048),
+    ];
+    let around = |snapshot_ns| Surroundings {
+        pool: Some(&recorded),
+        snapshot: &snapshot,
+        snapshot_ns,
+        ..Surroundings::default()
+    };
+    let load = Load::collect(&events, &devices(), &around(Some(20)));
+    assert_eq!((load.notes().held, load.notes().unmatched_unmaps), (1, 1));
+    let out = run(&load, "v6_10", 512);
+    assert_eq!((out.requests, out.peak_slots[0], out.final_slots[0]), (2, 4, 0));
+    // The snapshot may come last of all; and it may come first.
+    let load = Load::collect(&events[..1], &devices(), &around(Some(20)));
+    assert_eq!((load.notes().held, run(&load, "v6_10", 512).final_slots[0]), (1, 3));
+    let load = Load::collect(&events[..1], &devices(), &around(Some(0)));
+    assert_eq!((load.notes().held, run(&load, "v6_10", 512).final_slots[0]), (2, 5));
 }
 
 #[test]
