@@ -223,7 +223,7 @@ fn undoing_a_refused_scatterlist_leaves_others_alone() {
     let out = run(&load(&direct), "v6_10:force=off", 512);
     assert_eq!((out.requests, out.total_failures(), out.final_slots[0]), (1, 1, 0));
     let other = refused(1, None, high, 4096);
-    let out = run(&load(&[&[other.clone()], &direct[..]].concat()), "v6_10:force=off", 512);
+    let out = run(&load(&[std::slice::from_ref(&other), &direct[..]].concat()), "v6_10:force=off", 512);
     assert_eq!((out.total_failures(), out.final_slots[0], out.assumed[0].count), (1, 2, 1));
     // The list's first element had slots and lives no more; nor does it count.
     let bounced = [other, refused(7, Some(0), high, 4096), refused(7, Some(1), high, 300 << 10)];
