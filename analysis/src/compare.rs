@@ -49,7 +49,7 @@ pub fn compare(
 
     let events = trace.events().collect::<Result<Vec<Event>, _>>()?;
     let p2m = (!trace.p2m().is_empty()).then(|| P2m::from_runs(trace.p2m()));
-    let around = Surroundings { pool, snapshot: trace.snapshot(), p2m: p2m.as_ref() };
+    let around = Surroundings { pool, snapshot: trace.snapshot(), snapshot_ns: meta.snapshot_ns, p2m: p2m.as_ref() };
     let load = Load::collect(&events, trace.devices(), &around);
     let platform = match platform.unwrap_or_else(|| own_platform(meta)) {
         PlatformKind::Native => Platform::Native,
@@ -146,6 +146,10 @@ fn caveats(trace: &Trace, load: &Load) -> Vec<String> {
         (notes.missed_unmaps, "mappings without an unmap whose bounce buffer was given out again; released there"),
         (notes.unknown_devices, "events of devices the trace does not describe; taken to reach everything"),
         (notes.incomplete, "events without an address or a size, left out"),
+        (
+            notes.merged,
+            "elements an IOMMU merged into others, which live as long as is typical: their unmaps cannot be told",
+        ),
         (notes.held, "mappings held since before the recording, known from the snapshot only"),
     ] {
         if n > 0 {
@@ -260,6 +264,12 @@ fn assumptions(policy: &Policy, load: &Load, outcome: &Outcome) -> Vec<String> {
             field::count(assumed.count),
             field::bytes(assumed.size_from),
             field::duration(assumed.lifetime_ns)
+        ));
+    }
+    if outcome.held_refused > 0 {
+        out.push(format!(
+            "{} mappings held since before the recording find no room in this pool; they are in none of the figures",
+            field::count(outcome.held_refused)
         ));
     }
     if outcome.unknown_frames > 0 {
