@@ -148,8 +148,8 @@ const POLL: Duration = Duration::from_millis(2);
 const FLUSH: Duration = Duration::from_millis(200);
 /// How often p2m and the losses so far are written at most, which syncs the disk.
 const KEEP: Duration = Duration::from_secs(2);
-/// And no more than this part of the time goes into it: a large p2m takes long.
-const KEEP_SHARE: u32 = 50;
+/// And no more than one part in so many of the time goes into it: a large p2m takes long.
+const KEEP_SHARE: u32 = 10;
 /// Events handed on at once.
 const BATCH: usize = 8192;
 /// Clocks this far apart are worth a note. Below it two CPUs took their time stamps in one order and their places in the
@@ -467,14 +467,15 @@ fn write(
             if let Some(table) = &mut p2m {
                 catch_up(table, &mut notes);
             }
-            if Instant::now() >= keep_at {
+            let began = Instant::now();
+            if began >= keep_at {
                 if let Some(table) = &p2m {
                     writer.set_p2m(table.runs());
                 }
                 let notes = [meta.losses.notes.as_slice(), notes.as_slice()].concat();
                 writer.set_meta(Meta { losses: shared.losses(&faults, notes), ..meta.clone() });
                 writer.flush()?;
-                keep_at = Instant::now() + KEEP.max(flushed.elapsed() * KEEP_SHARE);
+                keep_at = Instant::now() + KEEP.max(began.elapsed() * KEEP_SHARE);
             } else {
                 writer.flush()?;
             }
