@@ -68,6 +68,9 @@ pub(crate) struct RecordArgs {
     /// Stop after this time, such as 500ms, 10s or 5m [default: until Ctrl-C or the command's end]
     #[arg(short, long, value_parser = humantime::parse_duration, conflicts_with = "workload")]
     pub(crate) duration: Option<Duration>,
+    /// Size of the ring buffer between kernel and recorder in MiB, a power of two; larger when records are lost
+    #[arg(long, value_name = "MIB", default_value = "16", value_parser = ring_bytes)]
+    pub(crate) ring: u32,
     /// No live counters, only the summary
     #[arg(short, long)]
     pub(crate) quiet: bool,
@@ -85,6 +88,14 @@ pub(crate) struct MachineArgs {
     /// Address translation [default: what the trace was recorded on]
     #[arg(long, value_name = "PLATFORM", value_parser = platform)]
     pub(crate) platform: Option<PlatformKind>,
+}
+
+/// MiB to bytes, of a size the kernel takes.
+fn ring_bytes(text: &str) -> Result<u32, String> {
+    match text.parse::<u32>() {
+        Ok(mib) if mib.is_power_of_two() && mib <= 1024 => Ok(mib << 20),
+        _ => Err("a ring buffer has 1, 2, 4, … or 1024 MiB".to_owned()),
+    }
 }
 
 fn policy(text: &str) -> Result<Policy, PolicyError> {

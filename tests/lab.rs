@@ -1,6 +1,7 @@
 //! The whole path on real kernels: recorded in a guest, brought back, verified and replayed here.
 //!
-//! Each test boots one guest (fifteen to forty seconds under emulation); the lab makes them take turns.
+//! Each test boots one guest (fifteen to forty seconds under emulation); the lab makes them take turns. Load, kernel and
+//! recorder share an emulated CPU, so the ring buffer has room for more than its default 16 MiB.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -72,7 +73,7 @@ fn v6_12_is_recorded_whole_and_every_slot_choice_predicted() {
     let out = run(
         guest,
         &format!(
-            "echo 0 >{HIGH_WATER}; swioscope record -o /out/t.swio -- \
+            "echo 0 >{HIGH_WATER}; swioscope record --ring 64 -o /out/t.swio -- \
              lab-load --device /dev/load/nvme --threads 6 --min 4k --max 200k --ops 3000 && cat {HIGH_WATER} >/out/high-water"
         ),
     );
@@ -92,7 +93,7 @@ fn a_dom0_is_recorded_whole_with_its_frames() {
     let out = run(
         guest,
         &format!(
-            "echo 0 >{HIGH_WATER}; swioscope record -o /out/t.swio -- \
+            "echo 0 >{HIGH_WATER}; swioscope record --ring 64 -o /out/t.swio -- \
              lab-load --device /dev/load/nvme --threads 6 --min 4k --max 200k --ops 2000 && cat {HIGH_WATER} >/out/high-water"
         ),
     );
@@ -109,7 +110,7 @@ fn two_cpus_are_predicted_but_for_explained_misses() {
     let guest = Guest::new(Kernel::V6_12).cpus(2).swiotlb("8192,2,force").load(Load::Nvme { queues: 4 });
     let out = run(
         guest,
-        "swioscope record -o /out/t.swio -- lab-load --device /dev/load/nvme --threads 8 --min 4k --max 200k --ops 3000",
+        "swioscope record --ring 64 -o /out/t.swio -- lab-load --device /dev/load/nvme --threads 8 --min 4k --max 200k --ops 3000",
     );
     let verdict = json(&["verify"], &out.join("t.swio"));
     assert!(verdict["share"].as_f64().unwrap() > 0.999, "{verdict:#}");
@@ -130,7 +131,7 @@ fn the_64_bit_nvme_leaves_lo_and_fills_hi() {
         .disk_iops(100);
     let out = run(
         guest,
-        "swioscope record -o /out/t.swio -- lab-load --device /dev/load/nvme --device /dev/load/ide \
+        "swioscope record --ring 64 -o /out/t.swio -- lab-load --device /dev/load/nvme --device /dev/load/ide \
          --threads 64 --min 4k --max 200k --ops 1600",
     );
     let comparison = replay(&out.join("t.swio"), &["legacy:swiotlb=1024,force", "rfc64:swiotlb=1024,32768,force"]);
@@ -150,7 +151,7 @@ fn a_killed_recorder_leaves_a_trace_that_opens() {
     let guest = Guest::new(Kernel::V6_12).swiotlb("8192,1,force").load(Load::Nvme { queues: 2 });
     let out = run(
         guest,
-        "swioscope record -q -o /out/t.swio & recorder=$!; while [ ! -e /out/t.swio/events.open ]; do usleep 100000; done; \
+        "swioscope record -q --ring 64 -o /out/t.swio & recorder=$!; while [ ! -e /out/t.swio/events.open ]; do usleep 100000; done; \
          sleep 1; lab-load --device /dev/load/nvme --threads 4 --ops 2000; sleep 2; kill -9 $recorder; wait; true",
     );
     let path = out.join("t.swio");

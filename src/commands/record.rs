@@ -23,7 +23,7 @@ pub(crate) fn run(args: &RecordArgs) -> anyhow::Result<ExitCode> {
     }
 
     Writer::check(&args.output)?;
-    let recorder = Recorder::start(&Options::new(&args.output, describe(args)))?;
+    let recorder = Recorder::start(&Options { ring_bytes: args.ring, ..Options::new(&args.output, describe(args)) })?;
     let mut child = match spawn(&args.workload) {
         Ok(child) => child,
         Err(error) => {
