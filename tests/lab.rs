@@ -50,15 +50,17 @@ fn ops(trace: &Trace, op: Op) -> u64 {
     trace.events().filter(|event| event.as_ref().unwrap().op == op).count() as u64
 }
 
-/// Every mapping of the trace bounced in reality; the same policy on the same pool must bounce them all, refuse none
-/// and never use more slots than the kernel's own high water mark.
+/// Every mapping of the trace bounced in reality; the same policy on the same pool must bounce them all, refuse none, and
+/// peak where the kernel's own high water mark is. An interrupt that unmaps while a scatterlist is being mapped is replayed
+/// before the list, whose event comes at its end: the replay's peak may then be lower, by a segment at most.
 fn replays_as_recorded(path: &Path, high_water: u64) {
     let comparison = replay(path, &["v6_10"]);
     let (recorded, replayed) = (&comparison["trace"], &comparison["policies"][0]);
     assert_eq!(replayed["maps"], recorded["maps"], "{comparison:#}");
     assert_eq!(replayed["bounces"], recorded["bounces"], "{comparison:#}");
     assert_eq!(replayed["failures"], 0, "{comparison:#}");
-    assert_eq!(replayed["peak_slots"], high_water, "{comparison:#}");
+    let peak = replayed["peak_slots"].as_u64().unwrap();
+    assert!(peak <= high_water && peak + 128 >= high_water, "{peak} of {high_water}: {comparison:#}");
 }
 
 fn high_water(out: &Path) -> u64 {
