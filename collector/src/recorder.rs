@@ -102,7 +102,7 @@ impl Shared {
         let Faults { undecoded, sg_truncated, changed_devices, late, latest_ns } = faults;
         if *latest_ns >= SKEW_NS {
             notes.push(format!(
-                "the CPUs' clocks disagree: {} records came behind one with a later time, by {} at most, and were given that time; their order is the ring buffer's",
+                "{} records came behind one with a later time, by {} at most, and were given that time: the CPUs' clocks disagree, or an interrupt came between a time stamp and its place in the ring buffer",
                 field::count(*late),
                 field::duration(*latest_ns)
             ));
