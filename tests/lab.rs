@@ -50,24 +50,32 @@ fn ops(trace: &Trace, op: Op) -> u64 {
     trace.events().filter(|event| event.as_ref().unwrap().op == op).count() as u64
 }
 
-/// Every mapping of the trace bounced in reality; the same policy on the same pool must bounce them all, refuse none, and
-/// peak where the kernel's own high water mark is. An interrupt that unmaps while a scatterlist is being mapped is replayed
-/// before the list, whose event comes at its end: the replay's peak may then be lower, by a segment at most.
-fn replays_as_recorded(path: &Path, high_water: u64) {
+/// Every mapping of the trace bounced in reality; the same policy on the same pool must bounce them all and refuse none.
+fn replays_as_recorded(path: &Path) -> Json {
     let comparison = replay(path, &["v6_10"]);
     let (recorded, replayed) = (&comparison["trace"], &comparison["policies"][0]);
     assert_eq!(replayed["maps"], recorded["maps"], "{comparison:#}");
     assert_eq!(replayed["bounces"], recorded["bounces"], "{comparison:#}");
     assert_eq!(replayed["failures"], 0, "{comparison:#}");
-    let peak = replayed["peak_slots"].as_u64().unwrap();
-    assert!(peak <= high_water && peak + 128 >= high_water, "{peak} of {high_water}: {comparison:#}");
+    comparison
 }
+
+/// One request at a time: no map and unmap overlap, so the replay must peak exactly where the kernel's own mark is. (Under
+/// load a map is written down after its slots are taken and a release before they are free, and the mark is at times a few
+/// slots above what any order of the records gives: 386, 384 by the slots' own events and 381 by the mappings' were seen.)
+fn peaks_where_the_kernel_did(out: &Path) {
+    let comparison = replays_as_recorded(&out.join("one.swio"));
+    assert_eq!(comparison["policies"][0]["peak_slots"], high_water(out), "{comparison:#}");
+}
+
+/// Records one request after another, with the kernel's high water mark set back before.
+const ONE_BY_ONE: &str = "echo 0 >/sys/kernel/debug/swiotlb/io_tlb_used_hiwater; swioscope record --ring 64 -o /out/one.swio -- \
+     lab-load --device /dev/load/nvme --threads 1 --min 4k --max 200k --ops 300 && \
+     cat /sys/kernel/debug/swiotlb/io_tlb_used_hiwater >/out/high-water";
 
 fn high_water(out: &Path) -> u64 {
     std::fs::read_to_string(out.join("high-water")).unwrap().trim().parse().unwrap()
 }
-
-const HIGH_WATER: &str = "/sys/kernel/debug/swiotlb/io_tlb_used_hiwater";
 
 #[test]
 fn v6_12_is_recorded_whole_and_every_slot_choice_predicted() {
@@ -75,8 +83,8 @@ fn v6_12_is_recorded_whole_and_every_slot_choice_predicted() {
     let out = run(
         guest,
         &format!(
-            "echo 0 >{HIGH_WATER}; swioscope record --ring 64 -o /out/t.swio -- \
-             lab-load --device /dev/load/nvme --threads 6 --min 4k --max 200k --ops 3000 && cat {HIGH_WATER} >/out/high-water"
+            "swioscope record --ring 64 -o /out/t.swio -- \
+             lab-load --device /dev/load/nvme --threads 6 --min 4k --max 200k --ops 3000 && {ONE_BY_ONE}"
         ),
     );
     let path = out.join("t.swio");
@@ -86,7 +94,8 @@ fn v6_12_is_recorded_whole_and_every_slot_choice_predicted() {
     assert_eq!(ops(&trace, Op::Map), ops(&trace, Op::SlotAlloc), "everything bounces");
     let nvme = trace.devices().iter().find(|device| device.driver.as_deref() == Some("nvme")).unwrap();
     assert_eq!((nvme.dma_mask, nvme.min_align_mask), (Some(u64::MAX), 0xfff));
-    replays_as_recorded(&path, high_water(&out));
+    replays_as_recorded(&path);
+    peaks_where_the_kernel_did(&out);
 }
 
 #[test]
@@ -95,8 +104,8 @@ fn a_dom0_is_recorded_whole_with_its_frames() {
     let out = run(
         guest,
         &format!(
-            "echo 0 >{HIGH_WATER}; swioscope record --ring 64 -o /out/t.swio -- \
-             lab-load --device /dev/load/nvme --threads 6 --min 4k --max 200k --ops 2000 && cat {HIGH_WATER} >/out/high-water"
+            "swioscope record --ring 64 -o /out/t.swio -- \
+             lab-load --device /dev/load/nvme --threads 6 --min 4k --max 200k --ops 2000 && {ONE_BY_ONE}"
         ),
     );
     let path = out.join("t.swio");
@@ -104,7 +113,8 @@ fn a_dom0_is_recorded_whole_with_its_frames() {
     let xen = trace.meta().xen.as_ref().unwrap();
     assert!(xen.mode == "pv" && xen.dom0);
     assert!(!trace.p2m().is_empty());
-    replays_as_recorded(&path, high_water(&out));
+    replays_as_recorded(&path);
+    peaks_where_the_kernel_did(&out);
 }
 
 #[test]
