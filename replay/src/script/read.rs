@@ -1,0 +1,173 @@
+//! Reading event scripts: lines into steps, with the line's number in every error.
+
+use std::collections::HashMap;
+use std::str::FromStr;
+
+use super::{Kind, ScriptError, Step};
+use crate::plan::{Limits, Request};
+use crate::pool::Geometry;
+use trace::pool::P2mKind;
+
+/// What has been read so far.
+#[derive(Default)]
+pub(super) struct Reader {
+    pub pool: Option<Geometry>,
+    pub force: bool,
+    pub xen: Option<bool>,
+    devices: HashMap<u64, Limits>,
+    pub steps: Vec<Step>,
+    pub ids: Vec<u64>,
+    numbers: HashMap<u64, u32>,
+}
+
+impl Reader {
+    pub fn line(&mut self, f: &mut Fields<'_>) -> Result<(), ScriptError> {
+        match f.fields.next().unwrap_or("") {
+            "pool" => {
+                let (start, nslabs, areas) = (f.hex("base")?, f.dec("slots")?, f.dec("areas")?);
+                self.pool = Some(Geometry { start, nslabs, areas });
+            }
+            "dev" => {
+                let number = f.dec("device")?;
+                let (reach, min_align_mask) = (f.hex("dma_mask")?, f.hex("min_align_mask")?);
+                // 0 is the kernel's default, not "none" (that is all ones).
+                let boundary = match f.hex("seg_boundary_mask")? {
+                    0 => 0xffff_ffff,
+                    mask => mask,
+                };
+                f.hex::<u64>("max_seg_size")?;
+                self.devices.insert(number, Limits { reach, min_align_mask, boundary });
+            }
+            "map" => self.map(f, Kind::Map)?,
+            "smap" => self.map(f, Kind::Smap)?,
+            "xmap" => self.map(f, Kind::Xmap)?,
+            "unmap" => self.unmap(f, Kind::Map)?,
+            "xunmap" => self.unmap(f, Kind::Xmap)?,
+            "mark" => self.steps.push(Step::Mark),
+            "opt" => self.option(f)?,
+            "p2m" => self.frames(f, P2mKind::Own)?,
+            "foreign" => self.frames(f, P2mKind::Foreign)?,
+            "ident" => {
+                let (pfn, count) = (f.hex("pfn")?, f.dec("count")?);
+                self.steps.push(Step::P2m { pfn, mfn: pfn, count, kind: P2mKind::Identity });
+            }
+            "m2p" => {
+                let (mfn, pfn, count) = (f.hex("mfn")?, f.hex("pfn")?, f.dec("count")?);
+                self.steps.push(Step::M2p { mfn, pfn, count });
+            }
+            "region" | "work" => return Err(f.unsupported("pools that grow are not modelled")),
+            other => return Err(f.wrong(format!("`{other}` is not a kind of line"))),
+        }
+        f.end()
+    }
+
+    fn map(&mut self, f: &mut Fields<'_>, kind: Kind) -> Result<(), ScriptError> {
+        self.is_of(f, kind == Kind::Xmap)?;
+        let id = self.number(f)?;
+        let (cpu, orig_addr, size) = (f.dec("cpu")?, f.hex("address")?, f.dec("size")?);
+        let align_mask = if kind == Kind::Map { f.hex("alignment mask")? } else { 0 };
+        let device = f.dec("device")?;
+        let Some(&limits) = self.devices.get(&device) else {
+            return Err(f.wrong(format!("device {device} has no `dev` line before this one")));
+        };
+        if self.pool.is_none() {
+            return Err(ScriptError::NoPool);
+        }
+        let request = Request { orig_addr, size, align_mask, cpu };
+        self.steps.push(Step::Map { kind, id, request, limits });
+        Ok(())
+    }
+
+    fn unmap(&mut self, f: &mut Fields<'_>, kind: Kind) -> Result<(), ScriptError> {
+        self.is_of(f, kind == Kind::Xmap)?;
+        let known = self.ids.len();
+        let id = self.number(f)?;
+        if id as usize == known {
+            return Err(f.wrong(format!("mapping {} is undone, but was never made", self.ids[known])));
+        }
+        self.steps.push(Step::Unmap { kind, id });
+        Ok(())
+    }
+
+    fn frames(&mut self, f: &mut Fields<'_>, kind: P2mKind) -> Result<(), ScriptError> {
+        let (pfn, mfn, count) = (f.hex("pfn")?, f.hex("mfn")?, f.dec("count")?);
+        self.steps.push(Step::P2m { pfn, mfn, count, kind });
+        Ok(())
+    }
+
+    fn option(&mut self, f: &mut Fields<'_>) -> Result<(), ScriptError> {
+        let name = f.fields.next().unwrap_or("");
+        match name {
+            "force" => self.force = f.hex::<u64>("force")? != 0,
+            "p2msize" => {
+                let size = f.hex("size")?;
+                self.steps.push(Step::P2mSize(size));
+            }
+            // How far the tables go; no decision depends on it.
+            "maxpfn" | "m2psize" => {
+                f.hex::<u64>("size")?;
+            }
+            "coherent" | "cacheflush" => return Err(f.unsupported("Xen on ARM is not modelled")),
+            other => return Err(f.wrong(format!("`{other}` is not an option"))),
+        }
+        Ok(())
+    }
+
+    /// The dense number of the mapping named in the next field.
+    fn number(&mut self, f: &mut Fields<'_>) -> Result<u32, ScriptError> {
+        let id = f.dec("id")?;
+        let next = u32::try_from(self.ids.len()).map_err(|_| f.wrong("too many mappings".to_owned()))?;
+        let number = *self.numbers.entry(id).or_insert(next);
+        if number == next {
+            self.ids.push(id);
+        }
+        Ok(number)
+    }
+
+    fn is_of(&mut self, f: &Fields<'_>, xen: bool) -> Result<(), ScriptError> {
+        if *self.xen.get_or_insert(xen) == xen {
+            Ok(())
+        } else {
+            Err(f.wrong("Xen maps (`xmap`) and plain ones do not mix in one script".to_owned()))
+        }
+    }
+}
+
+/// The fields of a line.
+pub(super) struct Fields<'a> {
+    pub line: usize,
+    pub fields: std::str::Split<'a, char>,
+}
+
+impl Fields<'_> {
+    fn wrong(&self, what: String) -> ScriptError {
+        ScriptError::Line { line: self.line, what }
+    }
+
+    fn unsupported(&self, what: &'static str) -> ScriptError {
+        ScriptError::Unsupported { line: self.line, what }
+    }
+
+    fn dec<T: FromStr>(&mut self, name: &str) -> Result<T, ScriptError> {
+        self.field(name, "a number", |text| text.parse().ok())
+    }
+
+    fn hex<T: TryFrom<u64>>(&mut self, name: &str) -> Result<T, ScriptError> {
+        self.field(name, "a hexadecimal number", |text| {
+            let digits = text.strip_prefix("0x").unwrap_or(text);
+            u64::from_str_radix(digits, 16).ok().and_then(|n| n.try_into().ok())
+        })
+    }
+
+    fn field<T>(&mut self, name: &str, kind: &str, read: impl Fn(&str) -> Option<T>) -> Result<T, ScriptError> {
+        let Some(text) = self.fields.next() else { return Err(self.wrong(format!("the {name} is missing"))) };
+        read(text.trim()).ok_or_else(|| self.wrong(format!("the {name} `{text}` is not {kind}")))
+    }
+
+    fn end(&mut self) -> Result<(), ScriptError> {
+        match self.fields.next() {
+            None => Ok(()),
+            Some(rest) => Err(self.wrong(format!("`{rest}` is one field too many"))),
+        }
+    }
+}
