@@ -10,6 +10,7 @@
 //! | [`pool`] | the slots of a pool, 128 to a word |
 //! | [`allocator`] | a generation over its pools: map, unmap |
 //! | [`param`], [`policy`] | what a pool size becomes in a kernel; policies as people write them |
+//! | [`axis`] | a parameter in many values, to sweep over |
 //! | [`p2m`], [`machine`] | Xen's frame tables; a policy on a platform: what bounces, and why |
 //! | [`script`] | event scripts and their answers, to compare with real kernels |
 //! | [`load`] | a trace's mappings, each unmap and sync tied to its map: the same for every policy |
@@ -18,6 +19,7 @@
 //! | [`refusal`] | why a mapping was refused, with its arithmetic |
 
 pub mod allocator;
+pub mod axis;
 mod bits;
 mod checker;
 pub mod lifetimes;
@@ -39,6 +41,7 @@ mod walk;
 pub mod whatif;
 
 pub use allocator::{Allocator, Taken};
+pub use axis::{Axis, AxisError, grid};
 pub use lifetimes::Assumed;
 pub use load::{Load, LoadDevice, LoadNotes, Recorded, Surroundings};
 pub use machine::{Machine, Mapped, Platform, PlatformKind, Reason, Refused};
