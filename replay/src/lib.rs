@@ -5,6 +5,7 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`rules`] | the table of generations: every difference between kernels, side by side |
+//! | [`kernel`], [`copies`] | kernels by release, finer than a generation: dated facts, and how each era copies |
 //! | [`plan`] | a request against a pool, in numbers: slots, stride, address match, boundary |
 //! | `walk` | the five searches, without the walking |
 //! | [`pool`] | the slots of a pool, 128 to a word |
@@ -22,6 +23,8 @@ pub mod allocator;
 pub mod axis;
 mod bits;
 mod checker;
+pub mod copies;
+pub mod kernel;
 pub mod lifetimes;
 pub mod load;
 pub mod machine;
@@ -42,6 +45,8 @@ pub mod whatif;
 
 pub use allocator::{Allocator, Taken};
 pub use axis::{Axis, AxisError, grid};
+pub use copies::{COPY_ERAS, Copies};
+pub use kernel::KernelVersion;
 pub use lifetimes::Assumed;
 pub use load::{Load, LoadDevice, LoadNotes, Recorded, Surroundings};
 pub use machine::{Machine, Mapped, Platform, PlatformKind, Reason, Refused};

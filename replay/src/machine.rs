@@ -1,6 +1,7 @@
 //! A machine to replay on: a policy's allocator on a platform.
 
 use crate::allocator::{Allocator, Taken};
+use crate::copies::Copies;
 use crate::p2m::P2m;
 use crate::param::Force;
 use crate::plan::{Limits, Request};
@@ -96,6 +97,7 @@ pub struct Machine {
     allocator: Allocator,
     platform: Platform,
     force: Force,
+    copies: &'static Copies,
     /// Machine address a pool is taken to begin at, for pools whose frames the table does not name.
     assumed: Vec<Option<u64>>,
     /// Translations that had to be assumed because the table does not name a frame.
@@ -125,6 +127,7 @@ impl Machine {
             allocator: Allocator::new(setup.rules, &setup.pools),
             platform,
             force: setup.force,
+            copies: setup.copies,
             unknown_frames: 0,
         }
     }
@@ -133,6 +136,12 @@ impl Machine {
     #[must_use]
     pub fn allocator(&self) -> &Allocator {
         &self.allocator
+    }
+
+    /// When and from where it copies.
+    #[must_use]
+    pub fn copies(&self) -> &'static Copies {
+        self.copies
     }
 
     /// The platform.

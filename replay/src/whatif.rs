@@ -7,10 +7,10 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
-use trace::Direction;
 use trace::pool::SLOT_BYTES;
 
 use crate::allocator::Taken;
+use crate::copies::Part;
 use crate::lifetimes::{Assumed, class};
 use crate::load::{Load, Map, Step, What};
 use crate::machine::{Machine, Mapped, Reason};
@@ -81,8 +81,11 @@ pub struct Outcome {
     pub bytes_at_sync: u64,
     /// Bytes copied back by unmaps.
     pub bytes_at_unmap: u64,
-    /// Bytes a sync should have copied and this kernel would not: they lie in front of a later slot's offset (SPEC 6.3).
+    /// Bytes a sync should have copied and this kernel would not, such as what lies in front of a later slot's offset
+    /// (SPEC 6.3).
     pub bytes_dropped: u64,
+    /// Bytes among those of syncs that this kernel would copy between places that do not belong together (5.12, 5.13).
+    pub bytes_wrong_source: u64,
     /// Most slots in use at once, a pool.
     pub peak_slots: Vec<u64>,
     /// Slots in use at the end, a pool.
@@ -191,6 +194,7 @@ impl<'a> Replay<'a> {
             bytes_at_sync: 0,
             bytes_at_unmap: 0,
             bytes_dropped: 0,
+            bytes_wrong_source: 0,
             peak_slots: vec![0; pools],
             final_slots: Vec::new(),
             occupancy: Occupancy::new(load.span_ns(), options.buckets, pools),
@@ -293,9 +297,7 @@ impl<'a> Replay<'a> {
             Ok(Mapped::Bounced { taken, reason, .. }) => {
                 self.out.bounces[reason as usize] += 1;
                 self.out.devices[device].bounces += 1;
-                // SPEC 6.3.
-                let to_device = matches!(map.direction, Direction::ToDevice | Direction::Bidirectional);
-                if self.machine.allocator().rules().copies.map_always || (to_device && !map.skips_sync) {
+                if self.machine.copies().copies_at_map(map.direction, map.skips_sync) {
                     self.out.bytes_at_map += map.request.size;
                 }
                 State::Bounced(self.took(step.time_ns, map, taken))
@@ -327,7 +329,7 @@ impl<'a> Replay<'a> {
         let state = std::mem::replace(&mut self.states[step.id as usize], State::Gone);
         if let State::Bounced(bounce) = state {
             if copies {
-                self.out.bytes_at_unmap += bounce.size * self.machine.allocator().rules().copies.at_unmap;
+                self.out.bytes_at_unmap += bounce.size * self.machine.copies().at_unmap;
             }
             self.release(&bounce, step.time_ns);
         }
@@ -380,14 +382,10 @@ impl<'a> Replay<'a> {
     }
 
     fn sync(&mut self, bounce: &Bounce, offset: u64, size: u64) {
-        let bytes = size.min(bounce.size.saturating_sub(offset));
-        let slots_in = ((bounce.taken.tlb_addr & (SLOT_BYTES - 1)) + offset) / SLOT_BYTES;
-        let in_slot = (bounce.taken.tlb_addr.wrapping_add(offset)) & (SLOT_BYTES - 1);
-        if self.machine.allocator().rules().copies.drops_early_sync && slots_in > 0 && in_slot < bounce.lo {
-            self.out.bytes_dropped += bytes;
-        } else {
-            self.out.bytes_at_sync += bytes;
-        }
+        let synced = self.machine.copies().sync(&Part { offset, size, mapping: bounce.size, lo: bounce.lo });
+        self.out.bytes_at_sync += synced.copied;
+        self.out.bytes_wrong_source += synced.wrong_source;
+        self.out.bytes_dropped += synced.dropped;
     }
 
     /// Has slots released that nothing in the trace releases, because no unmap is tied to their map.

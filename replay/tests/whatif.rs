@@ -291,7 +291,31 @@ fn bytes_are_copied_as_each_generation_does() {
         (out.bytes_at_map, out.bytes_at_sync, out.bytes_at_unmap)
     };
     assert_eq!(bytes("v6_10"), (4196, 512 + 96, 4096));
-    assert_eq!(bytes("legacy"), (4096, 512 + 96, 8192));
+    assert_eq!(bytes("legacy"), (4096, 512 + 512, 8192), "nothing cuts a sync at the mapping's end");
+    assert_eq!(bytes("legacy:copies=5.10.198"), (4196, 512 + 512, 4096));
+    assert_eq!(bytes("5.10.198"), bytes("legacy:copies=5.10.198"));
+}
+
+#[test]
+fn syncs_that_do_harm_are_counted() {
+    let mut nvme = device(0, u64::MAX);
+    nvme.min_align_mask = 0xfff;
+    // It begins 0x200 bytes into its slot; the sync, 0x100 bytes into the next.
+    let mapped = Event { orig_addr: Some(LOW + 0xa00), ..map(1, LOW + 0xa00, 4096) };
+    let events = [mapped, event(Op::SyncForDevice, 2, 0, LOW + 0xa00 + 0x700, 0x400), unmap(3, LOW + 0xa00, 4096)];
+    let load = Load::collect(&events, &[nvme], &Surroundings::default());
+    let bytes = |policy| {
+        let out = run(&load, policy, 512);
+        (out.bytes_at_sync, out.bytes_wrong_source, out.bytes_dropped)
+    };
+    assert_eq!(bytes("v6_10"), (0x400, 0, 0));
+    assert_eq!(bytes("v6_8"), (0, 0, 0x400));
+    assert_eq!(bytes("6.6.87"), (0, 0, 0x400));
+    assert_eq!(bytes("v5_12"), (0x400, 0, 0), "5.10.198's");
+    assert_eq!(bytes("5.12.9"), (0x400, 0x400, 0));
+    assert_eq!(bytes("v5_12:copies=5.14-rc5"), (0x400, 0, 0));
+    assert_eq!(bytes("5.15.16"), (0, 0, 0x400));
+    assert_eq!(bytes("legacy"), (0x400, 0, 0), "its slots keep no offset");
 }
 
 #[test]
