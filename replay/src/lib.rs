@@ -1,6 +1,6 @@
 //! Bit-exact models of the Linux bounce-buffer allocators and of Xen's address translation.
 //!
-//! Pure: no files, no clock, no threads. What goes in is plain types of the `trace` crate, or text.
+//! Pure: no files, no clock, and threads only in [`sweep`](mod@sweep). What goes in is plain types of the `trace` crate, or text.
 //!
 //! | module | what lives there |
 //! |---|---|
@@ -15,7 +15,8 @@
 //! | [`p2m`], [`machine`] | Xen's frame tables; a policy on a platform: what bounces, and why |
 //! | [`script`] | event scripts and their answers, to compare with real kernels |
 //! | [`load`] | a trace's mappings, each unmap and sync tied to its map: the same for every policy |
-//! | [`whatif`], [`occupancy`], [`lifetimes`] | a load replayed on a machine, and what came of it |
+//! | [`whatif`], [`outcome`], [`occupancy`], [`lifetimes`] | a load replayed on a machine, and what came of it |
+//! | [`mod@sweep`] | a load replayed on many machines at once |
 //! | [`mod@verify`] | the model as a checker of a recorded kernel |
 //! | [`refusal`] | why a mapping was refused, with its arithmetic |
 
@@ -29,6 +30,7 @@ pub mod lifetimes;
 pub mod load;
 pub mod machine;
 pub mod occupancy;
+pub mod outcome;
 pub mod p2m;
 pub mod param;
 pub mod plan;
@@ -38,6 +40,8 @@ pub mod refusal;
 pub mod rules;
 pub mod script;
 mod snapshot;
+mod step;
+pub mod sweep;
 mod tie;
 pub mod verify;
 mod walk;
@@ -48,9 +52,10 @@ pub use axis::{Axis, AxisError, grid};
 pub use copies::{COPY_ERAS, Copies};
 pub use kernel::KernelVersion;
 pub use lifetimes::Assumed;
-pub use load::{Load, LoadDevice, LoadNotes, Recorded, Surroundings};
+pub use load::{Load, LoadBuilder, LoadDevice, LoadNotes, Recorded, Surroundings};
 pub use machine::{Machine, Mapped, Platform, PlatformKind, Reason, Refused};
 pub use occupancy::Occupancy;
+pub use outcome::{DeviceOutcome, OnFail, OnFailError, Options, Outcome, RefusedMap};
 pub use p2m::P2m;
 pub use param::Force;
 pub use plan::{Limits, Request};
@@ -59,5 +64,6 @@ pub use pool::{AreaState, Geometry, SlotPool};
 pub use refusal::{AreaRefusal, Cause, Refusal};
 pub use rules::{GENERATIONS, Generation};
 pub use script::{Script, ScriptError};
+pub use sweep::{Job, Progress, Stopped, sweep};
 pub use verify::{Miss, MissExample, Start, Verdict, verify};
-pub use whatif::{DeviceOutcome, Options, Outcome, RefusedMap, replay};
+pub use whatif::replay;

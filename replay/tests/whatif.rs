@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::num::NonZeroU64;
+
 use proptest::prelude::*;
 use replay::{
-    Base, Cause, GENERATIONS, Geometry, Load, Machine, Options, Outcome, P2m, Platform, Policy, Reason, Script,
+    Base, Cause, GENERATIONS, Geometry, Load, Machine, OnFail, Options, Outcome, P2m, Platform, Policy, Reason, Script,
     Surroundings, replay,
 };
 use trace::pool::P2mKind;
@@ -456,14 +458,15 @@ fn any_event() -> impl Strategy<Value = Event> {
 proptest! {
     /// Nonsense may be replayed, but the books must balance.
     #[test]
-    fn any_events_at_all(events in prop::collection::vec(any_event(), 0..300), policy in 0usize..GENERATIONS.len(), xen: bool) {
+    fn any_events_at_all(events in prop::collection::vec(any_event(), 0..300), policy in 0usize..GENERATIONS.len(), xen: bool, after in 0u64..2_000_000) {
         let recorded = pool(512);
         let around = Surroundings { pool: Some(&recorded), ..Surroundings::default() };
         let load = Load::collect(&events, &devices(), &around);
         let setup = Policy::parse(&format!("{}:nslabs=256", GENERATIONS[policy].id)).unwrap().resolve(&base(512)).unwrap();
         let platform = if xen { Platform::XenPv(P2m::new()) } else { Platform::Native };
         let mut machine = Machine::new(&setup, platform);
-        let out = replay(&load, &mut machine, &Options { refusals: 1000, buckets: 50 });
+        let on_fail = NonZeroU64::new(after).filter(|_| after % 4 != 0).map_or(OnFail::Drop, OnFail::Retry);
+        let out = replay(&load, &mut machine, &Options { refusals: 1000, buckets: 50, on_fail });
         let used: Vec<u64> = machine.allocator().pools().iter().map(|p| p.used()).collect();
         prop_assert_eq!(&out.final_slots, &used);
         prop_assert_eq!(out.devices.iter().map(|d| d.slots).sum::<u64>(), used.iter().sum::<u64>());
@@ -471,6 +474,8 @@ proptest! {
         prop_assert_eq!(out.devices.iter().map(|d| d.bounces).sum::<u64>(), out.total_bounces());
         prop_assert_eq!(out.refusals.len() as u64, out.total_failures());
         prop_assert!(out.refusals.iter().all(|r| !r.refusal.to_string().is_empty()));
+        prop_assert!(out.retried_ok <= out.retried && out.dropped + out.retried_ok <= out.total_failures());
+        prop_assert!(on_fail == OnFail::Drop || out.dropped + out.retried_ok == out.retried);
         prop_assert!(out.requests <= out.maps && out.total_failures() <= out.requests);
         prop_assert!(out.occupancy.points(0).count() <= 51);
         prop_assert_eq!(out.occupancy.points(0).map(|p| p.1).max().unwrap_or(0), out.peak_slots[0]);
