@@ -1,8 +1,8 @@
 //! Replays one trace under several policies and fills a [`Comparison`].
 
 use replay::{
-    Base, Cause, Generation, Load, Machine, Options, Outcome, P2m, Platform, PlatformKind, Policy, Reason, Setup,
-    Start, Surroundings,
+    Base, Cause, Generation, Load, Machine, Options, Outcome, P2m, Platform, PlatformKind, PlatformSpec, Policy,
+    Reason, Setup, Start, Surroundings,
 };
 use trace::{Event, Meta, Pool, Trace, field};
 
@@ -32,7 +32,7 @@ pub fn own_platform(meta: &Meta) -> PlatformKind {
 pub fn compare(
     trace: &Trace,
     policies: &[Policy],
-    platform: Option<PlatformKind>,
+    platform: Option<PlatformSpec>,
     mut progress: impl FnMut(&str),
 ) -> Result<Comparison, AnalysisError> {
     let meta = trace.meta();
@@ -51,10 +51,7 @@ pub fn compare(
     let p2m = (!trace.p2m().is_empty()).then(|| P2m::from_runs(trace.p2m()));
     let around = Surroundings { pool, snapshot: trace.snapshot(), snapshot_ns: meta.snapshot_ns, p2m: p2m.as_ref() };
     let load = Load::collect(&events, trace.devices(), &around);
-    let platform = match platform.unwrap_or_else(|| own_platform(meta)) {
-        PlatformKind::Native => Platform::Native,
-        PlatformKind::XenPv => Platform::XenPv(p2m.unwrap_or_default()),
-    };
+    let platform = Platform::recorded(platform.unwrap_or_else(|| own_platform(meta).into()), trace.p2m());
 
     let mut comparison =
         Comparison { facts: facts(trace, &events, &load), devices: devices::devices(trace)?, ..Comparison::default() };
@@ -62,7 +59,7 @@ pub fn compare(
         progress(policy.text());
         let mut machine = Machine::new(setup, platform.clone());
         let outcome = replay::replay(&load, &mut machine, &Options::default());
-        comparison.rows.push(row(setup, platform.kind(), &outcome));
+        comparison.rows.push(row(setup, platform.spec(), &outcome));
         comparison.details.push(detail(policy, setup, &load, &outcome));
     }
     comparison.verdict = verdict::sentences(&comparison);
@@ -159,14 +156,14 @@ fn caveats(trace: &Trace, load: &Load) -> Vec<String> {
     caveats
 }
 
-fn row(setup: &Setup, platform: PlatformKind, outcome: &Outcome) -> PolicyRow {
+fn row(setup: &Setup, platform: &PlatformSpec, outcome: &Outcome) -> PolicyRow {
     let slots = |i: usize| setup.pools.get(i).map(|pool| pool.nslabs);
     let peak = |i: usize| outcome.peak_slots.get(i).copied();
     let parameters: Vec<String> = setup.describe().into_iter().map(|(name, value)| format!("{name}={value}")).collect();
     PolicyRow {
         policy: setup.rules.id.to_owned(),
         parameters: parameters.join(","),
-        platform: platform.name().to_owned(),
+        platform: platform.to_string(),
         requests: outcome.requests,
         maps: outcome.maps,
         bounces: outcome.total_bounces(),
@@ -181,6 +178,7 @@ fn row(setup: &Setup, platform: PlatformKind, outcome: &Outcome) -> PolicyRow {
         failed_empty: outcome.failed(Cause::Empty),
         failed_no_pool: outcome.failed(Cause::NoPool),
         failed_not_addressable: outcome.failed(Cause::NotAddressable),
+        failed_forbidden: outcome.failed(Cause::Forbidden),
         failed_too_large: outcome.failed(Cause::TooLarge),
         failed_too_large_with_offset: outcome.failed(Cause::TooLargeWithOffset),
         failed_pool_full: outcome.failed(Cause::PoolFull),

@@ -13,6 +13,9 @@
 //! | [`param`], [`policy`] | what a pool size becomes in a kernel; policies as people write them |
 //! | [`axis`] | a parameter in many values, to sweep over |
 //! | [`p2m`], [`machine`] | Xen's frame tables; a policy on a platform: what bounces, and why |
+//! | [`eras`] | the table of bounce rules, which change with the kernel's version |
+//! | [`p2m`], [`tree`] | Xen's frame tables: of PV guests, of ARM |
+//! | [`machine`] | a policy on a platform: what bounces, and why |
 //! | [`script`] | event scripts and their answers, to compare with real kernels |
 //! | [`load`] | a trace's mappings, each unmap and sync tied to its map: the same for every policy |
 //! | [`whatif`], [`outcome`], [`occupancy`], [`lifetimes`] | a load replayed on a machine, and what came of it |
@@ -25,6 +28,7 @@ pub mod axis;
 mod bits;
 mod checker;
 pub mod copies;
+pub mod eras;
 pub mod kernel;
 pub mod lifetimes;
 pub mod load;
@@ -43,6 +47,7 @@ mod snapshot;
 mod step;
 pub mod sweep;
 mod tie;
+pub mod tree;
 pub mod verify;
 mod walk;
 pub mod whatif;
@@ -50,10 +55,16 @@ pub mod whatif;
 pub use allocator::{Allocator, Taken};
 pub use axis::{Axis, AxisError, grid};
 pub use copies::{COPY_ERAS, Copies};
+pub use eras::{ERAS, Era};
 pub use kernel::KernelVersion;
 pub use lifetimes::Assumed;
 pub use load::{Load, LoadBuilder, LoadDevice, LoadNotes, Recorded, Surroundings};
 pub use machine::{Machine, Mapped, Platform, PlatformKind, Reason, Refused};
+pub use load::{Load, LoadDevice, LoadNotes, Recorded, Surroundings};
+pub use machine::{
+    BoundaryBase, Forbidden, FrameTable, Machine, Mapped, Ops, PLATFORM_PARAMETERS, PLATFORMS, Platform, PlatformError,
+    PlatformKind, PlatformSpec, Reason, Refused, Terms,
+};
 pub use occupancy::Occupancy;
 pub use outcome::{DeviceOutcome, OnFail, OnFailError, Options, Outcome, RefusedMap};
 pub use p2m::P2m;
@@ -65,5 +76,6 @@ pub use refusal::{AreaRefusal, Cause, Refusal};
 pub use rules::{GENERATIONS, Generation};
 pub use script::{Script, ScriptError};
 pub use sweep::{Job, Progress, Stopped, sweep};
+pub use tree::ForeignTree;
 pub use verify::{Miss, MissExample, Start, Verdict, verify};
 pub use whatif::replay;

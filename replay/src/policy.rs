@@ -4,6 +4,7 @@
 //! as that generation does), or a kernel release that stands for an ID.
 
 use crate::copies::Copies;
+use crate::eras::Era;
 use crate::kernel::KernelVersion;
 use crate::param::{self, BootParam, DEFAULT_SLABS, Force};
 use crate::plan::align;
@@ -32,6 +33,11 @@ pub static PARAMETERS: &[Parameter] = &[
     Parameter { name: "start", doc: "physical address of the pool", applies: |_| true },
     Parameter { name: "hi_nslabs", doc: "slots of the 64-bit pool", applies: Generation::has_high_pool },
     Parameter { name: "hi_start", doc: "physical address of the 64-bit pool", applies: Generation::has_high_pool },
+    Parameter {
+        name: "kernel",
+        doc: "a release the policy stands for, such as 6.12, for what changes within it: set-up, bounce rules, copies",
+        applies: |g| !g.has_high_pool(),
+    },
     Parameter { name: "force", doc: "on: everything bounces; off: only what must", applies: |_| true },
     Parameter { name: "swiotlb", doc: "a kernel command line value, such as 65536,force", applies: |_| true },
     Parameter { name: "copies", doc: "a kernel release to copy as, such as 5.15.16", applies: |_| true },
@@ -123,7 +129,7 @@ pub struct Policy {
     force: Option<Force>,
     boot: Option<BootParam>,
     kernel: KernelVersion,
-    copies: &'static Copies,
+    copies: Option<&'static Copies>,
 }
 
 /// What is known of the machine a policy is put on: the recorded pool, or a guess.
@@ -159,6 +165,8 @@ impl Base {
 pub struct Setup {
     /// The allocator's rules.
     pub rules: &'static Generation,
+    /// The direct mapping's rules.
+    pub era: &'static Era,
     /// The pools; `rfc64` may have two, the 64-bit one last.
     pub pools: Vec<Geometry>,
     /// Whether mappings bounce that need not.
@@ -187,6 +195,10 @@ impl Setup {
         }
         if self.copies != Copies::of_generation(self.rules) {
             out.push(("copies", self.copies.era.to_owned()));
+        }
+        let newest = Era::of_kernel(KernelVersion::of_generation(self.rules));
+        if self.era != newest {
+            out.push(("bounce_rules", self.era.kernels.to_owned()));
         }
         if self.force != Force::Normal {
             out.push(("force", if self.force == Force::Always { "on" } else { "noforce" }.to_owned()));
@@ -228,13 +240,19 @@ impl Policy {
             force: None,
             boot: None,
             kernel,
-            copies: Copies::of_kernel(kernel),
+            copies: None,
         };
+        let mut items = Vec::new();
         let mut rest = params;
         while !rest.is_empty() {
             let (item, after) = next_parameter(rest);
-            policy.set(item)?;
+            items.push(item);
             rest = after;
+        }
+        // How a kernel reads the others may depend on which it is.
+        items.sort_by_key(|item| !item.starts_with("kernel="));
+        for item in items {
+            policy.set(item)?;
         }
         Ok(policy)
     }
@@ -259,6 +277,11 @@ impl Policy {
             "start" => self.start = Some(number()?),
             "hi_nslabs" => self.hi_nslabs = Some(number()?),
             "hi_start" => self.hi_start = Some(number()?),
+            "kernel" => {
+                let of_policy = |release: &&str| Generation::of_release(release).is_some_and(|(g, _)| g.id == rules.id);
+                let kernel = value.filter(of_policy).and_then(KernelVersion::parse);
+                self.kernel = kernel.ok_or_else(|| bad("a kernel release this policy stands for"))?;
+            }
             "force" => {
                 self.force = Some(match value {
                     None | Some("on") => Force::Always,
@@ -268,7 +291,7 @@ impl Policy {
             }
             "copies" => {
                 let era = Copies::by_name(value.unwrap_or(""));
-                self.copies = era.ok_or_else(|| bad("a kernel release such as 5.15.16"))?;
+                self.copies = Some(era.ok_or_else(|| bad("a kernel release such as 5.15.16"))?);
             }
             _ => {
                 let value = value.ok_or_else(|| bad("a kernel command line value"))?;
@@ -288,6 +311,18 @@ impl Policy {
     #[must_use]
     pub fn kernel(&self) -> KernelVersion {
         self.kernel
+    }
+
+    /// When and from where it copies: as `copies` says, else as its kernel does.
+    #[must_use]
+    pub fn copies(&self) -> &'static Copies {
+        self.copies.unwrap_or_else(|| Copies::of_kernel(self.kernel))
+    }
+
+    /// The direct mapping's rules: which mappings bounce (SPEC 6.1).
+    #[must_use]
+    pub fn era(&self) -> &'static Era {
+        Era::of_kernel(self.kernel)
     }
 
     /// The policy as it was written.
@@ -349,7 +384,7 @@ impl Policy {
             }
             pools.push(high);
         }
-        Ok(Setup { rules, pools, force, copies: self.copies, recorded: base.pool })
+        Ok(Setup { rules, era: self.era(), pools, force, copies: self.copies(), recorded: base.pool })
     }
 
     /// `swiotlb=0` is the default size where the pool's size is a global that starts at 0 (SPEC 2.2).

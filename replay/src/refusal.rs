@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::machine::Forbidden;
 use crate::plan::Plan;
 use crate::pool::SlotPool;
 use crate::walk::{Boundaries, Found, find};
@@ -17,6 +18,8 @@ trace::words! {
         NoPool = "no_pool",
         /// The device does not reach the buffer, and bouncing is switched off.
         NotAddressable = "not_addressable",
+        /// It would have to bounce, and something about the mapping forbids a copy.
+        Forbidden = "forbidden",
         /// More than one segment holds, whatever else is in the pool.
         TooLarge = "too_large",
         /// The data alone would fit a segment; with the offset kept in front it does not.
@@ -79,6 +82,8 @@ pub struct Refusal {
     /// Where the bounce buffer would have ended, and how far the device reaches (only [`Cause::PoolAboveMask`]
     /// and [`Cause::NotAddressable`]).
     pub out_of_reach: Option<(u64, u64)>,
+    /// What forbids a copy (only [`Cause::Forbidden`]).
+    pub forbidden: Option<Forbidden>,
     /// Area by area, in the order tried; empty when the cause does not depend on what is free.
     pub areas: Vec<AreaRefusal>,
 }
@@ -197,7 +202,12 @@ fn size_cause(plan: &Plan) -> Option<Cause> {
 pub(crate) fn explain(pool: &mut SlotPool, plan: &Plan, cpu: u32, size: u64, search: Search, cause: Cause) -> Refusal {
     let of_state = !matches!(
         cause,
-        Cause::Empty | Cause::NoPool | Cause::NotAddressable | Cause::TooLarge | Cause::TooLargeWithOffset
+        Cause::Empty
+            | Cause::NoPool
+            | Cause::NotAddressable
+            | Cause::Forbidden
+            | Cause::TooLarge
+            | Cause::TooLargeWithOffset
     );
     let mut areas = Vec::new();
     if of_state && cause != Cause::PoolAboveMask {
@@ -222,6 +232,7 @@ pub(crate) fn explain(pool: &mut SlotPool, plan: &Plan, cpu: u32, size: u64, sea
         largest_run: pool.largest_run(),
         boundary_slots: plan.max_slots,
         out_of_reach: None,
+        forbidden: None,
         areas,
     }
 }
@@ -237,6 +248,7 @@ impl fmt::Display for Refusal {
                 self.reach(f)?;
                 write!(f, ", and bouncing is switched off")
             }
+            Cause::Forbidden => write!(f, "{}", self.forbidden.map_or("a copy is forbidden", Forbidden::sentence)),
             Cause::TooLarge | Cause::TooLargeWithOffset => {
                 write!(f, "needs {slots} slots: {}; a segment has {SEGMENT_SLOTS}", self.bytes())
             }

@@ -84,6 +84,18 @@ fn xen_pv_sets() {
     }
 }
 
+#[test]
+fn xen_arm_sets() {
+    let folder = vectors().join("xen-arm");
+    let names = names(&folder);
+    assert_eq!(names.len(), 2);
+    for name in &names {
+        let script = read(&folder.join(format!("{name}.events.csv.gz")));
+        let expected = read(&folder.join(format!("{name}.answers.csv.gz")));
+        compare(&format!("v6_1y on {name}"), &answers(&script, "v6_1y"), &expected);
+    }
+}
+
 /// Which requests go through the pool, and the bus addresses of those that do not, are the same whatever the allocator.
 #[test]
 fn xen_pv_decisions_do_not_depend_on_the_allocator() {

@@ -2,19 +2,20 @@
 //! compare byte for byte. A script is a list of requests; [`Script::answers`] writes what a policy says to each.
 //!
 //! Plain sets (`map`, `smap`, `unmap`) ask the slot allocator, Xen sets (`xmap`, `xunmap`) the whole decision of a
-//! PV guest.
+//! guest of Xen.
 
+mod platform;
 mod read;
 
 use std::fmt::{self, Write};
 
-use crate::machine::{Machine, Mapped, Platform, Reason};
-use crate::p2m::P2m;
+use crate::machine::{FrameTable, Machine, Mapped, PlatformKind, PlatformSpec, Reason};
 use crate::param;
 use crate::plan::{Limits, Request};
 use crate::policy::{Base, Policy, PolicyError};
 use crate::pool::Geometry;
 use crate::refusal::Cause;
+use platform::{Told, change};
 use read::{Fields, Reader};
 use trace::pool::P2mKind;
 
@@ -30,12 +31,20 @@ pub enum ScriptError {
         what: String,
     },
     /// A kind of script that is not modelled.
-    #[error("line {line}: {what}; only scripts for one fixed pool and for Xen PV (x86) can be replayed")]
+    #[error("line {line}: {what}; only scripts for one fixed pool and for Xen can be replayed")]
     Unsupported {
         /// Line number, from 1.
         line: usize,
         /// What it would take.
         what: &'static str,
+    },
+    /// The script is for another kind of platform.
+    #[error("these requests are for platform {told}, not for {asked}; leave --platform out")]
+    Platform {
+        /// What was asked for.
+        asked: PlatformSpec,
+        /// What the script's lines are for.
+        told: PlatformKind,
     },
     /// There is no `pool` line.
     #[error("the script has no `pool` line; it must say where the pool is before the first map")]
@@ -56,6 +65,8 @@ pub struct Script {
     force: bool,
     /// A Xen set: other header, other lines.
     xen: bool,
+    platform: PlatformSpec,
+    told: Told,
     steps: Vec<Step>,
     /// The names the script gives its mappings, by the dense number used in `steps`.
     ids: Vec<u64>,
@@ -101,12 +112,14 @@ impl Script {
                 reader.line(&mut Fields { line: number + 1, fields: line.split(',') })?;
             }
         }
-        let Reader { pool, force, xen, steps, ids, .. } = reader;
+        let Reader { pool, force, xen, told, steps, ids, .. } = reader;
         let pool = pool.ok_or(ScriptError::NoPool)?;
-        Ok(Self { pool, force, xen: xen.unwrap_or(false), steps, ids })
+        let xen = xen.unwrap_or(false);
+        let platform = if xen { told.xen() } else { PlatformSpec::new(PlatformKind::Native) };
+        Ok(Self { pool, force, xen, platform, told, steps, ids })
     }
 
-    /// Whether the script asks for a PV guest's whole decision.
+    /// Whether the script asks for the whole decision of a guest of Xen.
     #[must_use]
     pub fn is_xen(&self) -> bool {
         self.xen
@@ -133,17 +146,7 @@ impl Script {
         let (nslabs, areas) = param::round(policy.rules(), self.pool.nslabs, self.pool.areas);
         let pool = Geometry { nslabs, areas, ..self.pool };
         let setup = policy.resolve(&Base { pool, cpus: Some(self.pool.areas), force: self.force })?;
-        let platform = if self.xen { Platform::XenPv(self.initial_p2m()) } else { Platform::Native };
-        Ok(Machine::new(&setup, platform))
-    }
-
-    /// The frame table as it stands before the first map.
-    fn initial_p2m(&self) -> P2m {
-        let mut p2m = P2m::new();
-        for step in self.steps.iter().take_while(|s| !matches!(s, Step::Map { .. })) {
-            change(&mut p2m, step);
-        }
-        p2m
+        Ok(Machine::new(&setup, self.initial_platform()))
     }
 
     /// Replays the script and writes the answers, header line included.
@@ -174,8 +177,8 @@ impl Script {
                 }
                 Step::Mark => {}
                 ref table => {
-                    if let Some(p2m) = machine.p2m_mut() {
-                        change(p2m, table);
+                    if !change(machine.platform_mut(), table) {
+                        writeln!(out, "p2m,EEXIST")?;
                     }
                 }
             }
@@ -195,9 +198,10 @@ impl Script {
         let Geometry { start, nslabs, areas } = *pool.geometry();
         if self.xen {
             let force = u8::from(self.force);
+            let arch = if self.platform.row().frames == FrameTable::Arm { "arm" } else { "x86-pv" };
             return writeln!(
                 out,
-                "# xen swiotlb answers v1 kernel={id} arch=x86-pv base={start:x} nslabs={nslabs} nareas={areas} force={force}"
+                "# xen swiotlb answers v1 kernel={id} arch={arch} base={start:x} nslabs={nslabs} nareas={areas} force={force}"
             );
         }
         let area = pool.area_slots();
@@ -231,15 +235,14 @@ fn map(machine: &mut Machine, kind: Kind, request: &Request, limits: &Limits) ->
 }
 
 fn unmap(machine: &mut Machine, kind: Kind, live: Live) {
-    match live.mapped {
-        Mapped::Bounced { dma_addr, taken, .. } => {
-            // The kernel goes back from the bus address, so a frame that has changed hands is not found (SPEC 10.3).
-            let found = kind != Kind::Xmap || machine.finds_pool(dma_addr);
-            if found {
-                machine.unmap(&taken, &live.limits);
-            }
+    match (kind, live.mapped) {
+        (Kind::Xmap, mapped) => {
+            machine.unmap_from_bus(&mapped, &live.limits);
         }
-        Mapped::Direct { .. } => {}
+        (_, Mapped::Bounced { taken, .. }) => {
+            machine.unmap(&taken, &live.limits);
+        }
+        (_, Mapped::Direct { .. }) => {}
     }
 }
 
@@ -259,14 +262,5 @@ fn write_map(out: &mut impl Write, kind: Kind, id: u64, answer: Result<Mapped, C
             let blanks = if kind == Kind::Xmap { ",,," } else { ",," };
             writeln!(out, "{word},{id},{refused}{blanks}{used}")
         }
-    }
-}
-
-fn change(p2m: &mut P2m, step: &Step) {
-    match *step {
-        Step::P2m { pfn, mfn, count, kind } => p2m.set(pfn, mfn, count, kind),
-        Step::M2p { mfn, pfn, count } => p2m.set_m2p(mfn, pfn, count),
-        Step::P2mSize(size) => p2m.set_size(size),
-        _ => {}
     }
 }

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::str::FromStr;
 
+use super::platform::Told;
 use super::{Kind, ScriptError, Step};
+use crate::machine::FrameTable;
 use crate::plan::{Limits, Request};
 use crate::pool::Geometry;
 use trace::pool::P2mKind;
@@ -14,6 +16,7 @@ pub(super) struct Reader {
     pub pool: Option<Geometry>,
     pub force: bool,
     pub xen: Option<bool>,
+    pub told: Told,
     devices: HashMap<u64, Limits>,
     pub steps: Vec<Step>,
     pub ids: Vec<u64>,
@@ -45,13 +48,18 @@ impl Reader {
             "xunmap" => self.unmap(f, Kind::Xmap)?,
             "mark" => self.steps.push(Step::Mark),
             "opt" => self.option(f)?,
-            "p2m" => self.frames(f, P2mKind::Own)?,
+            "p2m" => {
+                self.told.frames(f, FrameTable::Pv)?;
+                self.frames(f, P2mKind::Own)?;
+            }
             "foreign" => self.frames(f, P2mKind::Foreign)?,
             "ident" => {
+                self.told.frames(f, FrameTable::Pv)?;
                 let (pfn, count) = (f.hex("pfn")?, f.dec("count")?);
                 self.steps.push(Step::P2m { pfn, mfn: pfn, count, kind: P2mKind::Identity });
             }
             "m2p" => {
+                self.told.frames(f, FrameTable::Pv)?;
                 let (mfn, pfn, count) = (f.hex("mfn")?, f.hex("pfn")?, f.dec("count")?);
                 self.steps.push(Step::M2p { mfn, pfn, count });
             }
@@ -100,14 +108,11 @@ impl Reader {
         match name {
             "force" => self.force = f.hex::<u64>("force")? != 0,
             "p2msize" => {
+                self.told.frames(f, FrameTable::Pv)?;
                 let size = f.hex("size")?;
                 self.steps.push(Step::P2mSize(size));
             }
-            // How far the tables go; no decision depends on it.
-            "maxpfn" | "m2psize" => {
-                f.hex::<u64>("size")?;
-            }
-            "coherent" | "cacheflush" => return Err(f.unsupported("Xen on ARM is not modelled")),
+            other if self.told.option(f, other)? => {}
             other => return Err(f.wrong(format!("`{other}` is not an option"))),
         }
         Ok(())
@@ -140,7 +145,7 @@ pub(super) struct Fields<'a> {
 }
 
 impl Fields<'_> {
-    fn wrong(&self, what: String) -> ScriptError {
+    pub fn wrong(&self, what: String) -> ScriptError {
         ScriptError::Line { line: self.line, what }
     }
 
@@ -152,7 +157,7 @@ impl Fields<'_> {
         self.field(name, "a number", |text| text.parse().ok())
     }
 
-    fn hex<T: TryFrom<u64>>(&mut self, name: &str) -> Result<T, ScriptError> {
+    pub fn hex<T: TryFrom<u64>>(&mut self, name: &str) -> Result<T, ScriptError> {
         self.field(name, "a hexadecimal number", |text| {
             let digits = text.strip_prefix("0x").unwrap_or(text);
             u64::from_str_radix(digits, 16).ok().and_then(|n| n.try_into().ok())

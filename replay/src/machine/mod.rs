@@ -1,0 +1,219 @@
+//! A machine to replay on: a policy's allocator on a platform.
+
+mod decide;
+mod platform;
+mod terms;
+
+use crate::allocator::{Allocator, Taken};
+use crate::copies::Copies;
+use crate::eras::{Era, IommuRule};
+use crate::p2m::P2m;
+use crate::param::Force;
+use crate::plan::{Limits, Request};
+use crate::policy::Setup;
+use crate::pool::Geometry;
+use crate::refusal::{Cause, Refusal};
+
+use decide::Decision;
+use platform::Frames;
+pub use platform::{
+    BoundaryBase, FrameTable, Ops, PLATFORM_PARAMETERS, PLATFORMS, Platform, PlatformError, PlatformKind,
+    PlatformParameter, PlatformRow, PlatformSpec,
+};
+use terms::PAGE;
+pub use terms::{Forbidden, Mapped, Reason, Refused, Terms};
+
+/// A policy's allocator on a platform.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    allocator: Allocator,
+    platform: Platform,
+    row: &'static PlatformRow,
+    era: &'static Era,
+    force: Force,
+    copies: &'static Copies,
+    /// Machine address a pool is taken to begin at, for pools whose frames the table does not name.
+    assumed: Vec<Option<u64>>,
+    /// Translations that had to be assumed because the table does not name a frame.
+    unknown_frames: u64,
+}
+
+impl Machine {
+    /// Empty pools on a platform.
+    ///
+    /// On Xen PV a pool that is not the recorded one has no recorded frames. Xen's set-up makes each segment of it
+    /// contiguous in machine memory, the ordinary pool's below 4 GiB (SPEC 9, 10.4); it is taken to lie at machine
+    /// address 0, and `rfc64`'s second at 4 GiB.
+    #[must_use]
+    pub fn new(setup: &Setup, platform: Platform) -> Self {
+        let known = |pool: &Geometry, p2m: &P2m| {
+            let frames = (pool.nslabs / 2).max(1);
+            pool.start >= setup.recorded.start
+                && pool.end() <= setup.recorded.end()
+                && (0..frames).step_by(64).all(|i| p2m.get(pool.start / PAGE + i).is_some())
+        };
+        let assumed = (0u64..).zip(&setup.pools).map(|(i, pool)| match &platform.frames {
+            Frames::Pv(p2m) if !known(pool, p2m) => Some(i << 32),
+            _ => None,
+        });
+        Self {
+            assumed: assumed.collect(),
+            allocator: Allocator::new(setup.rules, &setup.pools),
+            row: platform.spec().row(),
+            platform,
+            era: setup.era,
+            force: setup.force,
+            copies: setup.copies,
+            unknown_frames: 0,
+        }
+    }
+
+    /// The allocator.
+    #[must_use]
+    pub fn allocator(&self) -> &Allocator {
+        &self.allocator
+    }
+
+    /// When and from where it copies.
+    #[must_use]
+    pub fn copies(&self) -> &'static Copies {
+        self.copies
+    }
+
+    /// The platform.
+    #[must_use]
+    pub fn platform(&self) -> &Platform {
+        &self.platform
+    }
+
+    /// The platform, to change its frame table as grants come and go.
+    pub fn platform_mut(&mut self) -> &mut Platform {
+        &mut self.platform
+    }
+
+    /// Translations that had to be assumed because a frame was not in the recorded table: the frame was then taken
+    /// for its own machine frame.
+    #[must_use]
+    pub fn unknown_frames(&self) -> u64 {
+        self.unknown_frames
+    }
+
+    /// Maps a plain buffer: decides whether it bounces, and takes slots if so.
+    ///
+    /// # Errors
+    /// As [`Machine::map_on`].
+    pub fn map(&mut self, request: &Request, limits: &Limits) -> Result<Mapped, Refused> {
+        self.map_on(request, limits, &Terms::PLAIN)
+    }
+
+    /// Maps a buffer on the given terms: decides whether it bounces, and takes slots if so.
+    ///
+    /// # Errors
+    /// Why it was refused. Slots and counters are as before, but a map refused for [`Cause::PoolAboveMask`] has moved
+    /// the search index, as in the kernel (SPEC 6.2).
+    pub fn map_on(&mut self, request: &Request, limits: &Limits, terms: &Terms) -> Result<Mapped, Refused> {
+        let seen = self.look_up(request);
+        self.unknown_frames += u64::from(seen.unknown);
+        match self.decide(&seen, request, limits, terms) {
+            Decision::Direct(dma_addr) => Ok(Mapped::Direct { dma_addr }),
+            Decision::Bounce(reason) => {
+                let bounced = self.bounce(&self.aligned(request), limits, reason);
+                bounced.map_err(|cause| Refused { cause, reason: Some(reason), forbidden: None })
+            }
+            Decision::Refuse(refused) => Err(refused),
+        }
+    }
+
+    /// A request as it reaches the allocator: behind an IOMMU it is for whole granules (SPEC 6.1).
+    fn aligned(&self, request: &Request) -> Request {
+        let granule = self.platform.spec().iommu.filter(|_| self.era.iommu == IommuRule::Granules).unwrap_or(1);
+        Request { align_mask: request.align_mask | (granule - 1), ..*request }
+    }
+
+    /// Takes slots, as `swiotlb_tbl_map_single()` does: whether the device reaches them is not asked.
+    ///
+    /// # Errors
+    /// Why there were none.
+    pub fn allocate(&mut self, request: &Request, limits: &Limits) -> Result<Taken, Cause> {
+        self.allocator.map(request, limits)
+    }
+
+    /// Maps through the pool whatever the device reaches of the buffer, as `swiotlb_map()` does (SPEC 6.2).
+    ///
+    /// # Errors
+    /// Why it was refused, as for [`Machine::map_on`].
+    pub fn bounce(&mut self, request: &Request, limits: &Limits, reason: Reason) -> Result<Mapped, Cause> {
+        let high_water = self.allocator.high_water();
+        let taken = self.allocator.map(request, limits)?;
+        let dma_addr = self.bus_of_pool(&taken);
+        // An IOMMU maps the bounce buffer to where the device reaches it.
+        if self.platform.spec().iommu.is_none() && !limits.capable(dma_addr, request.size) {
+            self.allocator.undo(&taken, limits, high_water);
+            return Err(Cause::PoolAboveMask);
+        }
+        Ok(Mapped::Bounced { dma_addr, taken, reason })
+    }
+
+    /// Gives a bounce buffer back; `false` when no allocation begins there.
+    pub fn unmap(&mut self, taken: &Taken, limits: &Limits) -> bool {
+        self.allocator.unmap(taken.tlb_addr, limits).is_some()
+    }
+
+    /// Undoes a mapping as Xen's operations do: they know the bus address only, and go back from it (SPEC 10.3, 10.8).
+    /// A frame that has changed hands is not found, and its slots stay taken.
+    pub fn unmap_from_bus(&mut self, mapped: &Mapped, limits: &Limits) -> bool {
+        let dma_addr = match *mapped {
+            // A pool whose frames are assumed is in no table.
+            Mapped::Bounced { taken, .. } if self.assumed_base(taken.pool).is_some() => {
+                return self.unmap(&taken, limits);
+            }
+            Mapped::Bounced { dma_addr, .. } | Mapped::Direct { dma_addr } => dma_addr,
+        };
+        let found = self.pool_address(dma_addr);
+        found.is_some_and(|tlb_addr| self.allocator.unmap(tlb_addr, limits).is_some())
+    }
+
+    fn assumed_base(&self, pool: u8) -> Option<u64> {
+        self.assumed.get(usize::from(pool)).copied().flatten()
+    }
+
+    fn bus_of_pool(&self, taken: &Taken) -> u64 {
+        let tlb = taken.tlb_addr;
+        let frame = match (&self.platform.frames, self.assumed_base(taken.pool)) {
+            (Frames::Identity, _) => return tlb,
+            (_, Some(base)) => return base + (tlb - self.allocator.pools()[usize::from(taken.pool)].geometry().start),
+            (Frames::Pv(p2m), None) => p2m.span(tlb / PAGE, 1).mfn,
+            (Frames::Arm(tree), None) => tree.bfn(tlb / PAGE),
+        };
+        (frame << 12) | (tlb % PAGE)
+    }
+
+    /// The physical address of a bus address that the kernel finds to lie in a pool (SPEC 10.3, 10.8).
+    fn pool_address(&self, dma_addr: u64) -> Option<u64> {
+        let frame = dma_addr / PAGE;
+        let pfn = match &self.platform.frames {
+            Frames::Identity => Some(frame),
+            Frames::Pv(p2m) => p2m.local_pfn(frame),
+            Frames::Arm(tree) => Some(frame).filter(|&pfn| tree.is_valid(pfn)),
+        };
+        let phys = pfn?.wrapping_mul(PAGE) | (dma_addr % PAGE);
+        self.allocator.pools().iter().any(|pool| pool.contains(phys)).then_some(phys)
+    }
+
+    /// The arithmetic behind a refusal just given; nothing may have changed in between.
+    pub fn explain(&mut self, request: &Request, limits: &Limits, refused: &Refused) -> Refusal {
+        let mut refusal = self.allocator.explain(&self.aligned(request), limits, refused.cause);
+        let last = request.size.wrapping_sub(1);
+        refusal.forbidden = refused.forbidden;
+        refusal.out_of_reach = match refused.cause {
+            Cause::NotAddressable => Some((self.look_up(request).dma_addr.wrapping_add(last), limits.reach)),
+            Cause::PoolAboveMask => {
+                let pool = self.allocator.pool_for(limits);
+                let end = self.allocator.pools().get(pool).map_or(0, |p| p.geometry().end());
+                Some((end.wrapping_sub(1), limits.reach))
+            }
+            _ => None,
+        };
+        refusal
+    }
+}
