@@ -3,6 +3,7 @@
 use crate::allocator::{Allocator, Taken};
 use crate::copies::Copies;
 use crate::p2m::P2m;
+use crate::pages::Zones;
 use crate::param::Force;
 use crate::plan::{Limits, Request};
 use crate::policy::Setup;
@@ -122,14 +123,15 @@ impl Machine {
             Platform::XenPv(p2m) if !known(pool, p2m) => Some(i << 32),
             _ => None,
         });
-        Self {
-            assumed: assumed.collect(),
-            allocator: Allocator::new(setup.rules, &setup.pools),
-            platform,
-            force: setup.force,
-            copies: setup.copies,
-            unknown_frames: 0,
+        let assumed = assumed.collect();
+        let mut allocator = Allocator::new(setup.rules, &setup.pools);
+        // A pool made through Xen's hook never grows (SPEC 5, 10.4).
+        if let (Some(growth), Platform::Native) = (setup.growth, &platform) {
+            let mut taken: Vec<_> = setup.pools.iter().map(|pool| (pool.start, pool.end())).collect();
+            taken.sort_unstable();
+            allocator.grow_from(Box::new(Zones::around(&taken)), growth.phys_limit);
         }
+        Self { assumed, allocator, platform, force: setup.force, copies: setup.copies, unknown_frames: 0 }
     }
 
     /// The allocator.
@@ -142,6 +144,11 @@ impl Machine {
     #[must_use]
     pub fn copies(&self) -> &'static Copies {
         self.copies
+    }
+
+    /// The allocator, to run its worker or to give it other pages.
+    pub fn allocator_mut(&mut self) -> &mut Allocator {
+        &mut self.allocator
     }
 
     /// The platform.
@@ -234,7 +241,7 @@ impl Machine {
 
     fn bus_of_pool(&self, taken: &Taken) -> u64 {
         let tlb = taken.tlb_addr;
-        let pool = usize::from(taken.pool);
+        let pool = taken.pool as usize;
         match (&self.platform, self.assumed.get(pool).copied().flatten()) {
             (Platform::Native, _) => tlb,
             (Platform::XenPv(_), Some(base)) => base + (tlb - self.allocator.pools()[pool].geometry().start),

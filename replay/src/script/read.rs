@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::str::FromStr;
 
 use super::{Kind, ScriptError, Step};
+use crate::pages::Buddy;
 use crate::plan::{Limits, Request};
 use crate::pool::Geometry;
 use trace::pool::P2mKind;
@@ -14,6 +15,7 @@ pub(super) struct Reader {
     pub pool: Option<Geometry>,
     pub force: bool,
     pub xen: Option<bool>,
+    pub region: Buddy,
     devices: HashMap<u64, Limits>,
     pub steps: Vec<Step>,
     pub ids: Vec<u64>,
@@ -55,7 +57,11 @@ impl Reader {
                 let (mfn, pfn, count) = (f.hex("mfn")?, f.hex("pfn")?, f.dec("count")?);
                 self.steps.push(Step::M2p { mfn, pfn, count });
             }
-            "region" | "work" => return Err(f.unsupported("pools that grow are not modelled")),
+            "region" => {
+                let (base, bytes) = (f.hex("base")?, f.dec("bytes")?);
+                self.region.add(base, bytes);
+            }
+            "work" => self.steps.push(Step::Work),
             other => return Err(f.wrong(format!("`{other}` is not a kind of line"))),
         }
         f.end()
