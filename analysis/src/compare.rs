@@ -191,6 +191,8 @@ fn row(setup: &Setup, platform: &PlatformSpec, outcome: &Outcome) -> PolicyRow {
         failed_stride: outcome.failed(Cause::Stride),
         failed_fragmented: outcome.failed(Cause::Fragmented),
         failed_pool_above_mask: outcome.failed(Cause::PoolAboveMask),
+        failed_grow_pending: outcome.failed(Cause::GrowPending),
+        failed_transient_refused: outcome.failed(Cause::TransientRefused),
         pool_slots: slots(0).unwrap_or(0),
         peak_slots: peak(0).unwrap_or(0),
         pool_slots_hi: slots(1),

@@ -66,6 +66,10 @@ trace::record! {
         failed_fragmented: u64 => Count,
         /// Refused: slots were found, but the device does not reach them.
         failed_pool_above_mask: u64 => Count,
+        /// Refused: no pool had room, and the one the growth worker was to add came too late.
+        failed_grow_pending: u64 => Count,
+        /// Refused: no pool had room, and no pages within the device's reach to make one of its own.
+        failed_transient_refused: u64 => Count,
         /// Slots of the pool (LO for rfc64).
         pool_slots: u64 => Slots,
         /// Most slots in use at once (LO for rfc64).

@@ -147,6 +147,8 @@ pub fn causes(row: &PolicyRow) -> impl Iterator<Item = (u64, &'static str)> {
         (row.failed_stride, "stepped over"),
         (row.failed_fragmented, "fragmented"),
         (row.failed_pool_above_mask, "pool beyond the device's reach"),
+        (row.failed_grow_pending, "new pool too late"),
+        (row.failed_transient_refused, "no pages for a pool of their own"),
     ]
     .into_iter()
 }

@@ -1,5 +1,6 @@
 //! A generation's allocator over its pools: which pool, which area, which slots.
 
+use crate::growth::Growth;
 use crate::plan::{Limits, Plan, Request};
 use crate::pool::{Geometry, Run, SlotPool};
 use crate::refusal::{self, Cause, Refusal, area_order};
@@ -16,24 +17,28 @@ pub struct Taken {
     pub first_slot: u32,
     /// Slots taken.
     pub nslots: u32,
-    /// Which pool: 0, or 1 for `rfc64`'s second.
-    pub pool: u8,
+    /// Which pool: 0 is the boot pool, 1 `rfc64`'s second; what comes after may go away again (SPEC 5), and its number
+    /// is not used twice.
+    pub pool: u32,
 }
 
 /// The allocator of one generation.
 #[derive(Clone, Debug)]
 pub struct Allocator {
-    rules: &'static Generation,
-    pools: Vec<SlotPool>,
-    used: u64,
-    high_water: u64,
+    pub(crate) rules: &'static Generation,
+    /// Those that stay.
+    pub(crate) pools: Vec<SlotPool>,
+    pub(crate) used: u64,
+    pub(crate) high_water: u64,
+    /// Those that come and go, where they can.
+    pub(crate) growth: Option<Box<Growth>>,
 }
 
 impl Allocator {
     /// An allocator with empty pools. Only `rfc64` looks at a second one.
     #[must_use]
     pub fn new(rules: &'static Generation, pools: &[Geometry]) -> Self {
-        Self { rules, pools: pools.iter().map(|&g| SlotPool::new(g)).collect(), used: 0, high_water: 0 }
+        Self { rules, pools: pools.iter().map(|&g| SlotPool::new(g)).collect(), used: 0, high_water: 0, growth: None }
     }
 
     /// The generation's rules.
@@ -42,13 +47,13 @@ impl Allocator {
         self.rules
     }
 
-    /// The pools, `rfc64`'s high one last.
+    /// The pools there are from the start, `rfc64`'s high one last.
     #[must_use]
     pub fn pools(&self) -> &[SlotPool] {
         &self.pools
     }
 
-    /// Slots in use in all pools.
+    /// Slots in use in all pools, those that came later included (`total_used`).
     #[must_use]
     pub fn used(&self) -> u64 {
         self.used
@@ -75,6 +80,9 @@ impl Allocator {
         if request.size == 0 {
             return Err(Cause::Empty);
         }
+        if self.growth.is_some() {
+            return self.map_growing(request, limits);
+        }
         let pool_id = self.pool_for(limits);
         let Some(pool) = self.pools.get_mut(pool_id) else { return Err(Cause::NoPool) };
         let plan = Plan::new(self.rules, pool.geometry().start, request, limits);
@@ -85,7 +93,7 @@ impl Allocator {
                     pool.take(area, Run { first, n: plan.n }, plan.pad);
                     self.used += plan.n;
                     self.high_water = self.high_water.max(self.used);
-                    return Ok(Taken::at(pool.geometry(), pool_id as u8, first, &plan));
+                    return Ok(Taken::at(pool.geometry(), pool_id as u32, first, &plan));
                 }
                 Found::Nothing => {}
                 Found::Livelock => {
@@ -104,18 +112,28 @@ impl Allocator {
         let mut none = SlotPool::new(Geometry { start: 0, nslabs: 0, areas: 1 });
         let pool = self.pools.get_mut(pool_id).unwrap_or(&mut none);
         let plan = Plan::new(rules, pool.geometry().start, request, limits);
-        refusal::explain(pool, &plan, request.cpu, request.size, rules.search, cause)
+        let mut refusal = refusal::explain(pool, &plan, request.cpu, request.size, rules.search, cause);
+        self.explain_growth(&mut refusal);
+        refusal
     }
 
     /// Gives back what was taken at a bounce address (SPEC 4); the number of slots, or nothing when no allocation
     /// begins there, as after a change of the device's min_align_mask between map and unmap.
     pub fn unmap(&mut self, tlb_addr: u64, limits: &Limits) -> Option<u32> {
-        let pool = self.pools.iter_mut().find(|p| p.contains(tlb_addr))?;
-        let lo = if self.rules.min_align { tlb_addr & limits.min_align_mask & (SLOT_BYTES - 1) } else { 0 };
+        let n = match self.pools.iter_mut().find(|p| p.contains(tlb_addr)) {
+            Some(pool) => Self::release_at(self.rules, pool, tlb_addr, limits)?,
+            None => self.unmap_grown(tlb_addr, limits)?,
+        };
+        self.used -= u64::from(n);
+        Some(n)
+    }
+
+    /// Releases the allocation whose data begins at a bounce address of `pool`; the number of slots.
+    pub(crate) fn release_at(rules: &Generation, pool: &mut SlotPool, tlb_addr: u64, limits: &Limits) -> Option<u32> {
+        let lo = if rules.min_align { tlb_addr & limits.min_align_mask & (SLOT_BYTES - 1) } else { 0 };
         let slot = (tlb_addr - lo).checked_sub(pool.geometry().start)? / SLOT_BYTES;
         let run = pool.allocation_at(slot)?;
         pool.release(run);
-        self.used -= run.n;
         u32::try_from(run.n).ok()
     }
 
@@ -130,7 +148,7 @@ impl Allocator {
 
 impl Taken {
     /// What taking `first` for a plan comes to.
-    pub(crate) fn at(pool: &Geometry, pool_id: u8, first: u64, plan: &Plan) -> Self {
+    pub(crate) fn at(pool: &Geometry, pool_id: u32, first: u64, plan: &Plan) -> Self {
         Self {
             tlb_addr: pool.start + (first + u64::from(plan.pad)) * SLOT_BYTES + plan.lo,
             first_slot: first as u32,

@@ -10,6 +10,7 @@
 //! | `walk` | the five searches, without the walking |
 //! | [`pool`] | the slots of a pool, 128 to a word |
 //! | [`allocator`] | a generation over its pools: map, unmap |
+//! | [`growth`], [`pages`] | pools that come and go, and where their memory comes from |
 //! | [`param`], [`policy`] | what a pool size becomes in a kernel; policies as people write them |
 //! | [`axis`] | a parameter in many values, to sweep over |
 //! | [`p2m`], [`machine`] | Xen's frame tables; a policy on a platform: what bounces, and why |
@@ -29,6 +30,7 @@ mod bits;
 mod checker;
 pub mod copies;
 pub mod eras;
+pub mod growth;
 pub mod kernel;
 pub mod lifetimes;
 pub mod load;
@@ -36,6 +38,7 @@ pub mod machine;
 pub mod occupancy;
 pub mod outcome;
 pub mod p2m;
+pub mod pages;
 pub mod param;
 pub mod plan;
 pub mod policy;
@@ -56,11 +59,10 @@ pub use allocator::{Allocator, Taken};
 pub use axis::{Axis, AxisError, grid};
 pub use copies::{COPY_ERAS, Copies};
 pub use eras::{ERAS, Era};
+pub use growth::{Grown, Transient};
 pub use kernel::KernelVersion;
 pub use lifetimes::Assumed;
 pub use load::{Load, LoadBuilder, LoadDevice, LoadNotes, Recorded, Surroundings};
-pub use machine::{Machine, Mapped, Platform, PlatformKind, Reason, Refused};
-pub use load::{Load, LoadDevice, LoadNotes, Recorded, Surroundings};
 pub use machine::{
     BoundaryBase, Forbidden, FrameTable, Machine, Mapped, Ops, PLATFORM_PARAMETERS, PLATFORMS, Platform, PlatformError,
     PlatformKind, PlatformSpec, Reason, Refused, Terms,
@@ -68,6 +70,7 @@ pub use machine::{
 pub use occupancy::Occupancy;
 pub use outcome::{DeviceOutcome, OnFail, OnFailError, Options, Outcome, RefusedMap};
 pub use p2m::P2m;
+pub use pages::{Buddy, PageSource, Zone, Zones};
 pub use param::Force;
 pub use plan::{Limits, Request};
 pub use policy::{Base, MAX_SLABS, PARAMETERS, Policy, PolicyError, Setup};

@@ -15,6 +15,10 @@ use trace::Pool;
 /// Slots a pool may have at most here: 128 GiB, far more than the kernel gets, and affordable to simulate.
 pub const MAX_SLABS: u64 = 1 << 26;
 
+/// Time from the worker being woken to its pool being there when nobody says: a guess of the right order for a queue
+/// that is not busy and memory that is not short.
+const WORKER_NS: u64 = 1_000_000;
+
 /// A policy's parameter, for listings and messages.
 #[derive(Clone, Copy, Debug)]
 pub struct Parameter {
@@ -37,6 +41,11 @@ pub static PARAMETERS: &[Parameter] = &[
         name: "kernel",
         doc: "a release the policy stands for, such as 6.12, for what changes within it: set-up, bounce rules, copies",
         applies: |g| !g.has_high_pool(),
+    },
+    Parameter {
+        name: "worker",
+        doc: "with +dynamic: how long after a refusal the worker has its pool ready, such as 1ms",
+        applies: |g| g.dynamic.is_some(),
     },
     Parameter { name: "force", doc: "on: everything bounces; off: only what must", applies: |_| true },
     Parameter { name: "swiotlb", doc: "a kernel command line value, such as 65536,force", applies: |_| true },
@@ -103,6 +112,20 @@ pub enum PolicyError {
         /// Slots.
         nslabs: u64,
     },
+    /// The policy's kernels have no pools that come and go.
+    #[error("policy {id} has no dynamic pools: they came with 6.6; with them: {}", dynamic_ids())]
+    NotDynamic {
+        /// The policy.
+        id: &'static str,
+    },
+    /// A parameter only dynamic pools have.
+    #[error("parameter `{name}` is for dynamic pools: write {id}+dynamic")]
+    NeedsDynamic {
+        /// The parameter.
+        name: &'static str,
+        /// The policy.
+        id: &'static str,
+    },
     /// The two pools of `rfc64` share addresses.
     #[error("the two pools overlap at {at:#x}; give hi_start an address after the first pool's end")]
     Overlap {
@@ -114,6 +137,14 @@ pub enum PolicyError {
 fn ids() -> String {
     GENERATIONS.iter().map(|g| g.id).collect::<Vec<_>>().join(", ")
 }
+
+fn dynamic_ids() -> String {
+    let ids = GENERATIONS.iter().filter(|g| g.dynamic.is_some()).map(|g| format!("{}{DYNAMIC}", g.id));
+    ids.collect::<Vec<_>>().join(", ")
+}
+
+/// Behind a policy's name: its kernel is built with `CONFIG_SWIOTLB_DYNAMIC` (SPEC 5).
+const DYNAMIC: &str = "+dynamic";
 
 /// A policy: a generation and what the user fixed about its pools.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,6 +161,8 @@ pub struct Policy {
     boot: Option<BootParam>,
     kernel: KernelVersion,
     copies: Option<&'static Copies>,
+    dynamic: bool,
+    worker_ns: Option<u64>,
 }
 
 /// What is known of the machine a policy is put on: the recorded pool, or a guess.
@@ -175,6 +208,17 @@ pub struct Setup {
     pub copies: &'static Copies,
     /// The pool that was recorded, when this follows from one.
     pub recorded: Geometry,
+    /// Pools come and go; how they do in a replay.
+    pub growth: Option<GrowthSetup>,
+}
+
+/// What a replay assumes of pools that come and go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GrowthSetup {
+    /// Time from the worker being woken to its pool being there.
+    pub worker_ns: u64,
+    /// The last address the worker's pools may have (SPEC 5, `phys_limit`).
+    pub phys_limit: u64,
 }
 
 impl Setup {
@@ -200,6 +244,9 @@ impl Setup {
         if self.era != newest {
             out.push(("bounce_rules", self.era.kernels.to_owned()));
         }
+        if let Some(growth) = self.growth {
+            out.push(("worker", format!("{} us", growth.worker_ns / 1000)));
+        }
         if self.force != Force::Normal {
             out.push(("force", if self.force == Force::Always { "on" } else { "noforce" }.to_owned()));
         }
@@ -213,7 +260,8 @@ impl Policy {
     /// # Errors
     /// [`PolicyError`] with what is known, when the text is not a policy.
     pub fn parse(text: &str) -> Result<Self, PolicyError> {
-        let (id, params) = text.split_once(':').unwrap_or((text, ""));
+        let (name, params) = text.split_once(':').unwrap_or((text, ""));
+        let (id, dynamic) = name.strip_suffix(DYNAMIC).map_or((name, false), |id| (id, true));
         let (rules, caveat) = match Generation::by_id(id) {
             Some(rules) => (rules, None),
             None => {
@@ -241,6 +289,8 @@ impl Policy {
             boot: None,
             kernel,
             copies: None,
+            dynamic: false,
+            worker_ns: None,
         };
         let mut items = Vec::new();
         let mut rest = params;
@@ -254,7 +304,23 @@ impl Policy {
         for item in items {
             policy.set(item)?;
         }
-        Ok(policy)
+        if dynamic { policy.with_dynamic() } else { Ok(policy) }
+    }
+
+    /// The same policy with dynamic pools, as if `+dynamic` stood behind its name.
+    ///
+    /// # Errors
+    /// When its kernels have none.
+    pub fn with_dynamic(mut self) -> Result<Self, PolicyError> {
+        if self.rules.dynamic.is_none() {
+            return Err(PolicyError::NotDynamic { id: self.rules.id });
+        }
+        let name = self.text.find(':').unwrap_or(self.text.len());
+        if !self.text[..name].ends_with(DYNAMIC) {
+            self.text.insert_str(name, DYNAMIC);
+        }
+        self.dynamic = true;
+        Ok(self)
     }
 
     fn set(&mut self, item: &str) -> Result<(), PolicyError> {
@@ -275,6 +341,10 @@ impl Policy {
                 self.areas = Some(areas.ok_or_else(|| bad(wanted))?);
             }
             "start" => self.start = Some(number()?),
+            "worker" => {
+                let wanted = "a time such as 500us, 1ms or 2s";
+                self.worker_ns = Some(duration(value.unwrap_or("")).ok_or_else(|| bad(wanted))?);
+            }
             "hi_nslabs" => self.hi_nslabs = Some(number()?),
             "hi_start" => self.hi_start = Some(number()?),
             "kernel" => {
@@ -384,7 +454,12 @@ impl Policy {
             }
             pools.push(high);
         }
-        Ok(Setup { rules, era: self.era(), pools, force, copies: self.copies(), recorded: base.pool })
+        if self.worker_ns.is_some() && !self.dynamic {
+            return Err(PolicyError::NeedsDynamic { name: "worker", id: rules.id });
+        }
+        let worker_ns = self.worker_ns.unwrap_or(WORKER_NS);
+        let growth = self.dynamic.then_some(GrowthSetup { worker_ns, phys_limit: 0xffff_ffff });
+        Ok(Setup { rules, era: self.era(), pools, force, copies: self.copies(), recorded: base.pool, growth })
     }
 
     /// `swiotlb=0` is the default size where the pool's size is a global that starts at 0 (SPEC 2.2).
@@ -430,6 +505,19 @@ fn next_parameter(text: &str) -> (&str, &str) {
         }
     }
     (&text[..end], text.get(end + 1..).unwrap_or(""))
+}
+
+/// A whole number of ns, us, ms or s, in nanoseconds.
+fn duration(text: &str) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let unit = match &text[digits..] {
+        "ns" => 1,
+        "us" => 1_000,
+        "ms" => 1_000_000,
+        "s" => 1_000_000_000,
+        _ => return None,
+    };
+    text[..digits].parse::<u64>().ok()?.checked_mul(unit)
 }
 
 pub(crate) fn integer(text: &str) -> Option<u64> {

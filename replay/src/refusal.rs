@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::growth::Transient;
 use crate::machine::Forbidden;
 use crate::plan::Plan;
 use crate::pool::SlotPool;
@@ -44,6 +45,12 @@ trace::words! {
         Fragmented = "fragmented",
         /// Slots were found, but the device does not reach them.
         PoolAboveMask = "pool_above_mask",
+        /// No pool had room, and the one made for the request began at a wrong address; the worker's next pool, which
+        /// was on its way, would have served it (6.6+ with pools that grow).
+        GrowPending = "grow_pending",
+        /// No pool had room, and there were no pages within the device's reach to make one for the request (6.6+ with
+        /// pools that grow).
+        TransientRefused = "transient_refused",
     }
 }
 
@@ -58,6 +65,15 @@ pub struct AreaRefusal {
     pub free: u64,
     /// Its longest free run.
     pub largest_run: u32,
+}
+
+/// Why an allocator that grows had no pool in time (SPEC 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Growing {
+    /// Slots of the pool the worker was to add.
+    pub worker_slots: u64,
+    /// What became of a pool for the request alone.
+    pub transient: Transient,
 }
 
 /// A refused request, with the numbers a person can check. `Display` says them in a sentence.
@@ -84,6 +100,8 @@ pub struct Refusal {
     pub out_of_reach: Option<(u64, u64)>,
     /// What forbids a copy (only [`Cause::Forbidden`]).
     pub forbidden: Option<Forbidden>,
+    /// What came of growing (only [`Cause::GrowPending`] and [`Cause::TransientRefused`]).
+    pub growing: Option<Growing>,
     /// Area by area, in the order tried; empty when the cause does not depend on what is free.
     pub areas: Vec<AreaRefusal>,
 }
@@ -189,13 +207,21 @@ pub(crate) fn cause(pool: &mut SlotPool, plan: &Plan, cpu: u32, livelock: bool) 
 }
 
 /// Causes that lie in the request alone.
-fn size_cause(plan: &Plan) -> Option<Cause> {
+pub(crate) fn size_cause(plan: &Plan) -> Option<Cause> {
     let most = u64::from(SEGMENT_SLOTS);
     match (plan.n, plan.n_bare) {
         (0, _) => Some(Cause::Empty),
         (n, bare) if n > most => Some(if bare > most { Cause::TooLarge } else { Cause::TooLargeWithOffset }),
         _ => None,
     }
+}
+
+/// The cause of a request that not even an empty pool could serve.
+pub(crate) fn impossible(pool: &mut SlotPool, plan: &Plan) -> Option<Cause> {
+    size_cause(plan).or_else(|| match plan.n > plan.max_slots {
+        true => Some(Cause::BoundaryImpossible),
+        false => (!Fits::of(pool, 0, plan, true).both).then_some(Cause::AlignmentImpossible),
+    })
 }
 
 /// Everything about a refusal whose cause is known.
@@ -233,6 +259,7 @@ pub(crate) fn explain(pool: &mut SlotPool, plan: &Plan, cpu: u32, size: u64, sea
         boundary_slots: plan.max_slots,
         out_of_reach: None,
         forbidden: None,
+        growing: None,
         areas,
     }
 }
@@ -306,6 +333,10 @@ impl fmt::Display for Refusal {
                 "needs {slots} slots: {}; {free} of {nslabs} are free, the longest run has {largest_run}",
                 self.bytes()
             ),
+            Cause::GrowPending | Cause::TransientRefused => {
+                write!(f, "needs {slots} slots: {}; no pool had room", self.bytes())?;
+                self.growing(f)
+            }
             Cause::PoolAboveMask => {
                 write!(f, "slots were free, but the device does not reach them")?;
                 self.reach(f)
@@ -318,6 +349,20 @@ impl Refusal {
     fn bytes(&self) -> String {
         let size = bytes(self.size);
         if self.offset == 0 { size } else { format!("{size} + {} offset", bytes(self.offset)) }
+    }
+
+    fn growing(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(Growing { worker_slots, transient }) = self.growing else { return Ok(()) };
+        match transient {
+            Transient::Refused { limit } => write!(
+                f,
+                ", and there were no pages at or below {limit:#x} for one of its own; a pool of {worker_slots} was on its way"
+            ),
+            Transient::Unfit { start } => write!(
+                f,
+                ", and in one of its own at {start:#x} it would begin at an address the masks do not allow; a pool of {worker_slots} was on its way"
+            ),
+        }
     }
 
     fn reach(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

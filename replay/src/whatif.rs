@@ -308,7 +308,7 @@ impl<'a> Replay<'a> {
 
     /// Counts slots taken by a map.
     fn took(&mut self, time_ns: u64, device: u32, taken: &Taken) {
-        let (pool, slots) = (usize::from(taken.pool), u64::from(taken.nslots));
+        let (pool, slots) = (taken.pool as usize, u64::from(taken.nslots));
         self.changes += 1;
         self.used[pool] += slots;
         self.out.peak_slots[pool] = self.out.peak_slots[pool].max(self.used[pool]);
@@ -320,7 +320,7 @@ impl<'a> Replay<'a> {
 
     fn release(&mut self, taken: &Taken, device: u32, time_ns: u64) {
         self.machine.unmap(taken, &self.limits[device as usize]);
-        let (pool, slots) = (usize::from(taken.pool), u64::from(taken.nslots));
+        let (pool, slots) = (taken.pool as usize, u64::from(taken.nslots));
         self.changes += 1;
         self.used[pool] -= slots;
         self.out.occupancy.set(time_ns, pool, self.used[pool]);

@@ -19,6 +19,13 @@ const SETS: &[(&str, &[&str])] = &[
     ("6.12.117", &["v6_10"]),
 ];
 
+/// The same for kernels built with pools that come and go.
+const DYNAMIC: &[(&str, &[&str])] = &[
+    ("6.6.87-dyn", &["v6_6y+dynamic"]),
+    ("6.8.0-dyn", &["v6_8+dynamic"]),
+    ("6.12.117-dyn", &["v6_10+dynamic", "6.12.117+dynamic:worker=1s"]),
+];
+
 fn vectors() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/kernel")
 }
@@ -64,6 +71,21 @@ fn plain_sets() {
     for (kernel, policies) in SETS {
         for name in &names {
             let script = read(&vectors().join(format!("events/{name}.events.csv.gz")));
+            let expected = read(&vectors().join(format!("{kernel}/{name}.answers.csv.gz")));
+            for policy in *policies {
+                compare(&format!("{policy} on {name}"), &answers(&script, policy), &expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn dynamic_sets() {
+    let names = names(&vectors().join("events-dyn"));
+    assert_eq!(names.len(), 3);
+    for (kernel, policies) in DYNAMIC {
+        for name in &names {
+            let script = read(&vectors().join(format!("events-dyn/{name}.events.csv.gz")));
             let expected = read(&vectors().join(format!("{kernel}/{name}.answers.csv.gz")));
             for policy in *policies {
                 compare(&format!("{policy} on {name}"), &answers(&script, policy), &expected);

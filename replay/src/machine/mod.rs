@@ -8,6 +8,7 @@ use crate::allocator::{Allocator, Taken};
 use crate::copies::Copies;
 use crate::eras::{Era, IommuRule};
 use crate::p2m::P2m;
+use crate::pages::Zones;
 use crate::param::Force;
 use crate::plan::{Limits, Request};
 use crate::policy::Setup;
@@ -56,9 +57,17 @@ impl Machine {
             Frames::Pv(p2m) if !known(pool, p2m) => Some(i << 32),
             _ => None,
         });
+        let assumed = assumed.collect();
+        let mut allocator = Allocator::new(setup.rules, &setup.pools);
+        // A pool made through Xen's hook never grows (SPEC 5, 10.4).
+        if let (Some(growth), Frames::Identity | Frames::Arm(_)) = (setup.growth, &platform.frames) {
+            let mut taken: Vec<_> = setup.pools.iter().map(|pool| (pool.start, pool.end())).collect();
+            taken.sort_unstable();
+            allocator.grow_from(Box::new(Zones::around(&taken)), growth.phys_limit);
+        }
         Self {
-            assumed: assumed.collect(),
-            allocator: Allocator::new(setup.rules, &setup.pools),
+            assumed,
+            allocator,
             row: platform.spec().row(),
             platform,
             era: setup.era,
@@ -78,6 +87,11 @@ impl Machine {
     #[must_use]
     pub fn copies(&self) -> &'static Copies {
         self.copies
+    }
+
+    /// The allocator, to run its worker or to give it other pages.
+    pub fn allocator_mut(&mut self) -> &mut Allocator {
+        &mut self.allocator
     }
 
     /// The platform.
@@ -173,15 +187,15 @@ impl Machine {
         found.is_some_and(|tlb_addr| self.allocator.unmap(tlb_addr, limits).is_some())
     }
 
-    fn assumed_base(&self, pool: u8) -> Option<u64> {
-        self.assumed.get(usize::from(pool)).copied().flatten()
+    fn assumed_base(&self, pool: u32) -> Option<u64> {
+        self.assumed.get(pool as usize).copied().flatten()
     }
 
     fn bus_of_pool(&self, taken: &Taken) -> u64 {
         let tlb = taken.tlb_addr;
         let frame = match (&self.platform.frames, self.assumed_base(taken.pool)) {
             (Frames::Identity, _) => return tlb,
-            (_, Some(base)) => return base + (tlb - self.allocator.pools()[usize::from(taken.pool)].geometry().start),
+            (_, Some(base)) => return base + (tlb - self.allocator.pools()[taken.pool as usize].geometry().start),
             (Frames::Pv(p2m), None) => p2m.span(tlb / PAGE, 1).mfn,
             (Frames::Arm(tree), None) => tree.bfn(tlb / PAGE),
         };
@@ -197,7 +211,7 @@ impl Machine {
             Frames::Arm(tree) => Some(frame).filter(|&pfn| tree.is_valid(pfn)),
         };
         let phys = pfn?.wrapping_mul(PAGE) | (dma_addr % PAGE);
-        self.allocator.pools().iter().any(|pool| pool.contains(phys)).then_some(phys)
+        self.allocator.pool_at(phys).map(|_| phys)
     }
 
     /// The arithmetic behind a refusal just given; nothing may have changed in between.

@@ -2,14 +2,18 @@
 //! compare byte for byte. A script is a list of requests; [`Script::answers`] writes what a policy says to each.
 //!
 //! Plain sets (`map`, `smap`, `unmap`) ask the slot allocator, Xen sets (`xmap`, `xunmap`) the whole decision of a
-//! guest of Xen.
+//! guest of Xen. Dynamic sets (`region`, `work`) also say where new pools' pages come from and when the growth worker
+//! runs; see [`dynamic`] for what a policy without pools that grow makes of them.
 
+mod dynamic;
 mod platform;
 mod read;
 
 use std::fmt::{self, Write};
 
+use crate::allocator::Allocator;
 use crate::machine::{FrameTable, Machine, Mapped, PlatformKind, PlatformSpec, Reason};
+use crate::pages::Buddy;
 use crate::param;
 use crate::plan::{Limits, Request};
 use crate::policy::{Base, Policy, PolicyError};
@@ -29,14 +33,6 @@ pub enum ScriptError {
         line: usize,
         /// What is wrong with it.
         what: String,
-    },
-    /// A kind of script that is not modelled.
-    #[error("line {line}: {what}; only scripts for one fixed pool and for Xen can be replayed")]
-    Unsupported {
-        /// Line number, from 1.
-        line: usize,
-        /// What it would take.
-        what: &'static str,
     },
     /// The script is for another kind of platform.
     #[error("these requests are for platform {told}, not for {asked}; leave --platform out")]
@@ -67,6 +63,8 @@ pub struct Script {
     xen: bool,
     platform: PlatformSpec,
     told: Told,
+    /// Where pages for new pools come from.
+    region: Buddy,
     steps: Vec<Step>,
     /// The names the script gives its mappings, by the dense number used in `steps`.
     ids: Vec<u64>,
@@ -79,6 +77,7 @@ enum Step {
     P2m { pfn: u64, mfn: u64, count: u64, kind: P2mKind },
     M2p { mfn: u64, pfn: u64, count: u64 },
     P2mSize(u64),
+    Work,
     Mark,
 }
 
@@ -112,11 +111,11 @@ impl Script {
                 reader.line(&mut Fields { line: number + 1, fields: line.split(',') })?;
             }
         }
-        let Reader { pool, force, xen, told, steps, ids, .. } = reader;
+        let Reader { pool, force, xen, told, region, steps, ids, .. } = reader;
         let pool = pool.ok_or(ScriptError::NoPool)?;
         let xen = xen.unwrap_or(false);
         let platform = if xen { told.xen() } else { PlatformSpec::new(PlatformKind::Native) };
-        Ok(Self { pool, force, xen, platform, told, steps, ids })
+        Ok(Self { pool, force, xen, platform, told, region, steps, ids })
     }
 
     /// Whether the script asks for the whole decision of a guest of Xen.
@@ -146,7 +145,9 @@ impl Script {
         let (nslabs, areas) = param::round(policy.rules(), self.pool.nslabs, self.pool.areas);
         let pool = Geometry { nslabs, areas, ..self.pool };
         let setup = policy.resolve(&Base { pool, cpus: Some(self.pool.areas), force: self.force })?;
-        Ok(Machine::new(&setup, self.initial_platform()))
+        let mut machine = Machine::new(&setup, self.initial_platform());
+        dynamic::prepare(&mut machine, &self.region);
+        Ok(machine)
     }
 
     /// Replays the script and writes the answers, header line included.
@@ -161,7 +162,8 @@ impl Script {
             match *step {
                 Step::Map { kind, id, request, limits } => {
                     let answer = map(&mut machine, kind, &request, &limits);
-                    write_map(out, kind, self.ids[id as usize], answer, machine.allocator().used())?;
+                    dynamic::write_pages(&mut machine, out)?;
+                    write_map(out, kind, self.ids[id as usize], answer, machine.allocator())?;
                     live[id as usize] = answer.ok().map(|mapped| Live { mapped, limits });
                 }
                 Step::Unmap { kind, id } => {
@@ -173,8 +175,10 @@ impl Script {
                         }
                         None => "SKIP",
                     };
+                    dynamic::write_pages(&mut machine, out)?;
                     writeln!(out, "{name},{},{skip}{blanks},{}", self.ids[id as usize], machine.allocator().used())?;
                 }
+                Step::Work => dynamic::work(&mut machine, out)?,
                 Step::Mark => {}
                 ref table => {
                     if !change(machine.platform_mut(), table) {
@@ -207,7 +211,8 @@ impl Script {
         let area = pool.area_slots();
         write!(
             out,
-            "# swiotlb answers v1 kernel={id} base={start:x} nslabs={nslabs} nareas={areas} area_nslabs={area} dynamic=0"
+            "# swiotlb answers v1 kernel={id} base={start:x} nslabs={nslabs} nareas={areas} area_nslabs={area} dynamic={}",
+            u8::from(machine.allocator().grows())
         )?;
         if let Some(high) = pools.get(1) {
             let Geometry { start, nslabs, .. } = *high.geometry();
@@ -246,15 +251,23 @@ fn unmap(machine: &mut Machine, kind: Kind, live: Live) {
     }
 }
 
-fn write_map(out: &mut impl Write, kind: Kind, id: u64, answer: Result<Mapped, Cause>, used: u64) -> fmt::Result {
-    let word = kind.words().0;
+fn write_map(
+    out: &mut impl Write,
+    kind: Kind,
+    id: u64,
+    answer: Result<Mapped, Cause>,
+    allocator: &Allocator,
+) -> fmt::Result {
+    let (word, used) = (kind.words().0, allocator.used());
     match (kind, answer) {
         (Kind::Xmap, Ok(Mapped::Direct { dma_addr })) => writeln!(out, "{word},{id},DIRECT,{dma_addr:x},,{used}"),
         (Kind::Xmap, Ok(Mapped::Bounced { dma_addr, taken, .. })) => {
             writeln!(out, "{word},{id},BOUNCE,{dma_addr:x},{:x},{used}", taken.tlb_addr)
         }
         (_, Ok(Mapped::Bounced { taken, .. })) => {
-            writeln!(out, "{word},{id},{:x},{},{used}", taken.tlb_addr, taken.first_slot)
+            write!(out, "{word},{id},{:x},{},{used}", taken.tlb_addr, taken.first_slot)?;
+            dynamic::write_pool(&taken, allocator, out)?;
+            writeln!(out)
         }
         (_, Ok(Mapped::Direct { dma_addr })) => writeln!(out, "{word},{id},{dma_addr:x},,{used}"),
         (_, Err(cause)) => {

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use super::platform::Told;
 use super::{Kind, ScriptError, Step};
 use crate::machine::FrameTable;
+use crate::pages::Buddy;
 use crate::plan::{Limits, Request};
 use crate::pool::Geometry;
 use trace::pool::P2mKind;
@@ -17,6 +18,7 @@ pub(super) struct Reader {
     pub force: bool,
     pub xen: Option<bool>,
     pub told: Told,
+    pub region: Buddy,
     devices: HashMap<u64, Limits>,
     pub steps: Vec<Step>,
     pub ids: Vec<u64>,
@@ -63,7 +65,11 @@ impl Reader {
                 let (mfn, pfn, count) = (f.hex("mfn")?, f.hex("pfn")?, f.dec("count")?);
                 self.steps.push(Step::M2p { mfn, pfn, count });
             }
-            "region" | "work" => return Err(f.unsupported("pools that grow are not modelled")),
+            "region" => {
+                let (base, bytes) = (f.hex("base")?, f.dec("bytes")?);
+                self.region.add(base, bytes);
+            }
+            "work" => self.steps.push(Step::Work),
             other => return Err(f.wrong(format!("`{other}` is not a kind of line"))),
         }
         f.end()
@@ -147,10 +153,6 @@ pub(super) struct Fields<'a> {
 impl Fields<'_> {
     pub fn wrong(&self, what: String) -> ScriptError {
         ScriptError::Line { line: self.line, what }
-    }
-
-    fn unsupported(&self, what: &'static str) -> ScriptError {
-        ScriptError::Unsupported { line: self.line, what }
     }
 
     fn dec<T: FromStr>(&mut self, name: &str) -> Result<T, ScriptError> {
