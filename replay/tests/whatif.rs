@@ -88,6 +88,30 @@ fn direct_in_reality_and_bounced_in_the_replay() {
 }
 
 #[test]
+fn an_unmap_is_its_own_devices() {
+    // Both disks have a page at the same DMA address, as with an IOMMU.
+    let of = |device, e: Event| Event { device, ..e };
+    let events = [map(1, LOW, 4096), of(1, map(2, LOW, 4096)), of(1, unmap(3, LOW, 4096)), of(1, unmap(4, LOW, 4096))];
+    let load = load(&events);
+    assert_eq!((load.notes().unmatched_unmaps, load.recorded().maps), (1, 2));
+    let out = run(&load, "v6_10", 512);
+    assert_eq!(out.devices.iter().map(|d| (d.slots, d.peak_slots)).collect::<Vec<_>>(), [(2, 2), (0, 2)]);
+}
+
+#[test]
+fn refused_in_the_replay_its_syncs_are_passed_over() {
+    let big = 256 << 10;
+    let sync = |time| event(Op::SyncForDevice, time, 0, 2 * LOW, 512);
+    let events = [map(1, LOW, big), map(2, 2 * LOW, big), sync(3), unmap(4, 2 * LOW, big), sync(5)];
+    let load = load(&events);
+    assert_eq!(load.notes().unmatched_syncs, 1, "the one behind the unmap");
+    for (nslabs, bytes) in [(128, 0), (256, 512)] {
+        let out = run(&load, "v6_10", nslabs);
+        assert_eq!((out.bytes_at_sync, out.bytes_at_map), (bytes, big * nslabs / 128), "{nslabs}");
+    }
+}
+
+#[test]
 fn refused_in_the_replay_its_unmap_is_passed_over() {
     let big = 256 << 10;
     let events = [map(1, LOW, big), map(2, 2 * LOW, big), unmap(3, 2 * LOW, big), unmap(4, LOW, big), map(5, LOW, big)];
@@ -120,6 +144,44 @@ fn served_though_refused_in_reality_it_lives_as_long_as_its_like() {
     assert_eq!((out.total_failures(), out.maps, out.dropped), (0, 13, 0));
     // Two slots until 20,512 together with one that came at 20,100; then one more.
     assert_eq!((out.peak_slots[0], out.final_slots[0]), (3, 2));
+}
+
+#[test]
+fn a_lifetime_is_that_of_the_device_and_the_size() {
+    let mut events = Vec::new();
+    for (device, size, lifetime) in [(0, 4096, 1 << 9), (0, 65536, 1 << 12), (1, 4096, 1 << 15)] {
+        let time = device as u64 * 100_000 + size;
+        events.push(Event { device, ..map(time, size * LOW, size) });
+        events.push(Event { device, ..unmap(time + lifetime, size * LOW, size) });
+    }
+    events.sort_by_key(|e| e.time_ns);
+    events
+        .extend([(0, 5000), (0, 70_000), (1, 4096), (1, 70_000)].map(|(d, s)| event(Op::MapFailed, 300_000, d, 0, s)));
+    events.push(map(400_000, LOW, 2048));
+    let out = run(&load(&events), "v6_10", 512);
+    let assumed: Vec<_> = out.assumed.iter().map(|a| (a.device, a.size_from, a.lifetime_ns, a.count)).collect();
+    // What the device has no like of lives as long as its other mappings.
+    assert_eq!(assumed, [(0, 4096, 512, 1), (0, 65536, 4096, 1), (1, 4096, 32768, 1), (1, 65536, 32768, 1)]);
+    assert_eq!((out.total_failures(), out.final_slots[0]), (0, 1));
+}
+
+#[test]
+fn of_two_alike_the_oldest_is_undone_first() {
+    let twice = [map(0, LOW, 4096), map(2000, LOW, 4096), unmap(2064, LOW, 4096), unmap(6000, LOW, 4096)];
+    // They have lived 2,064 and 4,000 ns; the other way round it would be 64 and 6,000.
+    let events = [&twice[..], &[event(Op::MapFailed, 10_000, 0, 0, 4096), map(20_000, LOW, 1)]].concat();
+    let out = run(&load(&events), "v6_10", 512);
+    assert_eq!(out.assumed[0].lifetime_ns, 2048);
+    // And it is the oldest one's slots that are free again: the second's are in the other area.
+    let on = |cpu, e: Event| Event { cpu, ..e };
+    let big = 256 << 10;
+    let events = [map(1, LOW, 2048), on(1, map(2, LOW, 2048)), unmap(3, LOW, 2048), map(4, 9 * LOW, big)];
+    let base = Base { pool: Geometry { start: POOL, nslabs: 256, areas: 2 }, cpus: Some(2), force: true };
+    let setup = Policy::parse("v6_10").unwrap().resolve(&base).unwrap();
+    let mut machine = Machine::new(&setup, Platform::Native);
+    let out = replay(&load(&events), &mut machine, &Options::default());
+    assert_eq!(out.total_failures(), 0);
+    assert_eq!(machine.allocator().pools()[0].areas().iter().map(|a| a.used).collect::<Vec<_>>(), [128, 1]);
 }
 
 #[test]
