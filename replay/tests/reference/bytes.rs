@@ -10,7 +10,7 @@ use replay::{GENERATIONS, Generation, Geometry, Limits, Request};
 const DEVICES: usize = 4;
 const HEADER: usize = 4 + 2 * DEVICES;
 /// Steps of a case at most: a case is to take milliseconds.
-const STEPS: usize = 2000;
+const STEPS: usize = 500;
 
 /// The case a byte string stands for; what is missing at its end is zero.
 pub fn case(bytes: &[u8]) -> Case {
@@ -30,12 +30,12 @@ pub fn case(bytes: &[u8]) -> Case {
     Case { rules, pool: pool(rules, header[1], u16::from_le_bytes([header[2], header[3]])), devices, steps }
 }
 
-/// One to eight segments an area; one, two, four or eight areas where there are any. Without areas the last segment may be
+/// One to eight segments, or one or two in each of two, four or eight areas where there are any. Without areas the last segment may be
 /// cut short, and in 6.0 areas may be half a segment (SPEC 2.3).
 fn pool(rules: &Generation, shape: u8, start: u16) -> Geometry {
-    let segments = u64::from(shape >> 2 & 7) + 1;
     let start = 0x7400_0000 + u64::from(start) * 2048;
     let areas = if rules.areas { 1 << (shape & 3) } else { 1 };
+    let segments = u64::from(shape >> 2 & if areas == 1 { 7 } else { 1 }) + 1;
     let nslabs = match shape >> 5 {
         cut @ 1..4 if areas == 1 => segments * 128 - u64::from(cut) * 37,
         4 if rules.id == "v6_0" && areas > 1 => 64 * u64::from(areas),
