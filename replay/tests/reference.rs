@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 #[path = "reference/mod.rs"]
+#[allow(dead_code, reason = "shared with other tests")]
 mod literal;
 
 use literal::{Answer, Reference};
