@@ -4,6 +4,7 @@ use crate::plan::{Limits, Plan, Request};
 use crate::pool::{Geometry, Run, SlotPool};
 use crate::refusal::{self, Cause, Refusal, area_order};
 use crate::rules::Generation;
+use crate::view::View;
 use crate::walk::{Found, find};
 use trace::pool::SLOT_BYTES;
 
@@ -24,16 +25,24 @@ pub struct Taken {
 #[derive(Clone, Debug)]
 pub struct Allocator {
     rules: &'static Generation,
-    pools: Vec<SlotPool>,
-    used: u64,
-    high_water: u64,
+    pub(crate) pools: Vec<SlotPool>,
+    pub(crate) used: u64,
+    pub(crate) high_water: u64,
+    /// Where pools are taken to lie, if not where they are; mostly empty.
+    pub(crate) views: Vec<Option<View>>,
 }
 
 impl Allocator {
     /// An allocator with empty pools. Only `rfc64` looks at a second one.
     #[must_use]
     pub fn new(rules: &'static Generation, pools: &[Geometry]) -> Self {
-        Self { rules, pools: pools.iter().map(|&g| SlotPool::new(g)).collect(), used: 0, high_water: 0 }
+        Self {
+            rules,
+            pools: pools.iter().map(|&g| SlotPool::new(g)).collect(),
+            used: 0,
+            high_water: 0,
+            views: Vec::new(),
+        }
     }
 
     /// The generation's rules.
@@ -76,6 +85,9 @@ impl Allocator {
             return Err(Cause::Empty);
         }
         let pool_id = self.pool_for(limits);
+        if !self.views.is_empty() {
+            return self.map_viewed(pool_id, request, limits);
+        }
         let Some(pool) = self.pools.get_mut(pool_id) else { return Err(Cause::NoPool) };
         let plan = Plan::new(self.rules, pool.geometry().start, request, limits);
         let mut livelock = false;
@@ -102,9 +114,11 @@ impl Allocator {
         let rules = self.rules;
         let pool_id = self.pool_for(limits);
         let mut none = SlotPool::new(Geometry { start: 0, nslabs: 0, areas: 1 });
+        let plan = Plan::new(rules, self.seen_start(pool_id), request, limits);
         let pool = self.pools.get_mut(pool_id).unwrap_or(&mut none);
-        let plan = Plan::new(rules, pool.geometry().start, request, limits);
-        refusal::explain(pool, &plan, request.cpu, request.size, rules.search, cause)
+        let mut refusal = refusal::explain(pool, &plan, request.cpu, request.size, rules.search, cause);
+        self.explain_viewed(&mut refusal, &plan, pool_id, limits);
+        refusal
     }
 
     /// Gives back what was taken at a bounce address (SPEC 4); the number of slots, or nothing when no allocation

@@ -7,12 +7,11 @@
 //! | [`rules`] | the table of generations: every difference between kernels, side by side |
 //! | [`kernel`], [`copies`] | kernels by release, finer than a generation: dated facts, and how each era copies |
 //! | [`plan`] | a request against a pool, in numbers: slots, stride, address match, boundary |
-//! | `walk` | the five searches, without the walking |
+//! | `walk`, `view` | the five searches, without the walking; by other addresses than the pool's own |
 //! | [`pool`] | the slots of a pool, 128 to a word |
 //! | [`allocator`] | a generation over its pools: map, unmap |
 //! | [`param`], [`policy`] | what a pool size becomes in a kernel; policies as people write them |
 //! | [`axis`] | a parameter in many values, to sweep over |
-//! | [`p2m`], [`machine`] | Xen's frame tables; a policy on a platform: what bounces, and why |
 //! | [`eras`] | the table of bounce rules, which change with the kernel's version |
 //! | [`p2m`], [`tree`] | Xen's frame tables: of PV guests, of ARM |
 //! | [`machine`] | a policy on a platform: what bounces, and why |
@@ -49,6 +48,7 @@ pub mod sweep;
 mod tie;
 pub mod tree;
 pub mod verify;
+mod view;
 mod walk;
 pub mod whatif;
 
@@ -59,11 +59,9 @@ pub use eras::{ERAS, Era};
 pub use kernel::KernelVersion;
 pub use lifetimes::Assumed;
 pub use load::{Load, LoadBuilder, LoadDevice, LoadNotes, Recorded, Surroundings};
-pub use machine::{Machine, Mapped, Platform, PlatformKind, Reason, Refused};
-pub use load::{Load, LoadDevice, LoadNotes, Recorded, Surroundings};
 pub use machine::{
-    BoundaryBase, Forbidden, FrameTable, Machine, Mapped, Ops, PLATFORM_PARAMETERS, PLATFORMS, Platform, PlatformError,
-    PlatformKind, PlatformSpec, Reason, Refused, Terms,
+    BoundaryBase, FalseBoundaries, Forbidden, FrameTable, Machine, Mapped, Ops, PLATFORM_PARAMETERS, PLATFORMS,
+    Platform, PlatformError, PlatformKind, PlatformSpec, Reason, Refused, Terms,
 };
 pub use occupancy::Occupancy;
 pub use outcome::{DeviceOutcome, OnFail, OnFailError, Options, Outcome, RefusedMap};

@@ -1,5 +1,6 @@
 //! A machine to replay on: a policy's allocator on a platform.
 
+mod boundary;
 mod decide;
 mod platform;
 mod terms;
@@ -14,6 +15,7 @@ use crate::policy::Setup;
 use crate::pool::Geometry;
 use crate::refusal::{Cause, Refusal};
 
+pub use boundary::FalseBoundaries;
 use decide::Decision;
 use platform::Frames;
 pub use platform::{
@@ -36,6 +38,7 @@ pub struct Machine {
     assumed: Vec<Option<u64>>,
     /// Translations that had to be assumed because the table does not name a frame.
     unknown_frames: u64,
+    false_boundaries: FalseBoundaries,
 }
 
 impl Machine {
@@ -56,7 +59,7 @@ impl Machine {
             Frames::Pv(p2m) if !known(pool, p2m) => Some(i << 32),
             _ => None,
         });
-        Self {
+        let mut machine = Self {
             assumed: assumed.collect(),
             allocator: Allocator::new(setup.rules, &setup.pools),
             row: platform.spec().row(),
@@ -65,7 +68,10 @@ impl Machine {
             force: setup.force,
             copies: setup.copies,
             unknown_frames: 0,
-        }
+            false_boundaries: FalseBoundaries::default(),
+        };
+        machine.set_boundary_base();
+        machine
     }
 
     /// The allocator.
@@ -144,13 +150,20 @@ impl Machine {
     /// Why it was refused, as for [`Machine::map_on`].
     pub fn bounce(&mut self, request: &Request, limits: &Limits, reason: Reason) -> Result<Mapped, Cause> {
         let high_water = self.allocator.high_water();
-        let taken = self.allocator.map(request, limits)?;
-        let dma_addr = self.bus_of_pool(&taken);
+        let taken = match self.allocator.map(request, limits) {
+            Ok(taken) => taken,
+            Err(cause) => {
+                self.check_refused(request, limits, cause);
+                return Err(cause);
+            }
+        };
+        let dma_addr = self.bus_of_pool(usize::from(taken.pool), taken.tlb_addr);
         // An IOMMU maps the bounce buffer to where the device reaches it.
         if self.platform.spec().iommu.is_none() && !limits.capable(dma_addr, request.size) {
             self.allocator.undo(&taken, limits, high_water);
             return Err(Cause::PoolAboveMask);
         }
+        self.check_accepted(&taken, dma_addr, limits);
         Ok(Mapped::Bounced { dma_addr, taken, reason })
     }
 
@@ -164,7 +177,7 @@ impl Machine {
     pub fn unmap_from_bus(&mut self, mapped: &Mapped, limits: &Limits) -> bool {
         let dma_addr = match *mapped {
             // A pool whose frames are assumed is in no table.
-            Mapped::Bounced { taken, .. } if self.assumed_base(taken.pool).is_some() => {
+            Mapped::Bounced { taken, .. } if self.assumed_base(taken.pool.into()).is_some() => {
                 return self.unmap(&taken, limits);
             }
             Mapped::Bounced { dma_addr, .. } | Mapped::Direct { dma_addr } => dma_addr,
@@ -173,19 +186,19 @@ impl Machine {
         found.is_some_and(|tlb_addr| self.allocator.unmap(tlb_addr, limits).is_some())
     }
 
-    fn assumed_base(&self, pool: u8) -> Option<u64> {
-        self.assumed.get(usize::from(pool)).copied().flatten()
+    fn assumed_base(&self, pool: usize) -> Option<u64> {
+        self.assumed.get(pool).copied().flatten()
     }
 
-    fn bus_of_pool(&self, taken: &Taken) -> u64 {
-        let tlb = taken.tlb_addr;
-        let frame = match (&self.platform.frames, self.assumed_base(taken.pool)) {
-            (Frames::Identity, _) => return tlb,
-            (_, Some(base)) => return base + (tlb - self.allocator.pools()[usize::from(taken.pool)].geometry().start),
-            (Frames::Pv(p2m), None) => p2m.span(tlb / PAGE, 1).mfn,
-            (Frames::Arm(tree), None) => tree.bfn(tlb / PAGE),
+    /// The bus address of an address in a pool.
+    fn bus_of_pool(&self, pool: usize, tlb_addr: u64) -> u64 {
+        let frame = match (&self.platform.frames, self.assumed_base(pool)) {
+            (Frames::Identity, _) => return tlb_addr,
+            (_, Some(base)) => return base + (tlb_addr - self.allocator.pools()[pool].geometry().start),
+            (Frames::Pv(p2m), None) => p2m.span(tlb_addr / PAGE, 1).mfn,
+            (Frames::Arm(tree), None) => tree.bfn(tlb_addr / PAGE),
         };
-        (frame << 12) | (tlb % PAGE)
+        (frame << 12) | (tlb_addr % PAGE)
     }
 
     /// The physical address of a bus address that the kernel finds to lie in a pool (SPEC 10.3, 10.8).

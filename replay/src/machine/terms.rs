@@ -30,7 +30,7 @@ trace::words! {
 }
 
 /// On what terms a buffer is mapped: what decides whether it may bounce, but not which slots it gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Terms {
     /// Which way data moves.
     pub direction: Direction,
