@@ -20,7 +20,8 @@ pub fn own_policy(meta: &Meta) -> Option<(&'static Generation, &'static str)> {
 pub fn own_platform(meta: &Meta) -> PlatformKind {
     match &meta.xen {
         Some(xen) if xen.mode == "pv" => PlatformKind::XenPv,
-        _ => PlatformKind::Native,
+        Some(_) => PlatformKind::XenAuto,
+        None => PlatformKind::Native,
     }
 }
 

@@ -28,6 +28,9 @@ pub struct Allocator {
     pub(crate) pools: Vec<SlotPool>,
     pub(crate) used: u64,
     pub(crate) high_water: u64,
+    hi_threshold: u64,
+    /// The pool all requests go to for the moment.
+    sent_to: Option<usize>,
     /// Where pools are taken to lie, if not where they are; mostly empty.
     pub(crate) views: Vec<Option<View>>,
 }
@@ -41,6 +44,8 @@ impl Allocator {
             pools: pools.iter().map(|&g| SlotPool::new(g)).collect(),
             used: 0,
             high_water: 0,
+            hi_threshold: u64::MAX,
+            sent_to: None,
             views: Vec::new(),
         }
     }
@@ -73,7 +78,18 @@ impl Allocator {
     /// fallback either way (SPEC 9); everybody else has one.
     #[must_use]
     pub fn pool_for(&self, limits: &Limits) -> usize {
-        usize::from(self.rules.has_high_pool() && self.pools.len() > 1 && limits.reach == u64::MAX)
+        let high = || self.rules.has_high_pool() && self.pools.len() > 1 && limits.reach >= self.hi_threshold;
+        self.sent_to.unwrap_or_else(|| usize::from(high()))
+    }
+
+    /// Has devices that reach this address use the second pool ([`Dispatch::hi_threshold`]).
+    pub fn set_hi_threshold(&mut self, hi_threshold: u64) {
+        self.hi_threshold = hi_threshold;
+    }
+
+    /// Has all requests go to one pool, until told otherwise.
+    pub(crate) fn send_to(&mut self, pool: Option<usize>) {
+        self.sent_to = pool;
     }
 
     /// Takes slots for a request, as `swiotlb_tbl_map_single()` does.

@@ -10,6 +10,7 @@
 //! | `walk`, `view` | the five searches, without the walking; by other addresses than the pool's own |
 //! | [`pool`] | the slots of a pool, 128 to a word |
 //! | [`allocator`] | a generation over its pools: map, unmap |
+//! | [`dispatch`] | which of `rfc64`'s two pools a request goes to |
 //! | [`param`], [`policy`] | what a pool size becomes in a kernel; policies as people write them |
 //! | [`axis`] | a parameter in many values, to sweep over |
 //! | [`eras`] | the table of bounce rules, which change with the kernel's version |
@@ -27,6 +28,7 @@ pub mod axis;
 mod bits;
 mod checker;
 pub mod copies;
+pub mod dispatch;
 pub mod eras;
 pub mod kernel;
 pub mod lifetimes;
@@ -55,6 +57,7 @@ pub mod whatif;
 pub use allocator::{Allocator, Taken};
 pub use axis::{Axis, AxisError, grid};
 pub use copies::{COPY_ERAS, Copies};
+pub use dispatch::{Dispatch, Fallback};
 pub use eras::{ERAS, Era};
 pub use kernel::KernelVersion;
 pub use lifetimes::Assumed;

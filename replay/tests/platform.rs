@@ -247,6 +247,35 @@ fn arm_designs() {
     assert_eq!(design.map(&page, &NARROW).unwrap(), Mapped::Direct { dma_addr: 0x6000_0000 });
 }
 
+/// What-ifs of SPEC 11 that no kernel has.
+#[test]
+fn who_goes_to_the_second_pool_and_who_falls_back() {
+    let forty = Limits { reach: (1 << 40) - 1, ..Limits::NONE };
+    // Two pools of one segment each; the pools that three whole segments land in, and the last refusal.
+    let pools = |policy: &str, limits: &Limits| {
+        let mut machine = native(&format!("rfc64:nslabs=128,hi_nslabs=128,force,{policy}"), "native");
+        let mut pool = || match machine.map(&at(LOW, 256 << 10), limits) {
+            Ok(Mapped::Bounced { taken, .. }) => taken.pool.to_string(),
+            Ok(_) => "direct".to_owned(),
+            Err(refused) => refused.cause.to_string(),
+        };
+        [pool(), pool(), pool()].join(" ")
+    };
+    let full = "pool_full pool_full";
+    assert_eq!(pools("fallback=none", &Limits::NONE), format!("1 {full}"));
+    assert_eq!(pools("fallback=lo-hi", &Limits::NONE), format!("1 {full}"));
+    assert_eq!(pools("fallback=hi-lo", &Limits::NONE), "1 0 pool_full");
+    assert_eq!(pools("fallback=hi-lo", &forty), format!("0 {full}"));
+    assert_eq!(pools("fallback=lo-hi", &forty), "0 1 pool_full");
+    assert_eq!(pools("fallback=both", &NARROW), format!("0 {full}"), "it does not reach the second pool");
+    assert_eq!(pools("hi_threshold=0xffffffffff", &forty), format!("1 {full}"));
+    assert_eq!(pools("hi_threshold=0xffffffffff,fallback=both", &forty), "1 0 pool_full");
+    assert_eq!(pools("hi_threshold=0xffffffff", &NARROW), "pool_above_mask pool_above_mask pool_above_mask");
+    let unknown = Policy::parse("rfc64:fallback=up").unwrap_err().to_string();
+    assert_eq!(unknown, "parameter `fallback`: `up` is not `none`, `hi-lo`, `lo-hi` or `both`");
+    assert!(Policy::parse("v6_10:fallback=both").is_err() && Policy::parse("rfc64:kernel=6.12").is_err());
+}
+
 fn device(id: u32, mask: u64, boundary: u64, min_align_mask: u64) -> Device {
     Device {
         id,

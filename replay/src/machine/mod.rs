@@ -7,6 +7,7 @@ mod terms;
 
 use crate::allocator::{Allocator, Taken};
 use crate::copies::Copies;
+use crate::dispatch::Fallback;
 use crate::eras::{Era, IommuRule};
 use crate::p2m::P2m;
 use crate::param::Force;
@@ -14,6 +15,7 @@ use crate::plan::{Limits, Request};
 use crate::policy::Setup;
 use crate::pool::Geometry;
 use crate::refusal::{Cause, Refusal};
+use trace::pool::SLOT_BYTES;
 
 pub use boundary::FalseBoundaries;
 use decide::Decision;
@@ -32,6 +34,7 @@ pub struct Machine {
     platform: Platform,
     row: &'static PlatformRow,
     era: &'static Era,
+    fallback: Fallback,
     force: Force,
     copies: &'static Copies,
     /// Machine address a pool is taken to begin at, for pools whose frames the table does not name.
@@ -65,11 +68,13 @@ impl Machine {
             row: platform.spec().row(),
             platform,
             era: setup.era,
+            fallback: setup.dispatch.fallback,
             force: setup.force,
             copies: setup.copies,
             unknown_frames: 0,
             false_boundaries: FalseBoundaries::default(),
         };
+        machine.allocator.set_hi_threshold(setup.dispatch.hi_threshold);
         machine.set_boundary_base();
         machine
     }
@@ -141,7 +146,27 @@ impl Machine {
     /// # Errors
     /// Why there were none.
     pub fn allocate(&mut self, request: &Request, limits: &Limits) -> Result<Taken, Cause> {
-        self.allocator.map(request, limits)
+        let refused = match self.allocator.map(request, limits) {
+            Err(cause) if self.fallback != Fallback::None => cause,
+            answer => return answer,
+        };
+        let Some(other) = self.other_pool(limits) else { return Err(refused) };
+        self.allocator.send_to(Some(other));
+        let answer = self.allocator.map(request, limits);
+        self.allocator.send_to(None);
+        // What is explained is the device's own pool.
+        answer.map_err(|_| refused)
+    }
+
+    /// The pool a request falls back to, if any (SPEC 11, what-if).
+    fn other_pool(&self, limits: &Limits) -> Option<usize> {
+        let high = self.allocator.pools().get(1)?.geometry();
+        let last = high.start + (high.nslabs * SLOT_BYTES).saturating_sub(1);
+        match (self.allocator.pool_for(limits), self.fallback) {
+            (1, Fallback::HiLo | Fallback::Both) => Some(0),
+            (0, Fallback::LoHi | Fallback::Both) => Some(1).filter(|_| self.bus_of_pool(1, last) <= limits.reach),
+            _ => None,
+        }
     }
 
     /// Maps through the pool whatever the device reaches of the buffer, as `swiotlb_map()` does (SPEC 6.2).
@@ -150,7 +175,7 @@ impl Machine {
     /// Why it was refused, as for [`Machine::map_on`].
     pub fn bounce(&mut self, request: &Request, limits: &Limits, reason: Reason) -> Result<Mapped, Cause> {
         let high_water = self.allocator.high_water();
-        let taken = match self.allocator.map(request, limits) {
+        let taken = match self.allocate(request, limits) {
             Ok(taken) => taken,
             Err(cause) => {
                 self.check_refused(request, limits, cause);
