@@ -283,6 +283,12 @@ fn assumptions(policy: &Policy, load: &Load, outcome: &Outcome) -> Vec<String> {
             field::bytes(outcome.bytes_dropped)
         ));
     }
+    if outcome.parted > 0 {
+        out.push(format!(
+            "{} buffers whose frames part are given to their device as one range: it would use somebody else's memory",
+            field::count(outcome.parted)
+        ));
+    }
     let FalseBoundaries { accepts, rejects } = outcome.false_boundaries;
     if accepts > 0 {
         out.push(format!(

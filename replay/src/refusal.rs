@@ -16,7 +16,7 @@ trace::words! {
         Empty = "empty",
         /// There is no pool, or the pool has no slots.
         NoPool = "no_pool",
-        /// The device does not reach the buffer, and bouncing is switched off.
+        /// The device does not reach the buffer, and bouncing is switched off or no copy will do.
         NotAddressable = "not_addressable",
         /// It would have to bounce, and something about the mapping forbids a copy.
         Forbidden = "forbidden",
@@ -82,7 +82,7 @@ pub struct Refusal {
     /// Where the bounce buffer would have ended, and how far the device reaches (only [`Cause::PoolAboveMask`]
     /// and [`Cause::NotAddressable`]).
     pub out_of_reach: Option<(u64, u64)>,
-    /// What forbids a copy (only [`Cause::Forbidden`]).
+    /// What forbids a copy ([`Cause::Forbidden`] and [`Cause::NotAddressable`]).
     pub forbidden: Option<Forbidden>,
     /// Area by area, in the order tried; empty when the cause does not depend on what is free.
     pub areas: Vec<AreaRefusal>,
@@ -246,7 +246,11 @@ impl fmt::Display for Refusal {
             Cause::NotAddressable => {
                 write!(f, "the device does not reach the buffer")?;
                 self.reach(f)?;
-                write!(f, ", and bouncing is switched off")
+                match self.forbidden {
+                    Some(why) => write!(f, ", and {}", why.in_short()),
+                    None if nslabs == 0 => write!(f, ", and there is no bounce pool"),
+                    None => write!(f, ", and bouncing is switched off"),
+                }
             }
             Cause::Forbidden => write!(f, "{}", self.forbidden.map_or("a copy is forbidden", Forbidden::sentence)),
             Cause::TooLarge | Cause::TooLargeWithOffset => {

@@ -40,7 +40,7 @@ impl Scattered<'_> {
 
     fn matches(&self, slot: u64) -> bool {
         let address = self.address(slot);
-        let inside = self.search == Search::D && address % SLOT_BYTES != 0;
+        let inside = self.search == Search::D && !address.is_multiple_of(SLOT_BYTES);
         !inside && (address / SLOT_BYTES) & self.plan.mask == self.plan.value
     }
 

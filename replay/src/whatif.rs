@@ -93,6 +93,7 @@ impl<'a> Replay<'a> {
             retried_ok: 0,
             held_refused: 0,
             unknown_frames: 0,
+            parted: 0,
             false_boundaries: FalseBoundaries::default(),
         };
         Self {
@@ -156,6 +157,7 @@ impl<'a> Replay<'a> {
         self.out.final_slots = self.used;
         self.out.assumed = self.due.assumed();
         self.out.unknown_frames = self.machine.unknown_frames();
+        self.out.parted = self.machine.parted();
         self.out.false_boundaries = self.machine.false_boundaries();
         self.out
     }

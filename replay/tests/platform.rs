@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 use replay::{
     Base, Cause, FalseBoundaries, Forbidden, GENERATIONS, Geometry, Limits, Load, Machine, Mapped, Options, Outcome,
-    Platform, PlatformSpec, Policy, Reason, Request, Surroundings, Terms, replay,
+    Platform, PlatformSpec, Policy, Reason, Refused, Request, Surroundings, Terms, replay,
 };
 use trace::pool::P2mKind;
 use trace::{Device, Direction, Event, Op, P2mRun};
@@ -43,7 +43,8 @@ fn word(machine: &mut Machine, request: Request, limits: &Limits, terms: &Terms)
             machine.unmap(&taken, limits);
             reason.name()
         }
-        Err(refused) => refused.forbidden.map_or(refused.cause.name(), Forbidden::name),
+        Err(Refused { cause: Cause::Forbidden, forbidden, .. }) => forbidden.map_or("?", Forbidden::name),
+        Err(refused) => refused.cause.name(),
     }
 }
 
@@ -168,6 +169,15 @@ fn refusals_say_what_forbids_a_copy() {
     assert_eq!(refused.cause, Cause::Forbidden);
     let refusal = machine.explain(&at(HIGH, 64), &NARROW, &refused);
     assert_eq!(refusal.to_string(), "the mapping requires coherence, so no copy can stand in for the buffer");
+    let text = |policy: &str, nslabs: u64, attrs: u64| {
+        let mut machine = self::machine(policy, "native", Geometry { start: POOL, nslabs, areas: 1 }, &[]);
+        let refused = machine.map_on(&at(HIGH, 64), &NARROW, &Terms { attrs, ..PLAIN }).unwrap_err();
+        machine.explain(&at(HIGH, 64), &NARROW, &refused).to_string()
+    };
+    let out = "the device does not reach the buffer (last byte 0x20000003f, reach 0xffffffff), and ";
+    assert_eq!(text("7.1", 512, Terms::MMIO), format!("{out}device memory is never copied"));
+    assert_eq!(text("7.1", 0, 0), format!("{out}there is no bounce pool"));
+    assert_eq!(text("legacy:swiotlb=noforce", 512, 0), format!("{out}bouncing is switched off"));
 }
 
 /// SPEC 14, E14: a boundary in guest addresses is none in machine addresses.
@@ -245,6 +255,9 @@ fn arm_designs() {
     assert_eq!(answers("xen-arm:flush=off,coherent=on"), ("direct", "foreign"));
     let mut design = machine("v6_1y", "stefano-arm", pool, &foreign);
     assert_eq!(design.map(&page, &NARROW).unwrap(), Mapped::Direct { dma_addr: 0x6000_0000 });
+    assert_eq!(design.parted(), 0);
+    design.map(&at(0x9000_0000, 8192), &NARROW).unwrap();
+    assert_eq!(design.parted(), 1, "the second page is another domain's on the bus");
 }
 
 /// What-ifs of SPEC 11 that no kernel has.

@@ -42,6 +42,7 @@ pub struct Machine {
     /// Translations that had to be assumed because the table does not name a frame.
     unknown_frames: u64,
     false_boundaries: FalseBoundaries,
+    parted: u64,
 }
 
 impl Machine {
@@ -73,6 +74,7 @@ impl Machine {
             copies: setup.copies,
             unknown_frames: 0,
             false_boundaries: FalseBoundaries::default(),
+            parted: 0,
         };
         machine.allocator.set_hi_threshold(setup.dispatch.hi_threshold);
         machine.set_boundary_base();
@@ -109,6 +111,13 @@ impl Machine {
         self.unknown_frames
     }
 
+    /// Buffers given to their device as one range although their bus frames part: it would use somebody else's memory.
+    /// Only a design that does not ask lets them through.
+    #[must_use]
+    pub fn parted(&self) -> u64 {
+        self.parted
+    }
+
     /// Maps a plain buffer: decides whether it bounces, and takes slots if so.
     ///
     /// # Errors
@@ -124,9 +133,13 @@ impl Machine {
     /// the search index, as in the kernel (SPEC 6.2).
     pub fn map_on(&mut self, request: &Request, limits: &Limits, terms: &Terms) -> Result<Mapped, Refused> {
         let seen = self.look_up(request);
-        self.unknown_frames += u64::from(seen.unknown);
+        let memory = !terms.has(Terms::MMIO);
+        self.unknown_frames += u64::from(memory && seen.unknown);
         match self.decide(&seen, request, limits, terms) {
-            Decision::Direct(dma_addr) => Ok(Mapped::Direct { dma_addr }),
+            Decision::Direct(dma_addr) => {
+                self.parted += u64::from(memory && seen.parts.is_some());
+                Ok(Mapped::Direct { dma_addr })
+            }
             Decision::Bounce(reason) => {
                 let bounced = self.bounce(&self.aligned(request), limits, reason);
                 bounced.map_err(|cause| Refused { cause, reason: Some(reason), forbidden: None })
