@@ -49,9 +49,10 @@ pub(crate) const fn longest_run(ones: u128) -> u32 {
     have
 }
 
-/// Length of the run of ones that contains `bit`, which must be set.
-pub(crate) const fn run_around(ones: u128, bit: u32) -> u32 {
-    (ones >> bit).trailing_ones() + (ones << (127 - bit)).leading_ones() - 1
+/// First bit and length of the run of ones that contains `bit`, which must be set.
+pub(crate) const fn run_around(ones: u128, bit: u32) -> (u32, u32) {
+    let before = (ones << (127 - bit)).leading_ones() - 1;
+    (bit - before, before + (ones >> bit).trailing_ones())
 }
 
 /// One bit in every `step` (a power of two up to 128), from `residue` up.
@@ -101,7 +102,7 @@ mod tests {
             prop_assert_eq!(longest_run(ones), paper.iter().copied().max().unwrap_or(0));
             for bit in (0..128).filter(|&b| ones >> b & 1 == 1) {
                 let first = (0..=bit).rev().take_while(|&b| ones >> b & 1 == 1).last().unwrap_or(bit);
-                prop_assert_eq!(run_around(ones, bit as u32), paper[first as usize]);
+                prop_assert_eq!(run_around(ones, bit as u32), (first as u32, paper[first as usize]));
             }
         }
 

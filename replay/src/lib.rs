@@ -7,7 +7,7 @@
 //! | [`rules`] | the table of generations: every difference between kernels, side by side |
 //! | [`plan`] | a request against a pool, in numbers: slots, stride, address match, boundary |
 //! | `walk` | the five searches, without the walking |
-//! | [`pool`] | the slots of a pool, 128 to a word |
+//! | [`pool`], `bounds` | the slots of a pool, 128 to a word; which words may hold a run |
 //! | [`allocator`] | a generation over its pools: map, unmap |
 //! | [`param`], [`policy`] | what a pool size becomes in a kernel; policies as people write them |
 //! | [`p2m`], [`machine`] | Xen's frame tables; a policy on a platform: what bounces, and why |
@@ -19,6 +19,7 @@
 
 pub mod allocator;
 mod bits;
+mod bounds;
 mod checker;
 pub mod lifetimes;
 pub mod load;
@@ -38,7 +39,7 @@ pub mod verify;
 mod walk;
 pub mod whatif;
 
-pub use allocator::{Allocator, Taken};
+pub use allocator::{Allocator, Stop, Taken};
 pub use lifetimes::Assumed;
 pub use load::{Load, LoadDevice, LoadNotes, Recorded, Surroundings};
 pub use machine::{Machine, Mapped, Platform, PlatformKind, Reason, Refused};
@@ -50,6 +51,6 @@ pub use policy::{Base, MAX_SLABS, PARAMETERS, Policy, PolicyError, Setup};
 pub use pool::{AreaState, Geometry, SlotPool};
 pub use refusal::{AreaRefusal, Cause, Refusal};
 pub use rules::{GENERATIONS, Generation};
-pub use script::{Script, ScriptError};
+pub use script::{Script, ScriptError, Timing};
 pub use verify::{Miss, MissExample, Start, Verdict, verify};
 pub use whatif::{DeviceOutcome, Options, Outcome, RefusedMap, replay};

@@ -1,6 +1,6 @@
 //! A machine to replay on: a policy's allocator on a platform.
 
-use crate::allocator::{Allocator, Taken};
+use crate::allocator::{Allocator, Stop, Taken};
 use crate::p2m::P2m;
 use crate::param::Force;
 use crate::plan::{Limits, Request};
@@ -167,35 +167,38 @@ impl Machine {
         if reason == Reason::Mask && self.force == Force::Never {
             return Err(Refused { cause: Cause::NotAddressable, reason: None });
         }
-        self.bounce(request, limits, reason).map_err(|cause| Refused { cause, reason: Some(reason) })
+        self.bounce(request, limits, reason).map_err(|stop| {
+            let cause = self.allocator.cause(request, limits, stop);
+            Refused { cause, reason: Some(reason) }
+        })
     }
 
     /// Takes slots, as `swiotlb_tbl_map_single()` does: whether the device reaches them is not asked.
     ///
     /// # Errors
-    /// Why there were none.
-    pub fn allocate(&mut self, request: &Request, limits: &Limits) -> Result<Taken, Cause> {
-        self.allocator.map(request, limits)
+    /// That there were none; [`Allocator::cause`] says why.
+    pub fn allocate(&mut self, request: &Request, limits: &Limits) -> Result<Taken, Stop> {
+        self.allocator.take(request, limits)
     }
 
     /// Maps through the pool whatever the device reaches of the buffer, as `swiotlb_map()` does (SPEC 6.2).
     ///
     /// # Errors
-    /// Why it was refused, as for [`Machine::map`].
-    pub fn bounce(&mut self, request: &Request, limits: &Limits, reason: Reason) -> Result<Mapped, Cause> {
+    /// That it was refused; [`Allocator::cause`] says why.
+    pub fn bounce(&mut self, request: &Request, limits: &Limits, reason: Reason) -> Result<Mapped, Stop> {
         let high_water = self.allocator.high_water();
-        let taken = self.allocator.map(request, limits)?;
+        let taken = self.allocator.take(request, limits)?;
         let dma_addr = self.bus_of_pool(&taken);
         if !limits.capable(dma_addr, request.size) {
             self.allocator.undo(&taken, limits, high_water);
-            return Err(Cause::PoolAboveMask);
+            return Err(Stop::AboveMask);
         }
         Ok(Mapped::Bounced { dma_addr, taken, reason })
     }
 
-    /// Gives a bounce buffer back; `false` when no allocation begins there.
-    pub fn unmap(&mut self, taken: &Taken, limits: &Limits) -> bool {
-        self.allocator.unmap(taken.tlb_addr, limits).is_some()
+    /// Gives back the bounce buffer at an address; `false` when no allocation begins there.
+    pub fn unmap(&mut self, tlb_addr: u64, limits: &Limits) -> bool {
+        self.allocator.unmap(tlb_addr, limits).is_some()
     }
 
     /// The bus address of the buffer itself and why it bounces, if it does (SPEC 6.1, 10.1).

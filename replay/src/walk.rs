@@ -10,6 +10,7 @@
 use trace::pool::SEGMENT_SLOTS;
 
 use crate::bits;
+use crate::bounds::Wanted;
 use crate::plan::{Plan, align};
 use crate::pool::SlotPool;
 use crate::rules::Search;
@@ -45,18 +46,18 @@ pub(crate) fn find(pool: &mut SlotPool, area: usize, plan: &Plan, search: Search
     let found = match search {
         // Round once in steps of the stride, to where it began.
         Search::A => {
-            let begin = wrap(align(state.index, plan.stride));
+            let begin = wrap(align(state.index, plan.shape.stride));
             sweep.first_fit(begin, len).or_else(|| sweep.first_fit(0, begin))
         }
         // Ends only on the slot it began with. A second sweep that steps over it goes on to the end of the area, and
         // as every further sweep repeats it, for ever.
         Search::B | Search::BSplit => {
-            let begin = wrap(align(state.index, plan.stride));
+            let begin = wrap(align(state.index, plan.shape.stride));
             match sweep.first_fit(begin, len) {
                 Some(slot) => Some(slot),
                 None if begin == 0 => None,
                 None => {
-                    let steps_over = sweep.last_before(0, begin).is_some_and(|last| last + plan.stride > begin);
+                    let steps_over = sweep.last_before(0, begin).is_some_and(|last| last + plan.shape.stride > begin);
                     let end = if steps_over { len } else { begin };
                     match sweep.first_fit(0, end) {
                         None if steps_over => return Found::Livelock,
@@ -70,7 +71,7 @@ pub(crate) fn find(pool: &mut SlotPool, area: usize, plan: &Plan, search: Search
             let begin = state.index;
             sweep.first_fit(begin, len).or_else(|| {
                 let overshoot =
-                    sweep.last_before(begin, len).map_or(0, |last| (last + plan.stride).saturating_sub(len));
+                    sweep.last_before(begin, len).map_or(0, |last| (last + plan.shape.stride).saturating_sub(len));
                 sweep.first_fit(0, begin.saturating_sub(overshoot))
             })
         }
@@ -92,9 +93,9 @@ impl Sweep<'_> {
         if plan.never {
             return None;
         }
-        if (plan.mask + 1).is_power_of_two() {
+        if (plan.shape.mask + 1).is_power_of_two() {
             // The mask has no holes: one slot in mask + 1 matches.
-            let ahead = plan.value.wrapping_sub(plan.first + self.base + i) & plan.mask;
+            let ahead = plan.value.wrapping_sub(plan.first + self.base + i) & plan.shape.mask;
             i.checked_add(ahead).filter(|&m| m < to)
         } else {
             (i..to).find(|&i| plan.matches(self.base + i))
@@ -104,7 +105,7 @@ impl Sweep<'_> {
     /// The first slot of the chain from `from`, below `to`, that begins a long enough free run; pool-wide number.
     fn first_fit(&mut self, from: u64, to: u64) -> Option<u64> {
         let first = self.next_match(from, to)?;
-        match self.plan.step {
+        match self.plan.shape.step {
             Some(step) => self.first_fit_by_segment(self.base + first, self.base + to, step),
             None => self.first_fit_by_slot(first, to),
         }
@@ -113,15 +114,19 @@ impl Sweep<'_> {
     /// As [`Sweep::first_fit`] for a chain with one slot in every `step`, from pool-wide slot `from` to `to`.
     fn first_fit_by_segment(&mut self, from: u64, to: u64, step: u32) -> Option<u64> {
         let n = u32::try_from(self.plan.n).ok().filter(|&n| n <= SEGMENT_SLOTS)?;
+        let wanted = Wanted::new(n, from, step);
         let chain = bits::every(step, (from % u64::from(step)) as u32);
+        let residues = bits::every(step.min(4), (from % u64::from(step.min(4))) as u32);
         let boundaries = Boundaries::new(self.plan);
         let end = to.div_ceil(SEG) as usize;
         let mut segment = (from / SEG) as usize;
-        while let Some(hopeful) = self.pool.hopeful(segment, end, n as u8) {
+        while let Some(hopeful) = self.pool.bounds_mut().next(segment, end, &wanted) {
             let free = self.pool.segment(hopeful);
             let starts = bits::starts(free, n);
             if starts == 0 {
-                self.pool.lower(hopeful, bits::longest_run(free));
+                self.pool.bounds_mut().cap(hopeful, bits::longest_run(free));
+            } else if starts & residues == 0 {
+                self.pool.bounds_mut().lower(hopeful, &wanted);
             } else {
                 let base = hopeful as u64 * SEG;
                 let edges =
@@ -144,7 +149,7 @@ impl Sweep<'_> {
             if !self.plan.spans(slot) && u64::from(self.pool.run_at(slot)) >= self.plan.n {
                 return Some(slot);
             }
-            at = self.next_match(i.checked_add(self.plan.stride)?, to);
+            at = self.next_match(i.checked_add(self.plan.shape.stride)?, to);
         }
         None
     }
@@ -152,12 +157,12 @@ impl Sweep<'_> {
     /// The last slot of the chain from `from` that lies below `to`.
     fn last_before(&self, from: u64, to: u64) -> Option<u64> {
         let first = self.next_match(from, to)?;
-        if let Some(step) = self.plan.step {
+        if let Some(step) = self.plan.shape.step {
             let step = u64::from(step);
             return Some(first + (to - 1 - first) / step * step);
         }
         let mut last = first;
-        while let Some(next) = last.checked_add(self.plan.stride).and_then(|i| self.next_match(i, to)) {
+        while let Some(next) = last.checked_add(self.plan.shape.stride).and_then(|i| self.next_match(i, to)) {
             last = next;
         }
         Some(last)

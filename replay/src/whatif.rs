@@ -372,7 +372,7 @@ impl<'a> Replay<'a> {
 
     fn release(&mut self, bounce: &Bounce, time_ns: u64) {
         let limits = self.limits[bounce.device as usize];
-        self.machine.unmap(&bounce.taken, &limits);
+        self.machine.unmap(bounce.taken.tlb_addr, &limits);
         let (pool, slots) = (usize::from(bounce.taken.pool), u64::from(bounce.taken.nslots));
         self.used[pool] -= slots;
         self.out.occupancy.set(time_ns, pool, self.used[pool]);
