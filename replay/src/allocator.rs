@@ -1,6 +1,6 @@
 //! A generation's allocator over its pools: which pool, which area, which slots.
 
-use crate::plan::{Limits, Plan, Profile, Request};
+use crate::plan::{Limits, PROFILES, Plan, Profile, Request};
 use crate::pool::{Geometry, Run, SlotPool};
 use crate::refusal::{self, Cause, Refusal, area_order};
 use crate::rules::Generation;
@@ -38,15 +38,21 @@ pub struct Allocator {
     pools: Vec<SlotPool>,
     used: u64,
     high_water: u64,
-    /// The last request's device against its pool: the next is often the same.
-    profile: Option<Profile>,
+    /// Devices met against their pools, by a hash: those after one another are often the same few.
+    profiles: [Option<Profile>; PROFILES],
 }
 
 impl Allocator {
     /// An allocator with empty pools. Only `rfc64` looks at a second one.
     #[must_use]
     pub fn new(rules: &'static Generation, pools: &[Geometry]) -> Self {
-        Self { rules, pools: pools.iter().map(|&g| SlotPool::new(g)).collect(), used: 0, high_water: 0, profile: None }
+        Self {
+            rules,
+            pools: pools.iter().map(|&g| SlotPool::new(g)).collect(),
+            used: 0,
+            high_water: 0,
+            profiles: [None; PROFILES],
+        }
     }
 
     /// The generation's rules.
@@ -92,13 +98,15 @@ impl Allocator {
     ///
     /// # Errors
     /// What the search came to; [`Allocator::cause`] says why.
+    #[inline(always)]
     pub fn take(&mut self, request: &Request, limits: &Limits) -> Result<Taken, Stop> {
         let pool_id = self.pool_for(limits);
         let Some(pool) = self.pools.get_mut(pool_id) else { return Err(Stop::Refused) };
         let start = pool.geometry().start;
-        let profile = match &self.profile {
+        let known = &mut self.profiles[Profile::place(limits)];
+        let profile = match known {
             Some(profile) if profile.is_of(start, limits) => profile,
-            _ => self.profile.insert(Profile::new(self.rules, start, limits)),
+            _ => known.insert(Profile::new(self.rules, start, limits)),
         };
         let plan = profile.plan(request);
         if request.size == 0 {

@@ -177,6 +177,7 @@ impl Machine {
     ///
     /// # Errors
     /// That there were none; [`Allocator::cause`] says why.
+    #[inline]
     pub fn allocate(&mut self, request: &Request, limits: &Limits) -> Result<Taken, Stop> {
         self.allocator.take(request, limits)
     }

@@ -7,6 +7,8 @@ use crate::rules::{AlignMask, Generation, Search, SizeRule};
 
 const SLOT_MASK: u64 = SLOT_BYTES - 1;
 const PAGE: u64 = 4096;
+/// Profiles worth remembering.
+pub(crate) const PROFILES: usize = 8;
 
 /// What of a device matters to the models, ready for use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -126,22 +128,32 @@ impl Profile {
         Self { rules, limits: *limits, start, ma, tbl: start & limits.boundary, max_slots, shapes }
     }
 
+    /// Which of [`PROFILES`] places to remember a device's at; others may have the same.
+    #[inline]
+    pub fn place(limits: &Limits) -> usize {
+        let Limits { reach, min_align_mask, boundary } = *limits;
+        let mixed = reach ^ min_align_mask.rotate_left(20) ^ boundary.rotate_left(40);
+        (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 61) as usize
+    }
+
     /// Whether it is this device's against the pool at `start`.
+    #[inline]
     pub fn is_of(&self, start: u64, limits: &Limits) -> bool {
         self.start == start && self.limits == *limits
     }
 
     /// What a request comes to.
+    #[inline(always)]
     pub fn plan(&self, request: &Request) -> Plan {
         let &Request { orig_addr: orig, size, align_mask: am, .. } = request;
         let rules = self.rules;
         let offset = orig & self.ma & if rules.pads { am | SLOT_MASK } else { SLOT_MASK };
         // What a caller of the older functions passes as alloc_size: its granule-rounded size.
         let granules = |bytes: u64| if am == 0 { bytes } else { align(bytes, am.wrapping_add(1)) };
-        let (asize, bare) = match rules.size {
-            SizeRule::Alloc => (granules(size), granules(size)),
-            SizeRule::AllocPlusOffset => (granules(size).saturating_add(offset), granules(size)),
-            SizeRule::PaddedTogether => (granules(size.saturating_add(offset)), granules(size)),
+        let asize = match rules.size {
+            SizeRule::Alloc => granules(size),
+            SizeRule::AllocPlusOffset => granules(size).saturating_add(offset),
+            SizeRule::PaddedTogether => granules(size.saturating_add(offset)),
         };
         let paged = asize >= PAGE;
         let compares = orig != 0 || !rules.zero_orig_escapes;
@@ -150,11 +162,10 @@ impl Profile {
         } else {
             Shape::new(rules, self.ma, am, paged, compares)
         };
-        // Where the sum has wrapped there may be less than the pads; nothing is asked for then.
-        let n = if asize > offset { slots(asize) } else { 0 };
         Plan {
-            n,
-            n_bare: slots(bare),
+            // Where the sum has wrapped there may be less than the pads; nothing is asked for then.
+            n: if asize > offset { slots(asize) } else { 0 },
+            n_bare: slots(granules(size)),
             offset,
             shape,
             value: (orig >> 11) & shape.like,

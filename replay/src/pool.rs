@@ -75,14 +75,15 @@ struct Segment {
 
 impl Segment {
     /// Slots of the allocation that begins in slot `at`.
+    #[inline]
     fn length(&self, at: u32) -> u32 {
-        let next = (self.free | self.starts) & !bits::below(at + 1);
-        next.trailing_zeros() - at
+        bits::end(!(self.free | self.starts), at + 1) - at
     }
 
     /// The first slot of the allocation that covers slot `at`, if it begins in this segment (it does).
+    #[inline]
     fn start(&self, at: u32) -> Option<u32> {
-        (self.starts & bits::below(at + 1)).checked_ilog2()
+        bits::begin(!self.starts, at + 1).checked_sub(1)
     }
 }
 
@@ -173,7 +174,8 @@ impl SlotPool {
     /// Length of the free run from `slot` to the first busy slot or the end of the segment: the kernel's `list[slot]`.
     #[must_use]
     pub fn run_at(&self, slot: u64) -> u32 {
-        (self.segment((slot / SEG) as usize) >> (slot % SEG)).trailing_ones()
+        let at = (slot % SEG) as u32;
+        bits::end(self.segment((slot / SEG) as usize), at) - at
     }
 
     /// The kernel's `list[]`, for comparison with it.
@@ -218,7 +220,7 @@ impl SlotPool {
         let at = (first % SEG) as u32;
         debug_assert!(n >= 1 && first % SEG + n <= SEG, "a run never leaves its segment (I1, I9)");
         debug_assert!(u64::from(pad) < n, "there is data behind the pads");
-        let slots = bits::below(n as u32) << at;
+        let slots = bits::run(at, n as u32);
         let segment = &mut self.segments[(first / SEG) as usize];
         debug_assert_eq!(segment.free & slots, slots, "slots are taken once (I1)");
         segment.free &= !slots;
@@ -256,12 +258,12 @@ impl SlotPool {
         let Run { first, n } = run;
         let (number, at) = ((first / SEG) as usize, (first % SEG) as u32);
         let segment = &mut self.segments[number];
-        let slots = bits::below(n as u32) << at;
+        let slots = bits::run(at, n as u32);
         segment.free |= slots;
         segment.starts &= !slots;
         segment.data &= !slots;
-        let (from, merged) = bits::run_around(segment.free, at);
-        self.bounds.raise(number, from, merged);
+        let (from, to) = (bits::begin(segment.free, at), bits::end(segment.free, at + n as u32));
+        self.bounds.raise(number, from, to - from);
         let area = self.area_of(first);
         self.areas[area].used -= n;
         self.used -= n;

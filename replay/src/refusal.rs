@@ -123,7 +123,7 @@ impl Fits {
         let mut fits = Self { run: false, matching: false, within: false, both: false };
         let Some(n) = u32::try_from(plan.n).ok().filter(|n| (1..=SEGMENT_SLOTS).contains(n)) else { return fits };
         let wanted = Wanted::new(n, 0, 1);
-        let boundaries = Boundaries::new(plan);
+        let boundaries = Boundaries::new(plan, pool.geometry().nslabs);
         let (mut next, end) = ((from / seg) as usize, to.div_ceil(seg) as usize);
         while let Some(segment) =
             if empty { Some(next).filter(|&s| s < end) } else { pool.bounds_mut().next(next, end, &wanted) }
@@ -156,7 +156,7 @@ fn matching(plan: &Plan, base: u64) -> u128 {
     if plan.never {
         0
     } else if period.is_power_of_two() && period <= u64::from(SEGMENT_SLOTS) {
-        bits::every(period as u32, (plan.value.wrapping_sub(plan.first + base) & plan.shape.mask) as u32)
+        bits::every(period as u32, plan.value.wrapping_sub(plan.first + base))
     } else {
         (0..SEGMENT_SLOTS).filter(|&k| plan.matches(base + u64::from(k))).fold(0, |bits, k| bits | 1 << k)
     }

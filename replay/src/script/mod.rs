@@ -326,7 +326,7 @@ impl<'a> Play<'a> {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn step(&mut self, step: &Step) -> Answer {
         match *step {
             Step::Map { kind, place, asker, cpu, orig_addr, size } => {
@@ -367,7 +367,7 @@ impl<'a> Play<'a> {
         Answer::Nothing
     }
 
-    #[inline]
+    #[inline(always)]
     fn map(&mut self, kind: Kind, request: &Request, limits: &Limits) -> Result<Mapped, Stop> {
         match kind {
             Kind::Map => {

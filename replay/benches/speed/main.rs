@@ -20,13 +20,15 @@ type Make = fn(Geometry, u64, usize) -> Load;
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<usize>().ok());
+    let (pairs, reps) = (number("PAIRS").unwrap_or(1_000_000), number("REPS").unwrap_or(3));
     let pool = |mib: u64, areas| Geometry { start: 0x4000_0000, nslabs: mib << 9, areas };
     let cases: [(&str, Geometry, Make, usize); 5] = [
-        ("light 64 MiB", pool(64, 1), Load::light, 1_000_000),
-        ("90 % 64 MiB", pool(64, 1), Load::full, 1_000_000),
-        ("90 % 64 MiB", pool(64, 8), Load::full, 1_000_000),
-        ("90 % 1 GiB", pool(1024, 1), Load::full, 1_000_000),
-        ("90 % 1 GiB", pool(1024, 8), Load::full, 1_000_000),
+        ("light 64 MiB", pool(64, 1), Load::light, pairs),
+        ("90 % 64 MiB", pool(64, 1), Load::full, pairs),
+        ("90 % 64 MiB", pool(64, 8), Load::full, pairs),
+        ("90 % 1 GiB", pool(1024, 1), Load::full, pairs),
+        ("90 % 1 GiB", pool(1024, 8), Load::full, pairs),
     ];
     for (name, pool, make, pairs) in cases {
         for (policy, min_align_mask) in POLICIES {
@@ -37,7 +39,7 @@ fn main() {
             let load = make(pool, min_align_mask, pairs);
             let script = Script::parse(&load.script()).unwrap();
             let policy = Policy::parse(policy).unwrap();
-            let mut runs: Vec<_> = (0..3)
+            let mut runs: Vec<_> = (0..reps)
                 .map(|_| {
                     let begin = Instant::now();
                     script.time(&policy, || begin.elapsed()).unwrap()
@@ -47,9 +49,9 @@ fn main() {
             let ns = |i: usize| runs[i].ns_per_pair().unwrap();
             println!(
                 "{label}  {:7.1} ns ({:.1}..{:.1})  refused {:.2} %",
-                ns(1),
+                ns(reps / 2),
                 ns(0),
-                ns(2),
+                ns(reps - 1),
                 100.0 * runs[0].refused as f64 / runs[0].maps as f64
             );
         }
