@@ -284,5 +284,11 @@ fn assumptions(policy: &Policy, load: &Load, outcome: &Outcome) -> Vec<String> {
             field::bytes(outcome.bytes_dropped)
         ));
     }
+    if outcome.bytes_wrong_source > 0 {
+        out.push(format!(
+            "this kernel would silently sync {} with the wrong place of the buffer (SPEC 6.3)",
+            field::bytes(outcome.bytes_wrong_source)
+        ));
+    }
     out
 }

@@ -1,30 +1,37 @@
 //! Bit-exact models of the Linux bounce-buffer allocators and of Xen's address translation.
 //!
-//! Pure: no files, no clock, no threads. What goes in is plain types of the `trace` crate, or text.
+//! Pure: no files, no clock, and threads only in [`sweep`](mod@sweep). What goes in is plain types of the `trace` crate, or text.
 //!
 //! | module | what lives there |
 //! |---|---|
 //! | [`rules`] | the table of generations: every difference between kernels, side by side |
+//! | [`kernel`], [`copies`] | kernels by release, finer than a generation: dated facts, and how each era copies |
 //! | [`plan`] | a request against a pool, in numbers: slots, stride, address match, boundary |
 //! | `walk` | the five searches, without the walking |
 //! | [`pool`], `bounds` | the slots of a pool, 128 to a word; which words may hold a run |
 //! | [`allocator`] | a generation over its pools: map, unmap |
 //! | [`param`], [`policy`] | what a pool size becomes in a kernel; policies as people write them |
+//! | [`axis`] | a parameter in many values, to sweep over |
 //! | [`p2m`], [`machine`] | Xen's frame tables; a policy on a platform: what bounces, and why |
 //! | [`script`] | event scripts and their answers, to compare with real kernels |
 //! | [`load`] | a trace's mappings, each unmap and sync tied to its map: the same for every policy |
-//! | [`whatif`], [`occupancy`], [`lifetimes`] | a load replayed on a machine, and what came of it |
+//! | [`whatif`], [`outcome`], [`occupancy`], [`lifetimes`] | a load replayed on a machine, and what came of it |
+//! | [`mod@sweep`] | a load replayed on many machines at once |
 //! | [`mod@verify`] | the model as a checker of a recorded kernel |
 //! | [`refusal`] | why a mapping was refused, with its arithmetic |
 
 pub mod allocator;
+pub mod axis;
 mod bits;
 mod bounds;
 mod checker;
+pub mod copies;
+pub mod kernel;
 pub mod lifetimes;
 pub mod load;
 pub mod machine;
 pub mod occupancy;
+pub mod outcome;
 pub mod p2m;
 pub mod param;
 pub mod plan;
@@ -34,16 +41,22 @@ pub mod refusal;
 pub mod rules;
 pub mod script;
 mod snapshot;
+mod step;
+pub mod sweep;
 mod tie;
 pub mod verify;
 mod walk;
 pub mod whatif;
 
 pub use allocator::{Allocator, Stop, Taken};
+pub use axis::{Axis, AxisError, grid};
+pub use copies::{COPY_ERAS, Copies};
+pub use kernel::KernelVersion;
 pub use lifetimes::Assumed;
-pub use load::{Load, LoadDevice, LoadNotes, Recorded, Surroundings};
+pub use load::{Load, LoadBuilder, LoadDevice, LoadNotes, Recorded, Surroundings};
 pub use machine::{Machine, Mapped, Platform, PlatformKind, Reason, Refused};
 pub use occupancy::Occupancy;
+pub use outcome::{DeviceOutcome, OnFail, OnFailError, Options, Outcome, RefusedMap};
 pub use p2m::P2m;
 pub use param::Force;
 pub use plan::{Limits, Request};
@@ -52,5 +65,6 @@ pub use pool::{AreaState, Geometry, SlotPool};
 pub use refusal::{AreaRefusal, Cause, Refusal};
 pub use rules::{GENERATIONS, Generation};
 pub use script::{Script, ScriptError, Timing};
+pub use sweep::{Job, Progress, Stopped, sweep};
 pub use verify::{Miss, MissExample, Start, Verdict, verify};
-pub use whatif::{DeviceOutcome, Options, Outcome, RefusedMap, replay};
+pub use whatif::replay;

@@ -3,59 +3,13 @@
 //! Tying depends on the trace alone, so it is done once and every policy replays the same load. It is where the
 //! trace's gaps show: an unmap whose map is not in the trace, a map that lands on a bounce buffer still thought in use.
 
-use trace::{Device, Direction, Event, Pool, SnapshotSlot};
+use trace::{Device, Event, Pool, SnapshotSlot};
 
 use crate::lifetimes::Lifetimes;
 use crate::p2m::P2m;
-use crate::plan::{Limits, Request};
+use crate::plan::Limits;
+use crate::step::{Class, Step};
 use crate::tie::Tie;
-
-/// What one event asks of the models.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum What {
-    /// Map a buffer, or one element of a scatterlist.
-    Map(Map),
-    /// Undo a mapping.
-    Unmap {
-        /// Copy the data back.
-        copies: bool,
-    },
-    /// Hand a part of a mapping over.
-    Sync {
-        /// To the CPU; else to the device.
-        for_cpu: bool,
-        /// Where the part begins.
-        offset: u64,
-        /// Bytes; whole mapping when the trace does not say.
-        size: u64,
-    },
-}
-
-/// A map.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Map {
-    pub request: Request,
-    /// Position in [`Load::devices`].
-    pub device: u32,
-    pub direction: Direction,
-    /// Not copied at the map when the generation heeds that.
-    pub skips_sync: bool,
-    /// The next map belongs to the same scatterlist; only unmaps that were missed stand in between.
-    pub more: bool,
-    /// Refused in reality.
-    pub refused: bool,
-    /// Held since before the recording: takes slots, but nobody asked for it while recording.
-    pub held: bool,
-}
-
-/// One step of a load.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Step {
-    pub time_ns: u64,
-    /// The mapping, numbered among those alive at once; [`UNTIED`](crate::tie::UNTIED) when nothing will undo it.
-    pub id: u32,
-    pub what: What,
-}
 
 /// What the trace could not tell, or told in its own way. All zero is the good case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,10 +51,12 @@ pub struct Surroundings<'a> {
     pub p2m: Option<&'a P2m>,
 }
 
-/// A trace's mappings, ready to be replayed under any policy.
+/// A trace's mappings, ready to be replayed under any policy, by many threads at once. 32 bytes an event.
 #[derive(Clone, Debug)]
 pub struct Load {
     pub(crate) steps: Vec<Step>,
+    /// What steps have in common, by [`Step::class`].
+    pub(crate) classes: Vec<Class>,
     /// Mappings alive at once, at most.
     pub(crate) alive: usize,
     pub(crate) lifetimes: Lifetimes,
@@ -134,29 +90,33 @@ pub struct Recorded {
     pub failures: u64,
 }
 
-impl Load {
-    /// Ties a trace's events, in order, into a load.
+/// Ties a trace's events into a [`Load`] as they are read, so that they need not all be kept.
+pub struct LoadBuilder<'a> {
+    tie: Tie<'a>,
+    first_ns: Option<u64>,
+}
+
+impl<'a> LoadBuilder<'a> {
+    /// Takes one more event; they come in the order of the trace. About a quarter of a microsecond.
+    pub fn push(&mut self, event: &Event) {
+        self.first_ns.get_or_insert(event.time_ns);
+        self.tie.last_ns = self.tie.last_ns.max(event.time_ns);
+        self.tie.event(event);
+    }
+
+    /// The load, when there are no more events.
     #[must_use]
-    pub fn collect<'a>(
-        events: impl IntoIterator<Item = &'a Event>,
-        devices: &[Device],
-        around: &Surroundings<'_>,
-    ) -> Self {
-        let mut tie = Tie::new(devices, around);
-        tie.hold_snapshot();
-        let mut first_ns = None;
-        for event in events {
-            first_ns.get_or_insert(event.time_ns);
-            tie.last_ns = tie.last_ns.max(event.time_ns);
-            tie.event(event);
-        }
+    pub fn finish(self) -> Load {
+        let Self { mut tie, first_ns } = self;
         tie.pass_snapshot();
         let first_ns = first_ns.unwrap_or(0);
         for step in tie.steps.iter_mut().take(tie.notes.held as usize) {
             step.time_ns = first_ns;
         }
-        Self {
+        tie.steps.shrink_to_fit();
+        Load {
             steps: tie.steps,
+            classes: tie.classes.into_vec(),
             alive: tie.slab.len(),
             lifetimes: tie.lifetimes,
             devices: tie.devices,
@@ -168,6 +128,30 @@ impl Load {
             first_ns,
             last_ns: tie.last_ns,
         }
+    }
+}
+
+impl Load {
+    /// Begins a load that events are pushed to.
+    #[must_use]
+    pub fn builder<'a>(devices: &[Device], around: &Surroundings<'a>) -> LoadBuilder<'a> {
+        let mut tie = Tie::new(devices, around);
+        tie.hold_snapshot();
+        LoadBuilder { tie, first_ns: None }
+    }
+
+    /// Ties a trace's events, in order, into a load.
+    #[must_use]
+    pub fn collect<'a>(
+        events: impl IntoIterator<Item = &'a Event>,
+        devices: &[Device],
+        around: &Surroundings<'_>,
+    ) -> Self {
+        let mut builder = Self::builder(devices, around);
+        for event in events {
+            builder.push(event);
+        }
+        builder.finish()
     }
 
     /// The devices; outcomes list theirs in the same order.

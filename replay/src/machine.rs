@@ -1,6 +1,7 @@
 //! A machine to replay on: a policy's allocator on a platform.
 
 use crate::allocator::{Allocator, Stop, Taken};
+use crate::copies::Copies;
 use crate::p2m::P2m;
 use crate::param::Force;
 use crate::plan::{Limits, Request};
@@ -96,6 +97,7 @@ pub struct Machine {
     allocator: Allocator,
     platform: Platform,
     force: Force,
+    copies: &'static Copies,
     /// Machine address a pool is taken to begin at, for pools whose frames the table does not name.
     assumed: Vec<Option<u64>>,
     /// Translations that had to be assumed because the table does not name a frame.
@@ -125,6 +127,7 @@ impl Machine {
             allocator: Allocator::new(setup.rules, &setup.pools),
             platform,
             force: setup.force,
+            copies: setup.copies,
             unknown_frames: 0,
         }
     }
@@ -133,6 +136,12 @@ impl Machine {
     #[must_use]
     pub fn allocator(&self) -> &Allocator {
         &self.allocator
+    }
+
+    /// When and from where it copies.
+    #[must_use]
+    pub fn copies(&self) -> &'static Copies {
+        self.copies
     }
 
     /// The platform.
@@ -197,8 +206,14 @@ impl Machine {
         Ok(Mapped::Bounced { dma_addr, taken, reason })
     }
 
+    /// Gives a bounce buffer back; `false` when no allocation begins there.
+    pub fn unmap(&mut self, taken: &Taken, limits: &Limits) -> bool {
+        self.unmap_at(taken.tlb_addr, limits)
+    }
+
     /// Gives back the bounce buffer at an address; `false` when no allocation begins there.
-    pub fn unmap(&mut self, tlb_addr: u64, limits: &Limits) -> bool {
+    #[inline]
+    pub fn unmap_at(&mut self, tlb_addr: u64, limits: &Limits) -> bool {
         self.allocator.unmap(tlb_addr, limits).is_some()
     }
 

@@ -14,6 +14,8 @@ struct Curve {
     most: Vec<u64>,
     /// In use now.
     now: u64,
+    /// The last of those stretches ends before this time.
+    until_ns: u64,
 }
 
 impl Occupancy {
@@ -21,16 +23,19 @@ impl Occupancy {
     pub(crate) fn new(span_ns: (u64, u64), buckets: usize, pools: usize) -> Self {
         let (start_ns, end_ns) = span_ns;
         let bucket_ns = (end_ns.saturating_sub(start_ns) / buckets.max(1) as u64).saturating_add(1);
-        Self { start_ns, bucket_ns, pools: vec![Curve { most: vec![0], now: 0 }; pools] }
+        let curve = Curve { most: vec![0], now: 0, until_ns: start_ns.saturating_add(bucket_ns) };
+        Self { start_ns, bucket_ns, pools: vec![curve; pools] }
     }
 
     /// A pool has so many slots in use from now on. Times before the last are taken as the last.
     pub(crate) fn set(&mut self, time_ns: u64, pool: usize, used: u64) {
-        let bucket = (time_ns.saturating_sub(self.start_ns) / self.bucket_ns) as usize;
         let curve = &mut self.pools[pool];
-        if bucket >= curve.most.len() {
+        // A division a map would be a tenth of what a replay costs; a stretch changes seldom.
+        if time_ns >= curve.until_ns {
+            let bucket = (time_ns.saturating_sub(self.start_ns) / self.bucket_ns).saturating_add(1);
             // Nothing happened in between.
-            curve.most.resize(bucket + 1, curve.now);
+            curve.most.resize(bucket as usize, curve.now);
+            curve.until_ns = self.start_ns.saturating_add(bucket.saturating_mul(self.bucket_ns));
         }
         curve.now = used;
         if let Some(last) = curve.most.last_mut() {

@@ -3,6 +3,8 @@
 //! `ID`, `ID:nslabs=65536,areas=8`, `ID:swiotlb=65536,1048576,force` (a kernel command line value, read and rounded
 //! as that generation does), or a kernel release that stands for an ID.
 
+use crate::copies::Copies;
+use crate::kernel::KernelVersion;
 use crate::param::{self, BootParam, DEFAULT_SLABS, Force};
 use crate::plan::align;
 use crate::pool::Geometry;
@@ -32,6 +34,7 @@ pub static PARAMETERS: &[Parameter] = &[
     Parameter { name: "hi_start", doc: "physical address of the 64-bit pool", applies: Generation::has_high_pool },
     Parameter { name: "force", doc: "on: everything bounces; off: only what must", applies: |_| true },
     Parameter { name: "swiotlb", doc: "a kernel command line value, such as 65536,force", applies: |_| true },
+    Parameter { name: "copies", doc: "a kernel release to copy as, such as 5.15.16", applies: |_| true },
 ];
 
 impl Generation {
@@ -119,6 +122,8 @@ pub struct Policy {
     hi_start: Option<u64>,
     force: Option<Force>,
     boot: Option<BootParam>,
+    kernel: KernelVersion,
+    copies: &'static Copies,
 }
 
 /// What is known of the machine a policy is put on: the recorded pool, or a guess.
@@ -158,6 +163,8 @@ pub struct Setup {
     pub pools: Vec<Geometry>,
     /// Whether mappings bounce that need not.
     pub force: Force,
+    /// When and from where it copies.
+    pub copies: &'static Copies,
     /// The pool that was recorded, when this follows from one.
     pub recorded: Geometry,
 }
@@ -177,6 +184,9 @@ impl Setup {
         if let Some(high) = self.pools.get(1) {
             out.push(("hi_nslabs", high.nslabs.to_string()));
             out.push(("hi_start", format!("{:#x}", high.start)));
+        }
+        if self.copies != Copies::of_generation(self.rules) {
+            out.push(("copies", self.copies.era.to_owned()));
         }
         if self.force != Force::Normal {
             out.push(("force", if self.force == Force::Always { "on" } else { "noforce" }.to_owned()));
@@ -201,6 +211,11 @@ impl Policy {
                 (rules, Some(if caveat.is_empty() { stands } else { format!("{stands}: {caveat}") }))
             }
         };
+        let kernel = match caveat {
+            Some(_) => KernelVersion::parse(id),
+            None => None,
+        };
+        let kernel = kernel.unwrap_or_else(|| KernelVersion::of_generation(rules));
         let mut policy = Self {
             rules,
             text: text.to_owned(),
@@ -212,6 +227,8 @@ impl Policy {
             hi_start: None,
             force: None,
             boot: None,
+            kernel,
+            copies: Copies::of_kernel(kernel),
         };
         let mut rest = params;
         while !rest.is_empty() {
@@ -249,9 +266,13 @@ impl Policy {
                     Some(_) => return Err(bad("`on` or `off`")),
                 });
             }
+            "copies" => {
+                let era = Copies::by_name(value.unwrap_or(""));
+                self.copies = era.ok_or_else(|| bad("a kernel release such as 5.15.16"))?;
+            }
             _ => {
                 let value = value.ok_or_else(|| bad("a kernel command line value"))?;
-                self.boot = Some(BootParam::parse(value, rules.grammar));
+                self.boot = Some(BootParam::parse(value, self.kernel.grammar()));
             }
         }
         Ok(())
@@ -261,6 +282,12 @@ impl Policy {
     #[must_use]
     pub fn rules(&self) -> &'static Generation {
         self.rules
+    }
+
+    /// The kernel it stands for: the release it was given as, else the generation's.
+    #[must_use]
+    pub fn kernel(&self) -> KernelVersion {
+        self.kernel
     }
 
     /// The policy as it was written.
@@ -294,13 +321,13 @@ impl Policy {
                 Some(n) if rules.areas => u32::try_from(n.clamp(1, 1 << 16)).unwrap_or(1),
                 _ => base.cpus.unwrap_or(base.pool.areas),
             };
-            (low.nslabs, low.areas) = param::round(rules, boot_slabs(rules, boot.nslabs), areas.clamp(1, 1 << 16));
+            (low.nslabs, low.areas) = param::round(rules, self.boot_slabs(boot.nslabs), areas.clamp(1, 1 << 16));
             if rules.has_high_pool() {
-                high = boot.second.map(|n| param::round(rules, boot_slabs(rules, Some(n)), 1).0);
+                high = boot.second.map(|n| param::round(rules, self.boot_slabs(Some(n)), 1).0);
             }
             if force == Force::Never {
                 // A pool of one slot before 5.14, none after (SPEC 2.2).
-                low.nslabs = u64::from(rules.zero_means_default());
+                low.nslabs = u64::from(self.zero_means_default());
                 high = high.map(|_| low.nslabs);
             }
         }
@@ -322,22 +349,20 @@ impl Policy {
             }
             pools.push(high);
         }
-        Ok(Setup { rules, pools, force, recorded: base.pool })
+        Ok(Setup { rules, pools, force, copies: self.copies, recorded: base.pool })
     }
-}
 
-impl Generation {
     /// `swiotlb=0` is the default size where the pool's size is a global that starts at 0 (SPEC 2.2).
     fn zero_means_default(&self) -> bool {
-        matches!(self.grammar, Grammar::Globals | Grammar::TwoPools)
+        matches!(self.kernel.grammar(), Grammar::Globals | Grammar::TwoPools)
     }
-}
 
-/// Slots of a boot parameter before rounding.
-fn boot_slabs(rules: &Generation, given: Option<u64>) -> u64 {
-    match given {
-        Some(n) if n > 0 || !rules.zero_means_default() => n,
-        _ => DEFAULT_SLABS,
+    /// Slots of a boot parameter before rounding.
+    fn boot_slabs(&self, given: Option<u64>) -> u64 {
+        match given {
+            Some(n) if n > 0 || !self.zero_means_default() => n,
+            _ => DEFAULT_SLABS,
+        }
     }
 }
 
@@ -372,7 +397,7 @@ fn next_parameter(text: &str) -> (&str, &str) {
     (&text[..end], text.get(end + 1..).unwrap_or(""))
 }
 
-fn integer(text: &str) -> Option<u64> {
+pub(crate) fn integer(text: &str) -> Option<u64> {
     match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(hex) => u64::from_str_radix(hex, 16).ok(),
         None => text.parse().ok(),

@@ -52,17 +52,6 @@ pub enum Grammar {
     TwoPools,
 }
 
-/// When data is copied (SPEC 6.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Copies {
-    /// A map fills the bounce buffer whatever the direction and even when asked not to sync.
-    pub map_always: bool,
-    /// How often an unmap copies the data back.
-    pub at_unmap: u64,
-    /// A sync that starts below the buffer's in-slot offset in a later slot copies nothing.
-    pub drops_early_sync: bool,
-}
-
 /// One generation of the allocator.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Generation {
@@ -91,13 +80,7 @@ pub struct Generation {
     /// Whether the kernel keeps a high water mark itself (6.4+, SPEC 6.7). Its mark has seen slots that were taken and
     /// given back within one call; a mark read off `io_tlb_used` between calls has not.
     pub keeps_high_water: bool,
-    /// SPEC 6.3.
-    pub copies: Copies,
 }
-
-const OLD_COPIES: Copies = Copies { map_always: false, at_unmap: 2, drops_early_sync: false };
-const MID_COPIES: Copies = Copies { map_always: true, at_unmap: 1, drops_early_sync: true };
-const NEW_COPIES: Copies = Copies { map_always: true, at_unmap: 1, drops_early_sync: false };
 
 /// Every policy, oldest first.
 #[rustfmt::skip]
@@ -107,19 +90,19 @@ pub static GENERATIONS: &[Generation] = {
     use Search::{A, B, BSplit, C, D};
     use SizeRule::{Alloc, AllocPlusOffset as Plus, PaddedTogether as Together};
     &[
-        row("legacy", "up to 5.11",                 "one pool, one lock, alignment by slot number",     A,      false, false, Ignored, Alloc,    false, false, Globals,  false, OLD_COPIES),
-        row("rfc64",  "the February 2021 RFC",      "legacy with a second, 64-bit pool",                A,      false, false, Ignored, Alloc,    false, false, TwoPools, false, OLD_COPIES),
-        row("v5_12",  "5.12 to 5.14, late 5.10.y",  "min_align_mask; a search that can spin for ever",  B,      true,  false, Ignored, Plus,     false, false, Globals,  false, Copies { drops_early_sync: false, ..MID_COPIES }),
-        row("v5_15",  "early 5.15.y",               "buffers at address 0 escape the match",            B,      true,  true,  Ignored, Plus,     false, false, Preset,   false, Copies { drops_early_sync: true, ..OLD_COPIES }),
-        row("v5_16",  "5.16 to 5.19, late 5.15.y",  "the caller's alignment widens the stride",         B,      true,  true,  Used,    Plus,     false, false, Preset,   false, MID_COPIES),
-        row("v6_0",   "6.0, 6.2, early 6.1.y",      "areas by CPU",                                     B,      true,  true,  Used,    Plus,     false, true,  Areas,    false, MID_COPIES),
-        row("v6_1y",  "late 6.1.y",                 "split masks, on the search that can spin",         BSplit, true,  true,  Used,    Plus,     false, true,  Areas,    false, MID_COPIES),
-        row("v6_3",   "6.3 to 6.5",                 "a counted search; page bits follow the buffer",    C,      true,  true,  Used,    Plus,     false, true,  Areas,    true,  MID_COPIES),
-        row("v6_6",   "6.6 (early), 6.7",           "v6_3 in pools (one pool here: no growth)",         C,      true,  true,  Used,    Plus,     false, true,  Areas,    true,  MID_COPIES),
-        row("v6_6y",  "late 6.6.y",                 "split masks and padding slots",                    D,      true,  true,  Used,    Plus,     true,  true,  Areas,    true,  MID_COPIES),
-        row("v6_8",   "6.8",                        "v6_6 walking areas before pools",                  C,      true,  true,  Used,    Plus,     false, true,  Areas,    true,  MID_COPIES),
-        row("v6_9",   "6.9",                        "split masks and padding slots",                    D,      true,  true,  Used,    Plus,     true,  true,  Areas,    true,  NEW_COPIES),
-        row("v6_10",  "6.10 to 7.2",                "mapping and offset padded together",               D,      true,  true,  Used,    Together, true,  true,  Areas,    true,  NEW_COPIES),
+        row("legacy", "up to 5.11",                 "one pool, one lock, alignment by slot number",     A,      false, false, Ignored, Alloc,    false, false, Globals,  false),
+        row("rfc64",  "the February 2021 RFC",      "legacy with a second, 64-bit pool",                A,      false, false, Ignored, Alloc,    false, false, TwoPools, false),
+        row("v5_12",  "5.12 to 5.14, late 5.10.y",  "min_align_mask; a search that can spin for ever",  B,      true,  false, Ignored, Plus,     false, false, Globals,  false),
+        row("v5_15",  "early 5.15.y",               "buffers at address 0 escape the match",            B,      true,  true,  Ignored, Plus,     false, false, Preset,   false),
+        row("v5_16",  "5.16 to 5.19, late 5.15.y",  "the caller's alignment widens the stride",         B,      true,  true,  Used,    Plus,     false, false, Preset,   false),
+        row("v6_0",   "6.0, 6.2, early 6.1.y",      "areas by CPU",                                     B,      true,  true,  Used,    Plus,     false, true,  Areas,    false),
+        row("v6_1y",  "late 6.1.y",                 "split masks, on the search that can spin",         BSplit, true,  true,  Used,    Plus,     false, true,  Areas,    false),
+        row("v6_3",   "6.3 to 6.5",                 "a counted search; page bits follow the buffer",    C,      true,  true,  Used,    Plus,     false, true,  Areas,    true),
+        row("v6_6",   "6.6 (early), 6.7",           "v6_3 in pools (one pool here: no growth)",         C,      true,  true,  Used,    Plus,     false, true,  Areas,    true),
+        row("v6_6y",  "late 6.6.y",                 "split masks and padding slots",                    D,      true,  true,  Used,    Plus,     true,  true,  Areas,    true),
+        row("v6_8",   "6.8",                        "v6_6 walking areas before pools",                  C,      true,  true,  Used,    Plus,     false, true,  Areas,    true),
+        row("v6_9",   "6.9",                        "split masks and padding slots",                    D,      true,  true,  Used,    Plus,     true,  true,  Areas,    true),
+        row("v6_10",  "6.10 to 7.2",                "mapping and offset padded together",               D,      true,  true,  Used,    Together, true,  true,  Areas,    true),
     ]
 };
 
@@ -137,7 +120,6 @@ const fn row(
     areas: bool,
     grammar: Grammar,
     keeps_high_water: bool,
-    copies: Copies,
 ) -> Generation {
     Generation {
         id,
@@ -152,7 +134,6 @@ const fn row(
         areas,
         grammar,
         keeps_high_water,
-        copies,
     }
 }
 

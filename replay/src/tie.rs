@@ -6,9 +6,10 @@ use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
 use trace::{Device, Direction, Event, Op};
 
 use crate::lifetimes::Lifetimes;
-use crate::load::{LoadDevice, LoadNotes, Map, Recorded, Step, Surroundings, What};
-use crate::plan::{Limits, Request};
+use crate::load::{LoadDevice, LoadNotes, Recorded, Surroundings};
+use crate::plan::Limits;
 use crate::snapshot;
+use crate::step::{Class, Classes, Map, Step, What};
 
 /// `DMA_ATTR_SKIP_CPU_SYNC`: the driver copies, or nobody does.
 const SKIP_CPU_SYNC: u64 = 1 << 5;
@@ -35,10 +36,11 @@ pub(crate) struct Alive {
 
 /// The state of tying.
 pub(crate) struct Tie<'a> {
-    around: &'a Surroundings<'a>,
+    around: Surroundings<'a>,
     pub devices: Vec<LoadDevice>,
     positions: HashMap<u32, u32>,
     pub steps: Vec<Step>,
+    pub classes: Classes,
     pub slab: Vec<Option<Alive>>,
     unused: Vec<u32>,
     /// Oldest mapping by device and DMA address.
@@ -62,14 +64,15 @@ pub(crate) struct Tie<'a> {
 }
 
 impl<'a> Tie<'a> {
-    pub fn new(devices: &[Device], around: &'a Surroundings<'a>) -> Self {
+    pub fn new(devices: &[Device], around: &Surroundings<'a>) -> Self {
         let known: Vec<_> =
             devices.iter().map(|d| LoadDevice { id: d.id, name: d.name.clone(), limits: Limits::from(d) }).collect();
         Self {
-            around,
+            around: *around,
             positions: (0..).zip(&known).map(|(i, d)| (d.id, i)).collect(),
             devices: known,
             steps: Vec::new(),
+            classes: Classes::default(),
             slab: Vec::new(),
             unused: Vec::new(),
             by_address: BTreeMap::new(),
@@ -137,16 +140,21 @@ impl<'a> Tie<'a> {
             let alive = Alive { key, size, since_ns: event.time_ns, younger: UNTIED, direction, bounced, device };
             id = self.insert(alive);
         }
-        let map = Map {
-            request: Request { orig_addr, size, align_mask: event.align_mask.unwrap_or(0), cpu: event.cpu },
-            device,
+        let what = What::Map(Map {
+            align_mask: event.align_mask.unwrap_or(0),
+            cpu: event.cpu,
             direction,
             skips_sync: event.attrs.unwrap_or(0) & SKIP_CPU_SYNC != 0,
             more: false,
             refused,
             held: false,
-        };
-        self.steps.push(Step { time_ns: event.time_ns, id, what: What::Map(map) });
+        });
+        self.step(event.time_ns, id, orig_addr, size, Class { device, what });
+    }
+
+    fn step(&mut self, time_ns: u64, id: u32, addr: u64, size: u64, class: Class) {
+        let class = self.classes.position(class);
+        self.steps.push(Step { time_ns, addr, size, id, class });
     }
 
     /// Marks the step before as part of the scatterlist this event goes on with.
@@ -154,9 +162,10 @@ impl<'a> Tie<'a> {
         let now = event.sg_index.map(|i| (event.device, event.time_ns, event.cpu, event.op, i));
         if let (Some(last), Some(now)) = (self.last_map, now)
             && (last.0, last.1, last.2, last.3, last.4.wrapping_add(1)) == now
-            && let Some(Step { what: What::Map(map), .. }) = self.steps.last_mut()
+            && let Some(step) = self.steps.last_mut()
+            && let Class { device, what: What::Map(map) } = *self.classes.get(step.class)
         {
-            map.more = true;
+            step.class = self.classes.position(Class { device, what: What::Map(Map { more: true, ..map }) });
         }
         self.last_map = now;
     }
@@ -187,7 +196,7 @@ impl<'a> Tie<'a> {
             }
             let direction = event.direction.unwrap_or(alive.direction);
             let copies = !skips && matches!(direction, Direction::FromDevice | Direction::Bidirectional);
-            self.steps.push(Step { time_ns: event.time_ns, id, what: What::Unmap { copies } });
+            self.step(event.time_ns, id, 0, alive.size, Class { device, what: What::Unmap { copies } });
         }
     }
 
@@ -216,8 +225,9 @@ impl<'a> Tie<'a> {
             Direction::None => false,
         };
         if copies {
-            let size = event.size.unwrap_or(alive.size - offset);
-            self.steps.push(Step { time_ns: event.time_ns, id, what: What::Sync { for_cpu, offset, size } });
+            let left = alive.size.saturating_sub(offset);
+            let size = event.size.unwrap_or(left);
+            self.step(event.time_ns, id, offset, size, Class { device, what: What::Sync });
         }
     }
 
@@ -314,7 +324,8 @@ impl<'a> Tie<'a> {
             self.remove(id);
             self.notes.missed_unmaps += 1;
             self.given_up.insert(alive.key, (time_ns, alive.size));
-            self.steps.push(Step { time_ns, id, what: What::Unmap { copies: false } });
+            let what = What::Unmap { copies: false };
+            self.step(time_ns, id, 0, alive.size, Class { device: alive.device, what });
         }
     }
 
@@ -349,16 +360,16 @@ impl<'a> Tie<'a> {
             self.held.insert(slot, id);
             self.notes.held += 1;
             let cpu = u32::try_from(slot / area_slots).unwrap_or(0);
-            let map = Map {
-                request: Request { orig_addr, size, align_mask: 0, cpu },
-                device,
+            let what = What::Map(Map {
+                align_mask: 0,
+                cpu,
                 direction: Direction::Bidirectional,
                 skips_sync: true,
                 more: false,
                 refused: false,
                 held: true,
-            };
-            self.steps.push(Step { time_ns: 0, id, what: What::Map(map) });
+            });
+            self.step(0, id, orig_addr, size, Class { device, what });
         }
     }
 
@@ -396,10 +407,11 @@ impl<'a> Tie<'a> {
             return None;
         }
         let id = self.held.remove(&self.pool_slot(dma_addr)?)?;
-        let held = self.notes.held as usize;
-        let map = self.steps[..held].iter_mut().find(|s| s.id == id);
-        if let Some(Step { what: What::Map(map), .. }) = map {
-            map.device = device;
+        // They were the first to be numbered, so their steps are in the order of their numbers.
+        let held = &mut self.steps[..self.notes.held as usize];
+        if let Ok(at) = held.binary_search_by_key(&id, |step| step.id) {
+            let class = Class { device, ..*self.classes.get(held[at].class) };
+            held[at].class = self.classes.position(class);
         }
         Some(id)
     }

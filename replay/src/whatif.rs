@@ -1,182 +1,73 @@
 //! A load replayed on a machine: what would have happened.
 //!
 //! Open-loop: the load stays as recorded, the answers change (the rules are in docs/models.md). A map refused here but
-//! served in reality has its unmap and syncs passed over. A map served here that nothing in the trace undoes (refused in
-//! reality, or merged by an IOMMU) is released after the typical lifetime of its device and size. A scatterlist is served whole or not at all.
+//! served in reality has its unmap and syncs passed over, or is tried again (`retry`). A map served here that nothing in
+//! the trace undoes (refused in reality, or merged by an IOMMU) is released after the typical lifetime of its device and
+//! size. A scatterlist is served whole or not at all.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+mod due;
+mod retry;
 
-use trace::Direction;
+use std::ops::ControlFlow;
+
 use trace::pool::SLOT_BYTES;
 
 use crate::allocator::Taken;
-use crate::lifetimes::{Assumed, class};
-use crate::load::{Load, Map, Step, What};
+use crate::copies::Part;
+use crate::load::Load;
 use crate::machine::{Machine, Mapped, Reason};
 use crate::occupancy::Occupancy;
+use crate::outcome::{DeviceOutcome, OnFail, Options, Outcome, RefusedMap};
 use crate::plan::Limits;
-use crate::refusal::{Cause, Refusal};
+use crate::refusal::Cause;
+use crate::rules::Generation;
+use crate::step::{Map, Step, What};
 use crate::tie::UNTIED;
+use due::{Bounce, Due};
+use retry::Retries;
 
-/// What to keep of a replay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// Refusals kept with their arithmetic.
-    pub refusals: usize,
-    /// Points of the occupancy curves.
-    pub buckets: usize,
-}
+/// Steps between two looks at whether to go on.
+const WATCH: usize = 1 << 16;
 
-impl Default for Options {
-    fn default() -> Self {
-        Self { refusals: 20, buckets: 1000 }
-    }
-}
-
-/// A refusal and its circumstances.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RefusedMap {
-    /// When, in the trace's nanoseconds.
-    pub time_ns: u64,
-    /// Device, by position in [`Load::devices`].
-    pub device: u32,
-    /// Why.
-    pub refusal: Refusal,
-}
-
-/// A device's share of an outcome.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DeviceOutcome {
-    /// Mappings asked for; a scatterlist counts once an element.
-    pub maps: u64,
-    /// Mappings that needed a bounce buffer, whether or not they got one.
-    pub bounces: u64,
-    /// Requests refused; a scatterlist counts once.
-    pub failures: u64,
-    /// Slots held at the end.
-    pub slots: u64,
-    /// Most slots held at once.
-    pub peak_slots: u64,
-    /// The pool its bounces go to.
-    pub pool: u8,
-}
-
-/// What would have happened.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Outcome {
-    /// Requests; a scatterlist counts once.
-    pub requests: u64,
-    /// Mappings asked for; a scatterlist counts once an element. Elements behind a refused one are not asked for.
-    pub maps: u64,
-    /// Mappings that needed a bounce buffer, by reason, in the order of [`Reason::ALL`]; whether or not they got one.
-    pub bounces: [u64; Reason::ALL.len()],
-    /// Requests refused, by cause, in the order of [`Cause::ALL`]; a scatterlist counts once.
-    pub failures: [u64; Cause::ALL.len()],
-    /// The first refusals, with their arithmetic.
-    pub refusals: Vec<RefusedMap>,
-    /// Bytes copied into bounce buffers by maps.
-    pub bytes_at_map: u64,
-    /// Bytes copied either way by syncs.
-    pub bytes_at_sync: u64,
-    /// Bytes copied back by unmaps.
-    pub bytes_at_unmap: u64,
-    /// Bytes a sync should have copied and this kernel would not: they lie in front of a later slot's offset (SPEC 6.3).
-    pub bytes_dropped: u64,
-    /// Most slots in use at once, a pool.
-    pub peak_slots: Vec<u64>,
-    /// Slots in use at the end, a pool.
-    pub final_slots: Vec<u64>,
-    /// Slots in use over time, a pool.
-    pub occupancy: Occupancy,
-    /// By device, in the order of [`Load::devices`].
-    pub devices: Vec<DeviceOutcome>,
-    /// Lifetimes given to mappings nothing in the trace undoes: refused in reality, or merged by an IOMMU.
-    pub assumed: Vec<Assumed>,
-    /// Mappings refused here and served in reality; the driver is taken to go without.
-    pub dropped: u64,
-    /// Mappings held since before the recording that find no room here. They are neither requests nor failures.
-    pub held_refused: u64,
-    /// Translations that had to be assumed because the trace does not name a frame (Xen PV).
-    pub unknown_frames: u64,
-}
-
-impl Outcome {
-    /// Mappings that needed a bounce buffer.
-    #[must_use]
-    pub fn total_bounces(&self) -> u64 {
-        self.bounces.iter().sum()
-    }
-
-    /// Requests refused.
-    #[must_use]
-    pub fn total_failures(&self) -> u64 {
-        self.failures.iter().sum()
-    }
-
-    /// Bytes copied to and from bounce buffers.
-    #[must_use]
-    pub fn bytes_copied(&self) -> u64 {
-        self.bytes_at_map + self.bytes_at_sync + self.bytes_at_unmap
-    }
-
-    /// Requests refused for one cause.
-    #[must_use]
-    pub fn failed(&self, cause: Cause) -> u64 {
-        self.failures[cause as usize]
-    }
-
-    /// Mappings that needed a bounce buffer for one reason.
-    #[must_use]
-    pub fn bounced(&self, reason: Reason) -> u64 {
-        self.bounces[reason as usize]
-    }
-}
-
-/// Replays a load on a machine.
+/// Replays a load on a machine. A step costs a few tens of nanoseconds beside what the allocator takes.
 #[must_use]
 pub fn replay(load: &Load, machine: &mut Machine, options: &Options) -> Outcome {
-    Replay::new(load, machine, options).run()
+    let mut replay = Replay::new(load, machine, options);
+    let _ = replay.run(|_| ControlFlow::Continue(()));
+    replay.finish()
 }
 
-/// A mapping in the replay.
-#[derive(Clone, Copy, Debug)]
-enum State {
-    /// Not mapped: never, no more, or refused.
-    Gone,
-    /// The device uses the buffer itself.
-    Direct,
-    Bounced(Bounce),
+/// How often an element of a request has been asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// This is the first time its request is made.
+    First,
+    /// Its request is made again; it itself may not have been asked for, when one before it was refused.
+    Again { counted: bool },
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Bounce {
-    taken: Taken,
-    size: u64,
-    device: u32,
-    /// Offset of the data in its slot as the release computes it.
-    lo: u64,
-}
-
-/// Slots to be released at a time, because nothing in the trace does; the count breaks ties by age.
-type Due = Reverse<(u64, u64)>;
-
-struct Replay<'a> {
+pub(crate) struct Replay<'a> {
     load: &'a Load,
     machine: &'a mut Machine,
+    rules: &'static Generation,
     options: &'a Options,
-    states: Vec<State>,
-    due: BinaryHeap<Due>,
-    due_states: BTreeMap<u64, Bounce>,
-    next_due: u64,
-    assumed: BTreeMap<(u32, u32), Assumed>,
+    /// The slots of the mappings that bounced, by number.
+    states: Vec<Option<Taken>>,
+    /// Their bytes.
+    sizes: Vec<u64>,
+    /// When something is to be done between steps, at the earliest.
+    next_ns: u64,
+    due: Due,
+    retries: Retries,
+    /// Counts what changes the pools' slots.
+    changes: u64,
     limits: Vec<Limits>,
     used: Vec<u64>,
     out: Outcome,
 }
 
 impl<'a> Replay<'a> {
-    fn new(load: &'a Load, machine: &'a mut Machine, options: &'a Options) -> Self {
+    pub fn new(load: &'a Load, machine: &'a mut Machine, options: &'a Options) -> Self {
         let pools = machine.allocator().pools().len();
         let limits: Vec<_> = load.devices().iter().map(|d| d.limits).collect();
         let pool_for = |limits: &Limits| machine.allocator().pool_for(limits) as u8;
@@ -191,225 +82,259 @@ impl<'a> Replay<'a> {
             bytes_at_sync: 0,
             bytes_at_unmap: 0,
             bytes_dropped: 0,
+            bytes_wrong_source: 0,
             peak_slots: vec![0; pools],
             final_slots: Vec::new(),
             occupancy: Occupancy::new(load.span_ns(), options.buckets, pools),
             devices,
             assumed: Vec::new(),
             dropped: 0,
+            retried: 0,
+            retried_ok: 0,
             held_refused: 0,
             unknown_frames: 0,
         };
         Self {
             load,
+            rules: machine.allocator().rules(),
             machine,
             options,
-            states: vec![State::Gone; load.alive],
-            due: BinaryHeap::new(),
-            due_states: BTreeMap::new(),
-            next_due: 0,
-            assumed: BTreeMap::new(),
+            states: vec![None; load.alive],
+            sizes: vec![0; load.alive],
+            next_ns: u64::MAX,
+            due: Due::default(),
+            retries: Retries::default(),
+            changes: 0,
             limits,
             used: vec![0; pools],
             out,
         }
     }
 
-    fn run(mut self) -> Outcome {
+    /// Goes through the load. `watch` is told now and then how many steps were done since it was last asked, and may end
+    /// it.
+    pub fn run(&mut self, mut watch: impl FnMut(usize) -> ControlFlow<()>) -> ControlFlow<()> {
         let load = self.load;
-        let mut at = 0;
+        let (mut at, mut told) = (0, 0);
         while let Some(step) = load.steps.get(at) {
-            self.release_due(step.time_ns);
-            at += match step.what {
-                What::Map(map) if map.held => {
-                    self.hold(step, &map);
-                    1
-                }
-                What::Map(_) => self.request(&load.steps[at..]),
+            if at - told >= WATCH {
+                watch(at - told)?;
+                told = at;
+            }
+            if step.time_ns >= self.next_ns {
+                self.catch_up(step.time_ns);
+            }
+            let class = &load.classes[step.class as usize];
+            at += match class.what {
                 What::Unmap { copies } => {
-                    self.unmap(step, copies);
+                    self.unmap(step, class.device, copies);
                     1
                 }
-                What::Sync { offset, size, .. } => {
-                    if let State::Bounced(bounce) = self.states[step.id as usize] {
-                        self.sync(&bounce, offset, size);
+                What::Map(map) if map.held => {
+                    self.hold(step, class.device, &map);
+                    1
+                }
+                What::Map(_) => self.request(at),
+                What::Sync => {
+                    if let Some(taken) = self.states[step.id as usize] {
+                        self.sync(&taken, class.device, step);
                     }
                     1
                 }
             };
         }
+        // Too late to end what is done.
+        let _ = watch(at - told);
+        ControlFlow::Continue(())
+    }
+
+    /// What came of it.
+    pub fn finish(mut self) -> Outcome {
+        // The recording ended before they were served.
+        self.out.dropped += self.retries.len() as u64;
         self.out.final_slots = self.used;
-        self.out.assumed = self.assumed.into_values().collect();
+        self.out.assumed = self.due.assumed();
         self.out.unknown_frames = self.machine.unknown_frames();
         self.out
     }
 
-    /// Maps a buffer or a whole scatterlist, which begins `steps`; the number of steps it had. Between its elements may
-    /// stand unmaps that were missed, found where an element took their slots.
-    fn request(&mut self, steps: &[Step]) -> usize {
-        self.out.requests += 1;
-        let first_due = self.next_due;
-        let mut refused = false;
-        for (done, step) in steps.iter().enumerate() {
-            match step.what {
-                What::Map(map) => {
-                    if !refused && !self.element(step, &map) {
-                        refused = true;
-                        self.undo(&steps[..done], first_due);
-                    }
-                    if !map.more {
-                        return done + 1;
-                    }
-                }
-                What::Unmap { copies } => self.unmap(step, copies),
-                // None stands inside a scatterlist, whose rows stand together.
-                What::Sync { .. } => return done,
+    /// Does what is to be done up to a time, in the order of its times; a release before a retry.
+    #[cold]
+    fn catch_up(&mut self, now_ns: u64) {
+        loop {
+            let (due_ns, retry_ns) = (self.due.next_ns(), self.retries.next_ns());
+            self.next_ns = due_ns.min(retry_ns);
+            // The end of time stands for nothing to do.
+            if self.next_ns > now_ns || self.next_ns == u64::MAX {
+                return;
+            }
+            if due_ns > retry_ns {
+                self.retry(due_ns.min(now_ns));
+            } else if let Some((time_ns, bounce)) = self.due.pop() {
+                self.release(&bounce.taken, bounce.device, time_ns);
             }
         }
-        steps.len()
+    }
+
+    /// Maps a buffer or a whole scatterlist, which begins at a step; the number of steps it had. Between its elements may
+    /// stand unmaps that were missed, found where an element took their slots.
+    fn request(&mut self, at: usize) -> usize {
+        self.out.requests += 1;
+        let load = self.load;
+        let first_due = self.due.next_number();
+        let mut refused = None;
+        let mut done = 0;
+        for step in &load.steps[at..] {
+            let class = &load.classes[step.class as usize];
+            match class.what {
+                What::Map(map) => {
+                    if refused.is_none() && !self.element(step, class.device, &map, step.time_ns, Asked::First) {
+                        refused = Some((done, map.refused));
+                        self.undo(at, done, step.time_ns, first_due);
+                    }
+                    done += 1;
+                    if !map.more {
+                        break;
+                    }
+                }
+                What::Unmap { copies } => {
+                    self.unmap(step, class.device, copies);
+                    done += 1;
+                }
+                // None stands inside a scatterlist, whose rows stand together.
+                What::Sync => break,
+            }
+        }
+        match (refused, self.options.on_fail) {
+            (Some((_, true)), _) | (None, _) => {}
+            (Some(_), OnFail::Drop) => self.out.dropped += 1,
+            (Some((element, false)), OnFail::Retry(after)) => self.wait(at, done, element, after),
+        }
+        done
     }
 
     /// Maps a buffer that was mapped before the recording: only its slots count.
-    fn hold(&mut self, step: &Step, map: &Map) {
-        let state = match self.machine.map(&map.request, &self.limits[map.device as usize]) {
-            Ok(Mapped::Direct { .. }) => State::Direct,
-            Ok(Mapped::Bounced { taken, .. }) => State::Bounced(self.took(step.time_ns, map, taken)),
+    fn hold(&mut self, step: &Step, device: u32, map: &Map) {
+        let state = match self.machine.map(&map.request(step), &self.limits[device as usize]) {
+            Ok(Mapped::Direct { .. }) => None,
+            Ok(Mapped::Bounced { taken, .. }) => {
+                self.took(step.time_ns, device, &taken);
+                Some(taken)
+            }
             Err(_) => {
                 self.out.held_refused += 1;
-                State::Gone
+                None
             }
         };
         self.states[step.id as usize] = state;
+        self.sizes[step.id as usize] = step.size;
     }
 
     /// Maps one buffer; `false` when it is refused.
-    fn element(&mut self, step: &Step, map: &Map) -> bool {
-        let device = map.device as usize;
-        let limits = self.limits[device];
-        self.out.maps += 1;
-        self.out.devices[device].maps += 1;
-        let state = match self.machine.map(&map.request, &limits) {
-            Ok(Mapped::Direct { .. }) => State::Direct,
+    fn element(&mut self, step: &Step, device: u32, map: &Map, now_ns: u64, asked: Asked) -> bool {
+        let request = map.request(step);
+        let limits = self.limits[device as usize];
+        let of_device = &mut self.out.devices[device as usize];
+        // What was counted when it was refused is not counted again.
+        let counts = u64::from(asked != Asked::Again { counted: true });
+        self.out.maps += counts;
+        of_device.maps += counts;
+        let state = match self.machine.map(&request, &limits) {
+            Ok(Mapped::Direct { .. }) => None,
             Ok(Mapped::Bounced { taken, reason, .. }) => {
-                self.out.bounces[reason as usize] += 1;
-                self.out.devices[device].bounces += 1;
-                // SPEC 6.3.
-                let to_device = matches!(map.direction, Direction::ToDevice | Direction::Bidirectional);
-                if self.machine.allocator().rules().copies.map_always || (to_device && !map.skips_sync) {
-                    self.out.bytes_at_map += map.request.size;
+                self.out.bounces[reason as usize] += counts;
+                of_device.bounces += counts;
+                if self.machine.copies().copies_at_map(map.direction, map.skips_sync) {
+                    self.out.bytes_at_map += request.size;
                 }
-                State::Bounced(self.took(step.time_ns, map, taken))
+                self.took(now_ns, device, &taken);
+                Some(taken)
             }
             Err(refused) => {
-                self.out.failures[refused.cause as usize] += 1;
-                self.out.devices[device].failures += 1;
                 if let Some(reason) = refused.reason {
-                    self.out.bounces[reason as usize] += 1;
-                    self.out.devices[device].bounces += 1;
+                    self.out.bounces[reason as usize] += counts;
+                    of_device.bounces += counts;
                 }
-                self.out.dropped += u64::from(!map.refused);
-                if self.out.refusals.len() < self.options.refusals {
-                    let refusal = self.machine.explain(&map.request, &limits, &refused);
-                    self.out.refusals.push(RefusedMap { time_ns: step.time_ns, device: map.device, refusal });
+                if asked == Asked::First {
+                    self.out.failures[refused.cause as usize] += 1;
+                    of_device.failures += 1;
+                    if self.out.refusals.len() < self.options.refusals {
+                        let refusal = self.machine.explain(&request, &limits, &refused);
+                        self.out.refusals.push(RefusedMap { time_ns: step.time_ns, device, refusal });
+                    }
                 }
                 return false;
             }
         };
         if step.id != UNTIED {
             self.states[step.id as usize] = state;
-        } else if let State::Bounced(bounce) = state {
-            self.schedule(step.time_ns, map, bounce);
+            self.sizes[step.id as usize] = step.size;
+        } else if let Some(taken) = state {
+            let lifetime_ns = self.load.lifetimes.typical(device, step.size);
+            let time_ns = step.time_ns.saturating_add(lifetime_ns).max(now_ns);
+            self.due.push(time_ns, lifetime_ns, Bounce { taken, device, size: step.size });
+            self.next_ns = self.next_ns.min(time_ns);
         }
         true
     }
 
-    fn unmap(&mut self, step: &Step, copies: bool) {
-        let state = std::mem::replace(&mut self.states[step.id as usize], State::Gone);
-        if let State::Bounced(bounce) = state {
+    fn unmap(&mut self, step: &Step, device: u32, copies: bool) {
+        if let Some(taken) = self.states[step.id as usize].take() {
             if copies {
-                self.out.bytes_at_unmap += bounce.size * self.machine.allocator().rules().copies.at_unmap;
+                self.out.bytes_at_unmap += step.size * self.machine.copies().at_unmap;
             }
-            self.release(&bounce, step.time_ns);
+            self.release(&taken, device, step.time_ns);
+        } else if self.retries.give_up(self.load, step.id) {
+            self.out.dropped += 1;
         }
     }
 
-    /// Undoes the elements mapped before one was refused, without copying (SPEC 6.1). Those to be released at a time are
-    /// numbered from `first_due` on.
-    fn undo(&mut self, steps: &[Step], first_due: u64) {
-        for step in steps.iter().filter(|s| s.id != UNTIED && matches!(s.what, What::Map(_))) {
-            self.unmap(step, false);
-        }
-        let undue = self.due_states.split_off(&first_due);
-        if undue.is_empty() {
-            return;
-        }
-        self.due.retain(|&Reverse((_, number))| number < first_due);
-        // All elements of a scatterlist are of one time.
-        let time_ns = steps.last().map_or(0, |s| s.time_ns);
-        for bounce in undue.into_values() {
-            self.release(&bounce, time_ns);
-            if let Some(assumed) = self.assumed.get_mut(&(bounce.device, class(bounce.size))) {
-                assumed.count -= 1;
+    /// Undoes the elements mapped before one was refused, without copying (SPEC 6.1): those among so many steps. Those to
+    /// be released at a time are numbered from `first_due` on.
+    fn undo(&mut self, at: usize, steps: usize, now_ns: u64, first_due: u64) {
+        let load = self.load;
+        for step in load.steps[at..].iter().take(steps).filter(|step| step.id != UNTIED) {
+            let class = &load.classes[step.class as usize];
+            if matches!(class.what, What::Map(_))
+                && let Some(taken) = self.states[step.id as usize].take()
+            {
+                self.release(&taken, class.device, now_ns);
             }
         }
-        self.assumed.retain(|_, assumed| assumed.count > 0);
+        for bounce in self.due.take_back(first_due) {
+            self.release(&bounce.taken, bounce.device, now_ns);
+        }
     }
 
     /// Counts slots taken by a map.
-    fn took(&mut self, time_ns: u64, map: &Map, taken: Taken) -> Bounce {
+    fn took(&mut self, time_ns: u64, device: u32, taken: &Taken) {
         let (pool, slots) = (usize::from(taken.pool), u64::from(taken.nslots));
+        self.changes += 1;
         self.used[pool] += slots;
         self.out.peak_slots[pool] = self.out.peak_slots[pool].max(self.used[pool]);
         self.out.occupancy.set(time_ns, pool, self.used[pool]);
-        let device = &mut self.out.devices[map.device as usize];
+        let device = &mut self.out.devices[device as usize];
         device.slots += slots;
         device.peak_slots = device.peak_slots.max(device.slots);
-        let min_align = self.machine.allocator().rules().min_align;
-        let min_align_mask = self.limits[map.device as usize].min_align_mask;
-        let lo = if min_align { taken.tlb_addr & min_align_mask & (SLOT_BYTES - 1) } else { 0 };
-        Bounce { taken, size: map.request.size, device: map.device, lo }
     }
 
-    fn release(&mut self, bounce: &Bounce, time_ns: u64) {
-        let limits = self.limits[bounce.device as usize];
-        self.machine.unmap(bounce.taken.tlb_addr, &limits);
-        let (pool, slots) = (usize::from(bounce.taken.pool), u64::from(bounce.taken.nslots));
+    fn release(&mut self, taken: &Taken, device: u32, time_ns: u64) {
+        self.machine.unmap(taken, &self.limits[device as usize]);
+        let (pool, slots) = (usize::from(taken.pool), u64::from(taken.nslots));
+        self.changes += 1;
         self.used[pool] -= slots;
         self.out.occupancy.set(time_ns, pool, self.used[pool]);
-        self.out.devices[bounce.device as usize].slots -= slots;
+        self.out.devices[device as usize].slots -= slots;
     }
 
-    fn sync(&mut self, bounce: &Bounce, offset: u64, size: u64) {
-        let bytes = size.min(bounce.size.saturating_sub(offset));
-        let slots_in = ((bounce.taken.tlb_addr & (SLOT_BYTES - 1)) + offset) / SLOT_BYTES;
-        let in_slot = (bounce.taken.tlb_addr.wrapping_add(offset)) & (SLOT_BYTES - 1);
-        if self.machine.allocator().rules().copies.drops_early_sync && slots_in > 0 && in_slot < bounce.lo {
-            self.out.bytes_dropped += bytes;
-        } else {
-            self.out.bytes_at_sync += bytes;
-        }
-    }
-
-    /// Has slots released that nothing in the trace releases, because no unmap is tied to their map.
-    fn schedule(&mut self, time_ns: u64, map: &Map, bounce: Bounce) {
-        let size = map.request.size;
-        let lifetime_ns = self.load.lifetimes.typical(map.device, size);
-        self.due.push(Reverse((time_ns.saturating_add(lifetime_ns), self.next_due)));
-        self.due_states.insert(self.next_due, bounce);
-        self.next_due += 1;
-        let assumed = Assumed { device: map.device, size_from: 1 << class(size), lifetime_ns, count: 0 };
-        self.assumed.entry((map.device, class(size))).or_insert(assumed).count += 1;
-    }
-
-    fn release_due(&mut self, now_ns: u64) {
-        while let Some(&Reverse((time_ns, number))) = self.due.peek() {
-            if time_ns > now_ns {
-                break;
-            }
-            self.due.pop();
-            if let Some(bounce) = self.due_states.remove(&number) {
-                self.release(&bounce, time_ns);
-            }
-        }
+    /// Counts what a sync copies; `step` says which part of the mapping (SPEC 6.3).
+    fn sync(&mut self, taken: &Taken, device: u32, step: &Step) {
+        let min_align_mask = if self.rules.min_align { self.limits[device as usize].min_align_mask } else { 0 };
+        let lo = taken.tlb_addr & min_align_mask & (SLOT_BYTES - 1);
+        let mapping = self.sizes[step.id as usize];
+        let synced = self.machine.copies().sync(&Part { offset: step.addr, size: step.size, mapping, lo });
+        self.out.bytes_at_sync += synced.copied;
+        self.out.bytes_wrong_source += synced.wrong_source;
+        self.out.bytes_dropped += synced.dropped;
     }
 }

@@ -75,6 +75,21 @@ fn releases_stand_for_policies_with_a_word_of_caution() {
 }
 
 #[test]
+fn a_release_chooses_finer_than_its_generation() {
+    assert_eq!(
+        (setup("v6_10").copies.era, setup("v5_12").copies.era, setup("5.12.9").copies.era),
+        ("6.9", "5.10.198", "5.12.9")
+    );
+    assert!(setup("v6_8").describe().iter().all(|(name, _)| *name != "copies"));
+    assert!(setup("v6_8:copies=6.12").describe().contains(&("copies", "6.9".to_owned())));
+    // 5.10.y reads 0 as unset, 5.14 as none, although they share a generation.
+    assert_eq!(
+        (pool("5.10.198:swiotlb=0"), pool("v5_12:swiotlb=0"), pool("5.14:swiotlb=0")),
+        ((32768, 1), (32768, 1), (0, 1))
+    );
+}
+
+#[test]
 fn mistakes_are_named_and_the_right_words_given() {
     let message = |text: &str| Policy::parse(text).unwrap_err().to_string();
     assert!(message("v6_11").contains("unknown policy `v6_11`; known: legacy, rfc64, v5_12"));
@@ -85,6 +100,7 @@ fn mistakes_are_named_and_the_right_words_given() {
     assert!(message("v6_10:nslabs").contains("is not a number"));
     assert!(message("v6_10:areas=0").contains("1 to 65536"));
     assert!(message("v6_10:force=maybe").contains("`on` or `off`"));
+    assert!(message("v6_10:copies=old").contains("a kernel release such as 5.15.16"));
     assert!(message("v6_10:,").contains("no parameter ``"));
     let refused = |text: &str| Policy::parse(text).unwrap().resolve(&BASE).unwrap_err();
     assert!(matches!(refused("v6_10:nslabs=0xffffffffffffffff"), PolicyError::TooLarge { .. }));

@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::num::NonZeroU64;
+
 use proptest::prelude::*;
 use replay::{
-    Base, Cause, GENERATIONS, Geometry, Load, Machine, Options, Outcome, P2m, Platform, Policy, Reason, Script,
+    Base, Cause, GENERATIONS, Geometry, Load, Machine, OnFail, Options, Outcome, P2m, Platform, Policy, Reason, Script,
     Surroundings, replay,
 };
 use trace::pool::P2mKind;
@@ -291,7 +293,31 @@ fn bytes_are_copied_as_each_generation_does() {
         (out.bytes_at_map, out.bytes_at_sync, out.bytes_at_unmap)
     };
     assert_eq!(bytes("v6_10"), (4196, 512 + 96, 4096));
-    assert_eq!(bytes("legacy"), (4096, 512 + 96, 8192));
+    assert_eq!(bytes("legacy"), (4096, 512 + 512, 8192), "nothing cuts a sync at the mapping's end");
+    assert_eq!(bytes("legacy:copies=5.10.198"), (4196, 512 + 512, 4096));
+    assert_eq!(bytes("5.10.198"), bytes("legacy:copies=5.10.198"));
+}
+
+#[test]
+fn syncs_that_do_harm_are_counted() {
+    let mut nvme = device(0, u64::MAX);
+    nvme.min_align_mask = 0xfff;
+    // It begins 0x200 bytes into its slot; the sync, 0x100 bytes into the next.
+    let mapped = Event { orig_addr: Some(LOW + 0xa00), ..map(1, LOW + 0xa00, 4096) };
+    let events = [mapped, event(Op::SyncForDevice, 2, 0, LOW + 0xa00 + 0x700, 0x400), unmap(3, LOW + 0xa00, 4096)];
+    let load = Load::collect(&events, &[nvme], &Surroundings::default());
+    let bytes = |policy| {
+        let out = run(&load, policy, 512);
+        (out.bytes_at_sync, out.bytes_wrong_source, out.bytes_dropped)
+    };
+    assert_eq!(bytes("v6_10"), (0x400, 0, 0));
+    assert_eq!(bytes("v6_8"), (0, 0, 0x400));
+    assert_eq!(bytes("6.6.87"), (0, 0, 0x400));
+    assert_eq!(bytes("v5_12"), (0x400, 0, 0), "5.10.198's");
+    assert_eq!(bytes("5.12.9"), (0x400, 0x400, 0));
+    assert_eq!(bytes("v5_12:copies=5.14-rc5"), (0x400, 0, 0));
+    assert_eq!(bytes("5.15.16"), (0, 0, 0x400));
+    assert_eq!(bytes("legacy"), (0x400, 0, 0), "its slots keep no offset");
 }
 
 #[test]
@@ -432,14 +458,15 @@ fn any_event() -> impl Strategy<Value = Event> {
 proptest! {
     /// Nonsense may be replayed, but the books must balance.
     #[test]
-    fn any_events_at_all(events in prop::collection::vec(any_event(), 0..300), policy in 0usize..GENERATIONS.len(), xen: bool) {
+    fn any_events_at_all(events in prop::collection::vec(any_event(), 0..300), policy in 0usize..GENERATIONS.len(), xen: bool, after in 0u64..2_000_000) {
         let recorded = pool(512);
         let around = Surroundings { pool: Some(&recorded), ..Surroundings::default() };
         let load = Load::collect(&events, &devices(), &around);
         let setup = Policy::parse(&format!("{}:nslabs=256", GENERATIONS[policy].id)).unwrap().resolve(&base(512)).unwrap();
         let platform = if xen { Platform::XenPv(P2m::new()) } else { Platform::Native };
         let mut machine = Machine::new(&setup, platform);
-        let out = replay(&load, &mut machine, &Options { refusals: 1000, buckets: 50 });
+        let on_fail = NonZeroU64::new(after).filter(|_| after % 4 != 0).map_or(OnFail::Drop, OnFail::Retry);
+        let out = replay(&load, &mut machine, &Options { refusals: 1000, buckets: 50, on_fail });
         let used: Vec<u64> = machine.allocator().pools().iter().map(|p| p.used()).collect();
         prop_assert_eq!(&out.final_slots, &used);
         prop_assert_eq!(out.devices.iter().map(|d| d.slots).sum::<u64>(), used.iter().sum::<u64>());
@@ -447,6 +474,8 @@ proptest! {
         prop_assert_eq!(out.devices.iter().map(|d| d.bounces).sum::<u64>(), out.total_bounces());
         prop_assert_eq!(out.refusals.len() as u64, out.total_failures());
         prop_assert!(out.refusals.iter().all(|r| !r.refusal.to_string().is_empty()));
+        prop_assert!(out.retried_ok <= out.retried && out.dropped + out.retried_ok <= out.total_failures());
+        prop_assert!(on_fail == OnFail::Drop || out.dropped + out.retried_ok == out.retried);
         prop_assert!(out.requests <= out.maps && out.total_failures() <= out.requests);
         prop_assert!(out.occupancy.points(0).count() <= 51);
         prop_assert_eq!(out.occupancy.points(0).map(|p| p.1).max().unwrap_or(0), out.peak_slots[0]);

@@ -4,11 +4,13 @@
 //! - [`build`]: builds and tests the workspace, always with the same selection of packages
 //! - [`demo`]: the whole path once, for somebody new
 //! - [`lab`]: real kernels in QEMU, for tests and for trying things out
+//! - `apt`: Debian suites beside the machine's own
 //! - [`cache`]: where things that are not part of a checkout live
 //! - [`process`], [`progress`]: starting other programs, and what somebody who waits gets to see
 //!
 //! The program `xtask` is a thin command line over these; `lab-load` is the load generator that runs in guests.
 
+mod apt;
 pub mod build;
 pub mod cache;
 pub mod demo;

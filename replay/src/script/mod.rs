@@ -351,7 +351,7 @@ impl<'a> Play<'a> {
                     Live::Bounced(tlb_addr) => {
                         // Xen goes back from the bus address: a frame that has changed hands is not found (SPEC 10.3).
                         if kind != Kind::Xmap || self.machine.finds_pool(self.dma_addrs[place as usize]) {
-                            self.machine.unmap(tlb_addr, &self.script.askers[asker as usize].limits);
+                            self.machine.unmap_at(tlb_addr, &self.script.askers[asker as usize].limits);
                         }
                     }
                 }

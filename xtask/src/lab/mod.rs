@@ -22,7 +22,6 @@ mod initramfs;
 mod kernel;
 mod load;
 mod qemu;
-mod sources;
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;

@@ -5,6 +5,7 @@
 
 mod linker;
 
+use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -13,6 +14,7 @@ use std::thread;
 
 use anyhow::{Context, Result, bail};
 
+use crate::apt::{Apt, Mirror};
 use crate::lab::{self, Kernel};
 use crate::process;
 use crate::progress::Step;
@@ -185,15 +187,43 @@ fn install_packages(packages: &[&str]) -> Result<()> {
     // Never at the price of something the user has.
     let mut install = vec!["install", "-y", "--no-install-recommends", "--no-remove"];
     install.extend(packages);
-    apt_get(&install).with_context(|| {
-        format!(
-            "apt cannot install {}. Try `{by_hand}` by hand; where rustc-web does not exist or conflicts, eBPF can be \
-             built with `rustup toolchain install nightly --component rust-src` and `cargo install bpf-linker` instead",
-            packages.join(", ")
-        )
-    })?;
+    if let Err(error) = apt_get(&install) {
+        step.say("apt-get install, one by one");
+        for package in packages {
+            install_one(&apt_get, package).with_context(|| {
+                format!(
+                    "apt cannot install {package}. Try `{by_hand}` by hand; where rustc-web does not exist or conflicts, \
+                     eBPF can be built with `rustup toolchain install nightly --component rust-src` and \
+                     `cargo install bpf-linker` instead. All at once failed with: {error:#}"
+                )
+            })?;
+        }
+    }
     step.done();
     Ok(())
+}
+
+/// Installs a package of the machine's own suites or, if that would take something the user has from a newer one
+/// (qemu-utils of backports forbids an older qemu-system-x86), of the release's backports.
+fn install_one(apt_get: &impl Fn(&[&str]) -> Result<String>, package: &str) -> Result<()> {
+    let install = ["install", "-y", "--no-install-recommends", "--no-remove"];
+    let Err(own) = apt_get(&[&install[..], &[package]].concat()) else { return Ok(()) };
+    let Some(codename) = codename(&fs::read_to_string("/etc/os-release").unwrap_or_default()) else { return Err(own) };
+    let suites = ["", "-updates", "-security", "-backports"].map(|suffix| format!("{codename}{suffix}"));
+    let backports = || -> Result<()> {
+        let apt = Apt::update(&Mirror::of_this_machine()?, &suites.each_ref().map(String::as_str))?;
+        let mut command = apt.command("apt-get")?;
+        command.env("DEBIAN_FRONTEND", "noninteractive").args(["-q", "-t", &suites[3]]).args(install).arg(package);
+        process::output(&mut command)?;
+        Ok(())
+    };
+    backports().with_context(|| format!("{own:#}; nor from {}", suites[3]))
+}
+
+/// The release's name, such as `bookworm`.
+fn codename(os_release: &str) -> Option<String> {
+    let name = os_release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="))?;
+    Some(name.trim_matches('"').to_owned()).filter(|name| !name.is_empty())
 }
 
 #[cfg(test)]
@@ -205,6 +235,13 @@ mod tests {
         for Missing { item, .. } in missing(Purpose::Build).unwrap() {
             assert!(matches!(item, Item::Package("rustc-web" | "libstd-rust-web-dev-bpf") | Item::Linker), "{item:?}");
         }
+    }
+
+    #[test]
+    fn the_release_is_read_from_its_file() {
+        assert_eq!(codename("ID=debian\nVERSION_CODENAME=bookworm\n").as_deref(), Some("bookworm"));
+        assert_eq!(codename("VERSION_CODENAME=\"trixie\"").as_deref(), Some("trixie"));
+        assert_eq!(codename("ID=arch"), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 /// The archive's two addresses and the keyring its signatures are checked with.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Mirror {
+pub(crate) struct Mirror {
     main: String,
     security: String,
     keyring: String,
@@ -18,7 +18,7 @@ const OVERRIDE: &str = "SWIOSCOPE_DEBIAN_MIRROR";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 impl Mirror {
-    pub(super) fn of_this_machine() -> Result<Mirror> {
+    pub(crate) fn of_this_machine() -> Result<Mirror> {
         let entries = match std::env::var(OVERRIDE) {
             Ok(address) => vec![Entry { address, signed_by: None }],
             Err(_) => read_entries(Path::new("/etc/apt")),
@@ -43,7 +43,7 @@ impl Mirror {
         Some(Mirror { main: main.address.clone(), security, keyring })
     }
 
-    pub(super) fn sources_list(&self, suites: &[&str]) -> String {
+    pub(crate) fn sources_list(&self, suites: &[&str]) -> String {
         let line = |suite: &&str| {
             let address = if suite.ends_with("-security") { &self.security } else { &self.main };
             format!("deb [signed-by={}] {address} {suite} main\n", self.keyring)
