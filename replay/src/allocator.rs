@@ -1,6 +1,6 @@
 //! A generation's allocator over its pools: which pool, which area, which slots.
 
-use crate::plan::{Limits, Plan, Request};
+use crate::plan::{Limits, PROFILES, Plan, Profile, Request};
 use crate::pool::{Geometry, Run, SlotPool};
 use crate::refusal::{self, Cause, Refusal, area_order};
 use crate::rules::Generation;
@@ -21,6 +21,17 @@ pub struct Taken {
     pub pool: u8,
 }
 
+/// Why a request was not served, as far as that is known without looking further; for [`Allocator::cause`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Nothing fits.
+    Refused,
+    /// Nothing fits, and the kernel would search for ever (SPEC 3.4).
+    Livelock,
+    /// Slots were found, but the device does not reach them.
+    AboveMask,
+}
+
 /// The allocator of one generation.
 #[derive(Clone, Debug)]
 pub struct Allocator {
@@ -33,6 +44,8 @@ pub struct Allocator {
     sent_to: Option<usize>,
     /// Where pools are taken to lie, if not where they are; mostly empty.
     pub(crate) views: Vec<Option<View>>,
+    /// Devices met against their pools, by a hash: those after one another are often the same few.
+    profiles: [Option<Profile>; PROFILES],
 }
 
 impl Allocator {
@@ -47,6 +60,7 @@ impl Allocator {
             hi_threshold: u64::MAX,
             sent_to: None,
             views: Vec::new(),
+            profiles: [None; PROFILES],
         }
     }
 
@@ -97,32 +111,61 @@ impl Allocator {
     /// # Errors
     /// The cause, when no area can serve it. The state is then as before; [`Allocator::explain`] has the arithmetic.
     pub fn map(&mut self, request: &Request, limits: &Limits) -> Result<Taken, Cause> {
-        if request.size == 0 {
-            return Err(Cause::Empty);
-        }
+        self.take(request, limits).map_err(|stop| self.cause(request, limits, stop))
+    }
+
+    /// As [`Allocator::map`], but does not find out why a request is refused, which can cost more than serving it.
+    ///
+    /// # Errors
+    /// What the search came to; [`Allocator::cause`] says why.
+    #[inline(always)]
+    pub fn take(&mut self, request: &Request, limits: &Limits) -> Result<Taken, Stop> {
         let pool_id = self.pool_for(limits);
         if !self.views.is_empty() {
-            return self.map_viewed(pool_id, request, limits);
+            return self.take_viewed(pool_id, request, limits);
         }
-        let Some(pool) = self.pools.get_mut(pool_id) else { return Err(Cause::NoPool) };
-        let plan = Plan::new(self.rules, pool.geometry().start, request, limits);
-        let mut livelock = false;
+        let Some(pool) = self.pools.get_mut(pool_id) else { return Err(Stop::Refused) };
+        let start = pool.geometry().start;
+        let known = &mut self.profiles[Profile::place(limits)];
+        let profile = match known {
+            Some(profile) if profile.is_of(start, limits) => profile,
+            _ => known.insert(Profile::new(self.rules, start, limits)),
+        };
+        let plan = profile.plan(request);
+        if request.size == 0 {
+            return Err(Stop::Refused);
+        }
         for area in area_order(pool.areas().len(), request.cpu) {
             match find(pool, area, &plan, self.rules.search) {
                 Found::Slot(first) => {
-                    pool.take(area, Run { first, n: plan.n }, plan.pad);
+                    pool.take(area, Run { first, n: plan.n }, plan.pad());
                     self.used += plan.n;
                     self.high_water = self.high_water.max(self.used);
                     return Ok(Taken::at(pool.geometry(), pool_id as u8, first, &plan));
                 }
                 Found::Nothing => {}
-                Found::Livelock => {
-                    livelock = true;
-                    break;
-                }
+                Found::Livelock => return Err(Stop::Livelock),
             }
         }
-        Err(refusal::cause(pool, &plan, request.cpu, livelock))
+        Err(Stop::Refused)
+    }
+
+    /// Why a request was not served, just after [`Allocator::take`]; nothing may have changed in between.
+    pub fn cause(&mut self, request: &Request, limits: &Limits, stop: Stop) -> Cause {
+        if stop == Stop::AboveMask {
+            return Cause::PoolAboveMask;
+        }
+        if request.size == 0 {
+            return Cause::Empty;
+        }
+        let pool_id = self.pool_for(limits);
+        if !self.views.is_empty() {
+            return self.cause_viewed(pool_id, request, limits, stop);
+        }
+        let Some(pool) = self.pools.get_mut(pool_id) else { return Cause::NoPool };
+        let start = pool.geometry().start;
+        let plan = Plan::new(self.rules, start, request, limits);
+        refusal::cause(pool, &plan, request.cpu, stop == Stop::Livelock)
     }
 
     /// The arithmetic behind a refusal [`Allocator::map`] has just given; nothing may have changed in between.
@@ -162,7 +205,7 @@ impl Taken {
     /// What taking `first` for a plan comes to.
     pub(crate) fn at(pool: &Geometry, pool_id: u8, first: u64, plan: &Plan) -> Self {
         Self {
-            tlb_addr: pool.start + (first + u64::from(plan.pad)) * SLOT_BYTES + plan.lo,
+            tlb_addr: pool.start + (first + u64::from(plan.pad())) * SLOT_BYTES + plan.lo(),
             first_slot: first as u32,
             nslots: plan.n as u32,
             pool: pool_id,

@@ -8,7 +8,7 @@
 //! | [`kernel`], [`copies`] | kernels by release, finer than a generation: dated facts, and how each era copies |
 //! | [`plan`] | a request against a pool, in numbers: slots, stride, address match, boundary |
 //! | `walk`, `view` | the five searches, without the walking; by other addresses than the pool's own |
-//! | [`pool`] | the slots of a pool, 128 to a word |
+//! | [`pool`], `bounds` | the slots of a pool, 128 to a word; which words may hold a run |
 //! | [`allocator`] | a generation over its pools: map, unmap |
 //! | [`dispatch`] | which of `rfc64`'s two pools a request goes to |
 //! | [`param`], [`policy`] | what a pool size becomes in a kernel; policies as people write them |
@@ -26,6 +26,7 @@
 pub mod allocator;
 pub mod axis;
 mod bits;
+mod bounds;
 mod checker;
 pub mod copies;
 pub mod dispatch;
@@ -54,7 +55,7 @@ mod view;
 mod walk;
 pub mod whatif;
 
-pub use allocator::{Allocator, Taken};
+pub use allocator::{Allocator, Stop, Taken};
 pub use axis::{Axis, AxisError, grid};
 pub use copies::{COPY_ERAS, Copies};
 pub use dispatch::{Dispatch, Fallback};
@@ -75,7 +76,7 @@ pub use policy::{Base, MAX_SLABS, PARAMETERS, Policy, PolicyError, Setup};
 pub use pool::{AreaState, Geometry, SlotPool};
 pub use refusal::{AreaRefusal, Cause, Refusal};
 pub use rules::{GENERATIONS, Generation};
-pub use script::{Script, ScriptError};
+pub use script::{Script, ScriptError, Timing};
 pub use sweep::{Job, Progress, Stopped, sweep};
 pub use tree::ForeignTree;
 pub use verify::{Miss, MissExample, Start, Verdict, verify};

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::bounds::Wanted;
 use crate::machine::Forbidden;
 use crate::plan::Plan;
 use crate::pool::SlotPool;
@@ -125,20 +126,23 @@ impl Fits {
         let seg = u64::from(SEGMENT_SLOTS);
         let (from, to) = (area as u64 * pool.area_slots(), (area as u64 + 1) * pool.area_slots());
         let mut fits = Self { run: false, matching: false, within: false, both: false };
-        let Some(n) = u8::try_from(plan.n).ok().filter(|&n| u32::from(n) <= SEGMENT_SLOTS) else { return fits };
-        let boundaries = Boundaries::new(plan);
+        let Some(n) = u32::try_from(plan.n).ok().filter(|n| (1..=SEGMENT_SLOTS).contains(n)) else { return fits };
+        let wanted = Wanted::new(n, 0, 1);
+        let boundaries = Boundaries::new(plan, pool.geometry().nslabs);
         let (mut next, end) = ((from / seg) as usize, to.div_ceil(seg) as usize);
-        while let Some(segment) = if empty { Some(next).filter(|&s| s < end) } else { pool.hopeful(next, end, n) } {
+        while let Some(segment) =
+            if empty { Some(next).filter(|&s| s < end) } else { pool.bounds_mut().next(next, end, &wanted) }
+        {
             next = segment + 1;
             let base = segment as u64 * seg;
             let free = if empty { u128::MAX } else { pool.segment(segment) };
             let edges = !bits::below(from.saturating_sub(base) as u32) & bits::below((to - base).min(seg) as u32);
-            let starts = bits::starts(free, n.into()) & edges;
+            let starts = bits::starts(free, n) & edges;
             if starts == 0 {
                 continue;
             }
             let matching = starts & matching(plan, base);
-            let within = starts & boundaries.allowed(base, n.into());
+            let within = starts & boundaries.allowed(base, n);
             fits.run = true;
             fits.matching |= matching != 0;
             fits.within |= within != 0;
@@ -153,11 +157,11 @@ impl Fits {
 
 /// The slots of the segment at `base` whose address the masks allow.
 fn matching(plan: &Plan, base: u64) -> u128 {
-    let period = plan.mask + 1;
+    let period = plan.shape.mask + 1;
     if plan.never {
         0
     } else if period.is_power_of_two() && period <= u64::from(SEGMENT_SLOTS) {
-        bits::every(period as u32, (plan.value.wrapping_sub(plan.first + base) & plan.mask) as u32)
+        bits::every(period as u32, plan.value.wrapping_sub(plan.first + base))
     } else {
         (0..SEGMENT_SLOTS).filter(|&k| plan.matches(base + u64::from(k))).fold(0, |bits, k| bits | 1 << k)
     }

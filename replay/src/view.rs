@@ -3,7 +3,7 @@
 //!
 //! Rare and not fast: where each segment lies by itself, slots are visited one by one, as SPEC 3 writes it.
 
-use crate::allocator::{Allocator, Taken};
+use crate::allocator::{Allocator, Stop, Taken};
 use crate::plan::{Limits, Plan, Request, align, slots};
 use crate::pool::{Run, SlotPool};
 use crate::refusal::{self, Cause, Refusal, area_order};
@@ -41,7 +41,7 @@ impl Scattered<'_> {
     fn matches(&self, slot: u64) -> bool {
         let address = self.address(slot);
         let inside = self.search == Search::D && !address.is_multiple_of(SLOT_BYTES);
-        !inside && (address / SLOT_BYTES) & self.plan.mask == self.plan.value
+        !inside && (address / SLOT_BYTES) & self.plan.shape.mask == self.plan.value
     }
 
     fn spans(&self, slot: u64) -> bool {
@@ -55,7 +55,7 @@ impl Scattered<'_> {
 
     /// The searches of SPEC 3.1 to 3.6, slot by slot.
     fn find(&self, area: usize) -> Found {
-        let (len, stride) = (self.pool.area_slots(), self.plan.stride);
+        let (len, stride) = (self.pool.area_slots(), self.plan.shape.stride);
         let state = self.pool.areas()[area];
         if self.plan.n == 0 || self.plan.n > len.wrapping_sub(state.used) {
             return Found::Nothing;
@@ -130,13 +130,12 @@ impl Allocator {
         }
     }
 
-    /// As [`Allocator::map`], in a pool that is taken to lie elsewhere.
-    pub(crate) fn map_viewed(&mut self, pool_id: usize, request: &Request, limits: &Limits) -> Result<Taken, Cause> {
+    /// As [`Allocator::take`], in a pool that is taken to lie elsewhere.
+    pub(crate) fn take_viewed(&mut self, pool_id: usize, request: &Request, limits: &Limits) -> Result<Taken, Stop> {
         let plan = Plan::new(self.rules(), self.seen_start(pool_id), request, limits);
         let search = self.rules().search;
         let view = self.views.get(pool_id).and_then(Option::as_ref);
-        let Some(pool) = self.pools.get_mut(pool_id) else { return Err(Cause::NoPool) };
-        let mut livelock = false;
+        let Some(pool) = self.pools.get_mut(pool_id).filter(|_| request.size > 0) else { return Err(Stop::Refused) };
         for area in area_order(pool.areas().len(), request.cpu) {
             let found = match view {
                 Some(View::Segments(segments)) => {
@@ -146,26 +145,31 @@ impl Allocator {
             };
             match found {
                 Found::Slot(first) => {
-                    pool.take(area, Run { first, n: plan.n }, plan.pad);
+                    pool.take(area, Run { first, n: plan.n }, plan.pad());
                     self.used += plan.n;
                     self.high_water = self.high_water.max(self.used);
                     return Ok(Taken::at(pool.geometry(), pool_id as u8, first, &plan));
                 }
                 Found::Nothing => {}
-                Found::Livelock => {
-                    livelock = true;
-                    break;
-                }
+                Found::Livelock => return Err(Stop::Livelock),
             }
         }
-        let cause = refusal::cause(pool, &plan, request.cpu, livelock);
-        let Some(View::Segments(segments)) = view else { return Err(cause) };
+        Err(Stop::Refused)
+    }
+
+    /// As [`Allocator::cause`], in a pool that is taken to lie elsewhere.
+    pub(crate) fn cause_viewed(&mut self, pool_id: usize, request: &Request, limits: &Limits, stop: Stop) -> Cause {
+        let plan = Plan::new(self.rules(), self.seen_start(pool_id), request, limits);
+        let search = self.rules().search;
+        let Some(pool) = self.pools.get_mut(pool_id) else { return Cause::NoPool };
+        let cause = refusal::cause(pool, &plan, request.cpu, stop == Stop::Livelock);
+        let Some(Some(View::Segments(segments))) = self.views.get(pool_id) else { return cause };
         let settled = [Cause::NoPool, Cause::Empty, Cause::TooLarge, Cause::TooLargeWithOffset, Cause::PoolFull];
         if settled.contains(&cause) || cause == Cause::Livelock {
-            return Err(cause);
+            return cause;
         }
         let first = area_order(pool.areas().len(), request.cpu).next().unwrap_or(0);
-        Err(Scattered { pool, plan: &plan, search, boundary: limits.boundary, segments }.area_cause(first))
+        Scattered { pool, plan: &plan, search, boundary: limits.boundary, segments }.area_cause(first)
     }
 
     /// Puts right what a refusal says of areas whose segments lie anywhere.

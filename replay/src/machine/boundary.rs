@@ -5,7 +5,6 @@ use super::Machine;
 use super::platform::{BoundaryBase, Frames};
 use crate::allocator::Taken;
 use crate::plan::{Limits, Plan, Request};
-use crate::refusal::Cause;
 use crate::view::View;
 use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
 
@@ -56,18 +55,16 @@ impl Machine {
     }
 
     /// Counts a refusal for a boundary that is none. Looks at the slots in front of the pool's boundaries only.
-    pub(super) fn check_refused(&mut self, request: &Request, limits: &Limits, cause: Cause) {
-        let of_slots =
-            [Cause::AreaFull, Cause::Livelock, Cause::Boundary, Cause::Alignment, Cause::Stride, Cause::Fragmented];
+    pub(super) fn check_refused(&mut self, request: &Request, limits: &Limits) {
         let per_slot = self.platform.spec().bbase == BoundaryBase::MachinePerSlot;
-        if !self.two_views(limits) || per_slot || !of_slots.contains(&cause) {
+        if !self.two_views(limits) || per_slot {
             return;
         }
         let id = self.allocator.pool_for(limits);
         let Some(pool) = self.allocator.pools().get(id) else { return };
         let plan = Plan::new(self.allocator.rules(), self.allocator.seen_start(id), request, limits);
         let (nslabs, start) = (pool.geometry().nslabs, pool.geometry().start);
-        if plan.max_slots == 0 || plan.n > plan.max_slots {
+        if plan.n == 0 || plan.n > plan.max_slots {
             return;
         }
         let serves = |slot: u64| {

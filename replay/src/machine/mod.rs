@@ -5,7 +5,7 @@ mod decide;
 mod platform;
 mod terms;
 
-use crate::allocator::{Allocator, Taken};
+use crate::allocator::{Allocator, Stop, Taken};
 use crate::copies::Copies;
 use crate::dispatch::Fallback;
 use crate::eras::{Era, IommuRule};
@@ -141,8 +141,11 @@ impl Machine {
                 Ok(Mapped::Direct { dma_addr })
             }
             Decision::Bounce(reason) => {
-                let bounced = self.bounce(&self.aligned(request), limits, reason);
-                bounced.map_err(|cause| Refused { cause, reason: Some(reason), forbidden: None })
+                let request = self.aligned(request);
+                self.bounce(&request, limits, reason).map_err(|stop| {
+                    let cause = self.allocator.cause(&request, limits, stop);
+                    Refused { cause, reason: Some(reason), forbidden: None }
+                })
             }
             Decision::Refuse(refused) => Err(refused),
         }
@@ -157,18 +160,22 @@ impl Machine {
     /// Takes slots, as `swiotlb_tbl_map_single()` does: whether the device reaches them is not asked.
     ///
     /// # Errors
-    /// Why there were none.
-    pub fn allocate(&mut self, request: &Request, limits: &Limits) -> Result<Taken, Cause> {
-        let refused = match self.allocator.map(request, limits) {
-            Err(cause) if self.fallback != Fallback::None => cause,
-            answer => return answer,
-        };
-        let Some(other) = self.other_pool(limits) else { return Err(refused) };
+    /// That there were none; [`Allocator::cause`] says why.
+    #[inline]
+    pub fn allocate(&mut self, request: &Request, limits: &Limits) -> Result<Taken, Stop> {
+        match self.allocator.take(request, limits) {
+            Err(stop) if self.fallback != Fallback::None => self.fall_back(request, limits, stop),
+            answer => answer,
+        }
+    }
+
+    /// Asks the other pool, if the request may go there. What is told of a refusal is the device's own pool's.
+    fn fall_back(&mut self, request: &Request, limits: &Limits, stop: Stop) -> Result<Taken, Stop> {
+        let Some(other) = self.other_pool(limits) else { return Err(stop) };
         self.allocator.send_to(Some(other));
-        let answer = self.allocator.map(request, limits);
+        let answer = self.allocator.take(request, limits);
         self.allocator.send_to(None);
-        // What is explained is the device's own pool.
-        answer.map_err(|_| refused)
+        answer.map_err(|_| stop)
     }
 
     /// The pool a request falls back to, if any (SPEC 11, what-if).
@@ -185,21 +192,21 @@ impl Machine {
     /// Maps through the pool whatever the device reaches of the buffer, as `swiotlb_map()` does (SPEC 6.2).
     ///
     /// # Errors
-    /// Why it was refused, as for [`Machine::map_on`].
-    pub fn bounce(&mut self, request: &Request, limits: &Limits, reason: Reason) -> Result<Mapped, Cause> {
+    /// That it was refused; [`Allocator::cause`] says why.
+    pub fn bounce(&mut self, request: &Request, limits: &Limits, reason: Reason) -> Result<Mapped, Stop> {
         let high_water = self.allocator.high_water();
         let taken = match self.allocate(request, limits) {
             Ok(taken) => taken,
-            Err(cause) => {
-                self.check_refused(request, limits, cause);
-                return Err(cause);
+            Err(stop) => {
+                self.check_refused(request, limits);
+                return Err(stop);
             }
         };
         let dma_addr = self.bus_of_pool(usize::from(taken.pool), taken.tlb_addr);
         // An IOMMU maps the bounce buffer to where the device reaches it.
         if self.platform.spec().iommu.is_none() && !limits.capable(dma_addr, request.size) {
             self.allocator.undo(&taken, limits, high_water);
-            return Err(Cause::PoolAboveMask);
+            return Err(Stop::AboveMask);
         }
         self.check_accepted(&taken, dma_addr, limits);
         Ok(Mapped::Bounced { dma_addr, taken, reason })
@@ -207,21 +214,25 @@ impl Machine {
 
     /// Gives a bounce buffer back; `false` when no allocation begins there.
     pub fn unmap(&mut self, taken: &Taken, limits: &Limits) -> bool {
-        self.allocator.unmap(taken.tlb_addr, limits).is_some()
+        self.unmap_at(taken.tlb_addr, limits)
+    }
+
+    /// Gives back the bounce buffer at an address; `false` when no allocation begins there.
+    #[inline]
+    pub fn unmap_at(&mut self, tlb_addr: u64, limits: &Limits) -> bool {
+        self.allocator.unmap(tlb_addr, limits).is_some()
     }
 
     /// Undoes a mapping as Xen's operations do: they know the bus address only, and go back from it (SPEC 10.3, 10.8).
-    /// A frame that has changed hands is not found, and its slots stay taken.
-    pub fn unmap_from_bus(&mut self, mapped: &Mapped, limits: &Limits) -> bool {
-        let dma_addr = match *mapped {
-            // A pool whose frames are assumed is in no table.
-            Mapped::Bounced { taken, .. } if self.assumed_base(taken.pool.into()).is_some() => {
-                return self.unmap(&taken, limits);
-            }
-            Mapped::Bounced { dma_addr, .. } | Mapped::Direct { dma_addr } => dma_addr,
+    /// A frame that has changed hands is not found, and its slots stay taken. `tlb_addr` is the bounce buffer if there
+    /// is one; it serves where the pool's frames are assumed, which are in no table.
+    pub fn unmap_from_bus(&mut self, dma_addr: u64, tlb_addr: Option<u64>, limits: &Limits) -> bool {
+        let assumed = |tlb_addr: &u64| {
+            let pool = self.allocator.pools().iter().position(|pool| pool.contains(*tlb_addr));
+            pool.is_some_and(|pool| self.assumed_base(pool).is_some())
         };
-        let found = self.pool_address(dma_addr);
-        found.is_some_and(|tlb_addr| self.allocator.unmap(tlb_addr, limits).is_some())
+        let found = tlb_addr.filter(assumed).or_else(|| self.pool_address(dma_addr));
+        found.is_some_and(|tlb_addr| self.unmap_at(tlb_addr, limits))
     }
 
     fn assumed_base(&self, pool: usize) -> Option<u64> {
