@@ -6,8 +6,8 @@ use std::num::NonZeroU64;
 
 use proptest::prelude::*;
 use replay::{
-    Base, Cause, GENERATIONS, Geometry, Load, Machine, OnFail, Options, Outcome, P2m, Platform, Policy, Reason, Script,
-    Surroundings, replay,
+    Base, Cause, GENERATIONS, Geometry, Load, Machine, OnFail, Options, Outcome, P2m, PLATFORMS, Platform,
+    PlatformSpec, Policy, Reason, Script, Surroundings, replay,
 };
 use trace::pool::P2mKind;
 use trace::{Area, Device, Direction, Event, Op, Pool, SnapshotSlot};
@@ -450,6 +450,7 @@ fn any_event() -> impl Strategy<Value = Event> {
             dma_addr: Some(dma_addr),
             sg_index,
             direction: Some(Direction::ALL[direction]),
+            attrs: align,
             align_mask: align.filter(|a| a % 5 == 0),
             ..Event::new(Op::ALL[op], if sg_index.is_some() { 7 } else { time_ns }, time_ns as u32 % 9, 1, device)
         })
@@ -458,13 +459,12 @@ fn any_event() -> impl Strategy<Value = Event> {
 proptest! {
     /// Nonsense may be replayed, but the books must balance.
     #[test]
-    fn any_events_at_all(events in prop::collection::vec(any_event(), 0..300), policy in 0usize..GENERATIONS.len(), xen: bool, after in 0u64..2_000_000) {
+    fn any_events_at_all(events in prop::collection::vec(any_event(), 0..300), policy in 0usize..GENERATIONS.len(), platform in 0usize..PLATFORMS.len(), after in 0u64..2_000_000) {
         let recorded = pool(512);
         let around = Surroundings { pool: Some(&recorded), ..Surroundings::default() };
         let load = Load::collect(&events, &devices(), &around);
         let setup = Policy::parse(&format!("{}:nslabs=256", GENERATIONS[policy].id)).unwrap().resolve(&base(512)).unwrap();
-        let platform = if xen { Platform::xen_pv(P2m::new()) } else { Platform::native() };
-        let mut machine = Machine::new(&setup, platform);
+        let mut machine = Machine::new(&setup, Platform::new(PLATFORMS[platform].kind.into()));
         let on_fail = NonZeroU64::new(after).filter(|_| after % 4 != 0).map_or(OnFail::Drop, OnFail::Retry);
         let out = replay(&load, &mut machine, &Options { refusals: 1000, buckets: 50, on_fail });
         let used: Vec<u64> = machine.allocator().pools().iter().map(|p| p.used()).collect();
@@ -485,6 +485,7 @@ proptest! {
     fn any_text_as_script_or_policy(text in "(pool|map|unmap|dev|opt|p2m|,|[0-9a-f]{1,3}|\n|force){0,40}", policy in ".{0,40}") {
         let _ = Policy::parse(&policy);
         let _ = Policy::parse(&format!("rfc64:{policy}"));
+        let _ = PlatformSpec::parse(&format!("xen-arm:{policy}"));
         if let Ok(script) = Script::parse(&text) {
             let mut out = String::new();
             let _ = script.answers(&Policy::parse("v6_10").unwrap(), &mut out);
