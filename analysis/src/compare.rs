@@ -1,8 +1,8 @@
 //! Replays one trace under several policies and fills a [`Comparison`].
 
 use replay::{
-    Base, Cause, Generation, Load, Machine, Options, Outcome, P2m, Platform, PlatformKind, PlatformSpec, Policy,
-    Reason, Setup, Start, Surroundings,
+    Base, Cause, FalseBoundaries, Generation, Load, Machine, Options, Outcome, P2m, Platform, PlatformKind,
+    PlatformSpec, Policy, Reason, Setup, Start, Surroundings,
 };
 use trace::{Event, Meta, Pool, Trace, field};
 
@@ -20,7 +20,8 @@ pub fn own_policy(meta: &Meta) -> Option<(&'static Generation, &'static str)> {
 pub fn own_platform(meta: &Meta) -> PlatformKind {
     match &meta.xen {
         Some(xen) if xen.mode == "pv" => PlatformKind::XenPv,
-        _ => PlatformKind::Native,
+        Some(_) => PlatformKind::XenAuto,
+        None => PlatformKind::Native,
     }
 }
 
@@ -282,6 +283,25 @@ fn assumptions(policy: &Policy, load: &Load, outcome: &Outcome) -> Vec<String> {
         out.push(format!(
             "this kernel would silently not copy {} of partial syncs (SPEC 6.3)",
             field::bytes(outcome.bytes_dropped)
+        ));
+    }
+    if outcome.parted > 0 {
+        out.push(format!(
+            "{} buffers whose frames part are given to their device as one range: it would use somebody else's memory",
+            field::count(outcome.parted)
+        ));
+    }
+    let FalseBoundaries { accepts, rejects } = outcome.false_boundaries;
+    if accepts > 0 {
+        out.push(format!(
+            "{} bounce buffers cross a segment boundary of their device in machine memory, which this kernel's allocator does not see (SPEC 10.2)",
+            field::count(accepts)
+        ));
+    }
+    if rejects > 0 {
+        out.push(format!(
+            "{} requests are refused for a segment boundary that is none in machine memory (SPEC 10.2)",
+            field::count(rejects)
         ));
     }
     if outcome.bytes_wrong_source > 0 {

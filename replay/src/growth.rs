@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::allocator::{Allocator, Taken};
+use crate::allocator::{Allocator, Stop, Taken};
 use crate::pages::{MAX_ORDER, PageSource, Zone};
 use crate::plan::{Limits, Plan, Request};
 use crate::pool::{Geometry, Run, SlotPool};
@@ -104,6 +104,8 @@ pub(crate) struct Growth {
     next_id: u32,
     grown: Grown,
     last: Option<Transient>,
+    /// Why the last request that was refused was.
+    pub refused: Cause,
     /// What pages came and went since it was last asked; kept only for who asks.
     log: Option<Vec<Pages>>,
     /// The request against each pool, kept to be used again.
@@ -177,6 +179,7 @@ impl Allocator {
                 next_id: self.pools.len() as u32,
                 grown: Grown::default(),
                 last: None,
+                refused: Cause::NoPool,
                 log: None,
                 plans: Vec::new(),
             })
@@ -272,10 +275,24 @@ impl Allocator {
         }
     }
 
-    /// [`Allocator::map`] where pools come and go (SPEC 3.8, 5).
-    pub(crate) fn map_growing(&mut self, request: &Request, limits: &Limits) -> Result<Taken, Cause> {
+    /// [`Allocator::take`] where pools come and go.
+    #[cold]
+    pub(crate) fn take_growing(&mut self, request: &Request, limits: &Limits) -> Result<Taken, Stop> {
+        self.map_growing(request, limits).map_err(|cause| {
+            if let Some(growth) = &mut self.growth {
+                growth.refused = cause;
+            }
+            Stop::Refused
+        })
+    }
+
+    /// Takes slots from a pool that is there, or from one made for the request (SPEC 3.8, 5).
+    fn map_growing(&mut self, request: &Request, limits: &Limits) -> Result<Taken, Cause> {
         let rules = self.rules;
         let (Some(growth), Some(boot)) = (&mut self.growth, self.pools.first_mut()) else { return Err(Cause::NoPool) };
+        if request.size == 0 {
+            return Err(Cause::Empty);
+        }
         let plan = Plan::new(rules, boot.geometry().start, request, limits);
         if boot.area_slots() == 0 {
             return Err(Cause::NoPool);
@@ -422,6 +439,6 @@ impl Growth {
 /// Searches an area and takes what it finds.
 fn take(pool: &mut SlotPool, area: usize, plan: &Plan, id: u32, rules: &'static Generation) -> Option<Taken> {
     let Found::Slot(first) = find(pool, area, plan, rules.search) else { return None };
-    pool.take(area, Run { first, n: plan.n }, plan.pad);
+    pool.take(area, Run { first, n: plan.n }, plan.pad());
     Some(Taken::at(pool.geometry(), id, first, plan))
 }

@@ -4,6 +4,7 @@
 //! as that generation does), or a kernel release that stands for an ID.
 
 use crate::copies::Copies;
+use crate::dispatch::{Dispatch, Fallback};
 use crate::eras::Era;
 use crate::kernel::KernelVersion;
 use crate::param::{self, BootParam, DEFAULT_SLABS, Force};
@@ -38,14 +39,24 @@ pub static PARAMETERS: &[Parameter] = &[
     Parameter { name: "hi_nslabs", doc: "slots of the 64-bit pool", applies: Generation::has_high_pool },
     Parameter { name: "hi_start", doc: "physical address of the 64-bit pool", applies: Generation::has_high_pool },
     Parameter {
-        name: "kernel",
-        doc: "a release the policy stands for, such as 6.12, for what changes within it: set-up, bounce rules, copies",
-        applies: |g| !g.has_high_pool(),
-    },
-    Parameter {
         name: "worker",
         doc: "with +dynamic: how long after a refusal the worker has its pool ready, such as 1ms",
         applies: |g| g.dynamic.is_some(),
+    },
+    Parameter {
+        name: "hi_threshold",
+        doc: "what-if, in no kernel: devices that reach this address go to the 64-bit pool, instead of all 64 bits",
+        applies: Generation::has_high_pool,
+    },
+    Parameter {
+        name: "fallback",
+        doc: "what-if, in no kernel: where a full pool's requests go: none, hi-lo, lo-hi (if the device reaches it), both",
+        applies: Generation::has_high_pool,
+    },
+    Parameter {
+        name: "kernel",
+        doc: "a release the policy stands for, such as 6.12, for what changes within it: set-up, bounce rules, copies",
+        applies: |g| !g.has_high_pool(),
     },
     Parameter { name: "force", doc: "on: everything bounces; off: only what must", applies: |_| true },
     Parameter { name: "swiotlb", doc: "a kernel command line value, such as 65536,force", applies: |_| true },
@@ -159,6 +170,7 @@ pub struct Policy {
     hi_start: Option<u64>,
     force: Option<Force>,
     boot: Option<BootParam>,
+    dispatch: Dispatch,
     kernel: KernelVersion,
     copies: Option<&'static Copies>,
     dynamic: bool,
@@ -202,6 +214,8 @@ pub struct Setup {
     pub era: &'static Era,
     /// The pools; `rfc64` may have two, the 64-bit one last.
     pub pools: Vec<Geometry>,
+    /// Which of two pools a request goes to.
+    pub dispatch: Dispatch,
     /// Whether mappings bounce that need not.
     pub force: Force,
     /// When and from where it copies.
@@ -237,15 +251,22 @@ impl Setup {
             out.push(("hi_nslabs", high.nslabs.to_string()));
             out.push(("hi_start", format!("{:#x}", high.start)));
         }
+        let Dispatch { hi_threshold, fallback } = self.dispatch;
+        if hi_threshold != u64::MAX {
+            out.push(("hi_threshold", format!("{hi_threshold:#x}")));
+        }
+        if fallback != Fallback::None {
+            out.push(("fallback", fallback.name().to_owned()));
+        }
         if self.copies != Copies::of_generation(self.rules) {
             out.push(("copies", self.copies.era.to_owned()));
+        }
+        if let Some(growth) = self.growth {
+            out.push(("worker", format!("{} us", growth.worker_ns / 1000)));
         }
         let newest = Era::of_kernel(KernelVersion::of_generation(self.rules));
         if self.era != newest {
             out.push(("bounce_rules", self.era.kernels.to_owned()));
-        }
-        if let Some(growth) = self.growth {
-            out.push(("worker", format!("{} us", growth.worker_ns / 1000)));
         }
         if self.force != Force::Normal {
             out.push(("force", if self.force == Force::Always { "on" } else { "noforce" }.to_owned()));
@@ -287,6 +308,7 @@ impl Policy {
             hi_start: None,
             force: None,
             boot: None,
+            dispatch: Dispatch::default(),
             kernel,
             copies: None,
             dynamic: false,
@@ -347,6 +369,11 @@ impl Policy {
             }
             "hi_nslabs" => self.hi_nslabs = Some(number()?),
             "hi_start" => self.hi_start = Some(number()?),
+            "hi_threshold" => self.dispatch.hi_threshold = number()?,
+            "fallback" => {
+                let fallback = Fallback::from_name(value.unwrap_or(""));
+                self.dispatch.fallback = fallback.ok_or_else(|| bad("`none`, `hi-lo`, `lo-hi` or `both`"))?;
+            }
             "kernel" => {
                 let of_policy = |release: &&str| Generation::of_release(release).is_some_and(|(g, _)| g.id == rules.id);
                 let kernel = value.filter(of_policy).and_then(KernelVersion::parse);
@@ -459,7 +486,16 @@ impl Policy {
         }
         let worker_ns = self.worker_ns.unwrap_or(WORKER_NS);
         let growth = self.dynamic.then_some(GrowthSetup { worker_ns, phys_limit: 0xffff_ffff });
-        Ok(Setup { rules, era: self.era(), pools, force, copies: self.copies(), recorded: base.pool, growth })
+        Ok(Setup {
+            rules,
+            era: self.era(),
+            pools,
+            dispatch: self.dispatch,
+            force,
+            copies: self.copies(),
+            recorded: base.pool,
+            growth,
+        })
     }
 
     /// `swiotlb=0` is the default size where the pool's size is a global that starts at 0 (SPEC 2.2).

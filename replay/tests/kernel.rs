@@ -120,7 +120,7 @@ fn xen_arm_sets() {
 
 /// Which requests go through the pool, and the bus addresses of those that do not, are the same whatever the allocator.
 #[test]
-fn xen_pv_decisions_do_not_depend_on_the_allocator() {
+fn xen_decisions_do_not_depend_on_the_allocator() {
     let decisions = |answers: &str| -> Vec<String> {
         let maps = answers.lines().filter(|l| l.starts_with("xmap"));
         maps.map(|l| {
@@ -133,12 +133,13 @@ fn xen_pv_decisions_do_not_depend_on_the_allocator() {
         })
         .collect()
     };
-    let folder = vectors().join("xen-x86");
-    for name in names(&folder) {
-        let script = read(&folder.join(format!("{name}.events.csv.gz")));
-        let expected = decisions(&read(&folder.join(format!("{name}.answers.csv.gz"))));
-        for policy in ["legacy", "rfc64", "v6_10"] {
-            assert_eq!(decisions(&answers(&script, policy)), expected, "{policy} on {name}");
+    for folder in ["xen-x86", "xen-arm"].map(|set| vectors().join(set)) {
+        for name in names(&folder) {
+            let script = read(&folder.join(format!("{name}.events.csv.gz")));
+            let expected = decisions(&read(&folder.join(format!("{name}.answers.csv.gz"))));
+            for policy in ["legacy", "rfc64", "v6_10"] {
+                assert_eq!(decisions(&answers(&script, policy)), expected, "{policy} on {name}");
+            }
         }
     }
 }

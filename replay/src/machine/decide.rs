@@ -107,7 +107,7 @@ impl Machine {
             return if limits.capable(seen.dma_addr, request.size) {
                 Decision::Direct(seen.dma_addr)
             } else {
-                refuse(Cause::NotAddressable)
+                out_of_reach(Forbidden::Shared)
             };
         }
         let reason = self.reason(seen, request, limits).or_else(|| self.kmalloc(self.era.kmalloc, request, terms));
@@ -181,8 +181,13 @@ fn unmoved(request: &Request, limits: &Limits) -> Decision {
     if limits.capable(request.orig_addr, request.size) {
         Decision::Direct(request.orig_addr)
     } else {
-        refuse(Cause::NotAddressable)
+        out_of_reach(Forbidden::Mmio)
     }
+}
+
+/// Out of reach, and no copy can help.
+fn out_of_reach(why: Forbidden) -> Decision {
+    Decision::Refuse(Refused { cause: Cause::NotAddressable, reason: None, forbidden: Some(why) })
 }
 
 fn refuse(cause: Cause) -> Decision {

@@ -1,11 +1,13 @@
 //! A machine to replay on: a policy's allocator on a platform.
 
+mod boundary;
 mod decide;
 mod platform;
 mod terms;
 
-use crate::allocator::{Allocator, Taken};
+use crate::allocator::{Allocator, Stop, Taken};
 use crate::copies::Copies;
+use crate::dispatch::Fallback;
 use crate::eras::{Era, IommuRule};
 use crate::p2m::P2m;
 use crate::pages::Zones;
@@ -14,7 +16,9 @@ use crate::plan::{Limits, Request};
 use crate::policy::Setup;
 use crate::pool::Geometry;
 use crate::refusal::{Cause, Refusal};
+use trace::pool::SLOT_BYTES;
 
+pub use boundary::FalseBoundaries;
 use decide::Decision;
 use platform::Frames;
 pub use platform::{
@@ -31,12 +35,15 @@ pub struct Machine {
     platform: Platform,
     row: &'static PlatformRow,
     era: &'static Era,
+    fallback: Fallback,
     force: Force,
     copies: &'static Copies,
     /// Machine address a pool is taken to begin at, for pools whose frames the table does not name.
     assumed: Vec<Option<u64>>,
     /// Translations that had to be assumed because the table does not name a frame.
     unknown_frames: u64,
+    false_boundaries: FalseBoundaries,
+    parted: u64,
 }
 
 impl Machine {
@@ -57,24 +64,28 @@ impl Machine {
             Frames::Pv(p2m) if !known(pool, p2m) => Some(i << 32),
             _ => None,
         });
-        let assumed = assumed.collect();
-        let mut allocator = Allocator::new(setup.rules, &setup.pools);
-        // A pool made through Xen's hook never grows (SPEC 5, 10.4).
-        if let (Some(growth), Frames::Identity | Frames::Arm(_)) = (setup.growth, &platform.frames) {
-            let mut taken: Vec<_> = setup.pools.iter().map(|pool| (pool.start, pool.end())).collect();
-            taken.sort_unstable();
-            allocator.grow_from(Box::new(Zones::around(&taken)), growth.phys_limit);
-        }
-        Self {
-            assumed,
-            allocator,
+        let mut machine = Self {
+            assumed: assumed.collect(),
+            allocator: Allocator::new(setup.rules, &setup.pools),
             row: platform.spec().row(),
             platform,
             era: setup.era,
+            fallback: setup.dispatch.fallback,
             force: setup.force,
             copies: setup.copies,
             unknown_frames: 0,
+            false_boundaries: FalseBoundaries::default(),
+            parted: 0,
+        };
+        machine.allocator.set_hi_threshold(setup.dispatch.hi_threshold);
+        machine.set_boundary_base();
+        // A pool made through Xen's hook never grows (SPEC 5, 10.4).
+        if let (Some(growth), false) = (setup.growth, matches!(machine.platform.frames, Frames::Pv(_))) {
+            let mut taken: Vec<_> = setup.pools.iter().map(|pool| (pool.start, pool.end())).collect();
+            taken.sort_unstable();
+            machine.allocator.grow_from(Box::new(Zones::around(&taken)), growth.phys_limit);
         }
+        machine
     }
 
     /// The allocator.
@@ -83,15 +94,15 @@ impl Machine {
         &self.allocator
     }
 
+    /// The allocator, to run its worker or to give it other pages.
+    pub fn allocator_mut(&mut self) -> &mut Allocator {
+        &mut self.allocator
+    }
+
     /// When and from where it copies.
     #[must_use]
     pub fn copies(&self) -> &'static Copies {
         self.copies
-    }
-
-    /// The allocator, to run its worker or to give it other pages.
-    pub fn allocator_mut(&mut self) -> &mut Allocator {
-        &mut self.allocator
     }
 
     /// The platform.
@@ -112,6 +123,13 @@ impl Machine {
         self.unknown_frames
     }
 
+    /// Buffers given to their device as one range although their bus frames part: it would use somebody else's memory.
+    /// Only a design that does not ask lets them through.
+    #[must_use]
+    pub fn parted(&self) -> u64 {
+        self.parted
+    }
+
     /// Maps a plain buffer: decides whether it bounces, and takes slots if so.
     ///
     /// # Errors
@@ -127,12 +145,19 @@ impl Machine {
     /// the search index, as in the kernel (SPEC 6.2).
     pub fn map_on(&mut self, request: &Request, limits: &Limits, terms: &Terms) -> Result<Mapped, Refused> {
         let seen = self.look_up(request);
-        self.unknown_frames += u64::from(seen.unknown);
+        let memory = !terms.has(Terms::MMIO);
+        self.unknown_frames += u64::from(memory && seen.unknown);
         match self.decide(&seen, request, limits, terms) {
-            Decision::Direct(dma_addr) => Ok(Mapped::Direct { dma_addr }),
+            Decision::Direct(dma_addr) => {
+                self.parted += u64::from(memory && seen.parts.is_some());
+                Ok(Mapped::Direct { dma_addr })
+            }
             Decision::Bounce(reason) => {
-                let bounced = self.bounce(&self.aligned(request), limits, reason);
-                bounced.map_err(|cause| Refused { cause, reason: Some(reason), forbidden: None })
+                let request = self.aligned(request);
+                self.bounce(&request, limits, reason).map_err(|stop| {
+                    let cause = self.allocator.cause(&request, limits, stop);
+                    Refused { cause, reason: Some(reason), forbidden: None }
+                })
             }
             Decision::Refuse(refused) => Err(refused),
         }
@@ -147,59 +172,94 @@ impl Machine {
     /// Takes slots, as `swiotlb_tbl_map_single()` does: whether the device reaches them is not asked.
     ///
     /// # Errors
-    /// Why there were none.
-    pub fn allocate(&mut self, request: &Request, limits: &Limits) -> Result<Taken, Cause> {
-        self.allocator.map(request, limits)
+    /// That there were none; [`Allocator::cause`] says why.
+    #[inline]
+    pub fn allocate(&mut self, request: &Request, limits: &Limits) -> Result<Taken, Stop> {
+        match self.allocator.take(request, limits) {
+            Err(stop) if self.fallback != Fallback::None => self.fall_back(request, limits, stop),
+            answer => answer,
+        }
+    }
+
+    /// Asks the other pool, if the request may go there. What is told of a refusal is the device's own pool's.
+    fn fall_back(&mut self, request: &Request, limits: &Limits, stop: Stop) -> Result<Taken, Stop> {
+        let Some(other) = self.other_pool(limits) else { return Err(stop) };
+        self.allocator.send_to(Some(other));
+        let answer = self.allocator.take(request, limits);
+        self.allocator.send_to(None);
+        answer.map_err(|_| stop)
+    }
+
+    /// The pool a request falls back to, if any (SPEC 11, what-if).
+    fn other_pool(&self, limits: &Limits) -> Option<usize> {
+        let high = self.allocator.pools().get(1)?.geometry();
+        let last = high.start + (high.nslabs * SLOT_BYTES).saturating_sub(1);
+        match (self.allocator.pool_for(limits), self.fallback) {
+            (1, Fallback::HiLo | Fallback::Both) => Some(0),
+            (0, Fallback::LoHi | Fallback::Both) => Some(1).filter(|_| self.bus_of_pool(1, last) <= limits.reach),
+            _ => None,
+        }
     }
 
     /// Maps through the pool whatever the device reaches of the buffer, as `swiotlb_map()` does (SPEC 6.2).
     ///
     /// # Errors
-    /// Why it was refused, as for [`Machine::map_on`].
-    pub fn bounce(&mut self, request: &Request, limits: &Limits, reason: Reason) -> Result<Mapped, Cause> {
+    /// That it was refused; [`Allocator::cause`] says why.
+    pub fn bounce(&mut self, request: &Request, limits: &Limits, reason: Reason) -> Result<Mapped, Stop> {
         let high_water = self.allocator.high_water();
-        let taken = self.allocator.map(request, limits)?;
-        let dma_addr = self.bus_of_pool(&taken);
+        let taken = match self.allocate(request, limits) {
+            Ok(taken) => taken,
+            Err(stop) => {
+                self.check_refused(request, limits);
+                return Err(stop);
+            }
+        };
+        let dma_addr = self.bus_of_pool(taken.pool as usize, taken.tlb_addr);
         // An IOMMU maps the bounce buffer to where the device reaches it.
         if self.platform.spec().iommu.is_none() && !limits.capable(dma_addr, request.size) {
             self.allocator.undo(&taken, limits, high_water);
-            return Err(Cause::PoolAboveMask);
+            return Err(Stop::AboveMask);
         }
+        self.check_accepted(&taken, dma_addr, limits);
         Ok(Mapped::Bounced { dma_addr, taken, reason })
     }
 
     /// Gives a bounce buffer back; `false` when no allocation begins there.
     pub fn unmap(&mut self, taken: &Taken, limits: &Limits) -> bool {
-        self.allocator.unmap(taken.tlb_addr, limits).is_some()
+        self.unmap_at(taken.tlb_addr, limits)
+    }
+
+    /// Gives back the bounce buffer at an address; `false` when no allocation begins there.
+    #[inline]
+    pub fn unmap_at(&mut self, tlb_addr: u64, limits: &Limits) -> bool {
+        self.allocator.unmap(tlb_addr, limits).is_some()
     }
 
     /// Undoes a mapping as Xen's operations do: they know the bus address only, and go back from it (SPEC 10.3, 10.8).
-    /// A frame that has changed hands is not found, and its slots stay taken.
-    pub fn unmap_from_bus(&mut self, mapped: &Mapped, limits: &Limits) -> bool {
-        let dma_addr = match *mapped {
-            // A pool whose frames are assumed is in no table.
-            Mapped::Bounced { taken, .. } if self.assumed_base(taken.pool).is_some() => {
-                return self.unmap(&taken, limits);
-            }
-            Mapped::Bounced { dma_addr, .. } | Mapped::Direct { dma_addr } => dma_addr,
+    /// A frame that has changed hands is not found, and its slots stay taken. `tlb_addr` is the bounce buffer if there
+    /// is one; it serves where the pool's frames are assumed, which are in no table.
+    pub fn unmap_from_bus(&mut self, dma_addr: u64, tlb_addr: Option<u64>, limits: &Limits) -> bool {
+        let assumed = |tlb_addr: &u64| {
+            let pool = self.allocator.pools().iter().position(|pool| pool.contains(*tlb_addr));
+            pool.is_some_and(|pool| self.assumed_base(pool).is_some())
         };
-        let found = self.pool_address(dma_addr);
-        found.is_some_and(|tlb_addr| self.allocator.unmap(tlb_addr, limits).is_some())
+        let found = tlb_addr.filter(assumed).or_else(|| self.pool_address(dma_addr));
+        found.is_some_and(|tlb_addr| self.unmap_at(tlb_addr, limits))
     }
 
-    fn assumed_base(&self, pool: u32) -> Option<u64> {
-        self.assumed.get(pool as usize).copied().flatten()
+    fn assumed_base(&self, pool: usize) -> Option<u64> {
+        self.assumed.get(pool).copied().flatten()
     }
 
-    fn bus_of_pool(&self, taken: &Taken) -> u64 {
-        let tlb = taken.tlb_addr;
-        let frame = match (&self.platform.frames, self.assumed_base(taken.pool)) {
-            (Frames::Identity, _) => return tlb,
-            (_, Some(base)) => return base + (tlb - self.allocator.pools()[taken.pool as usize].geometry().start),
-            (Frames::Pv(p2m), None) => p2m.span(tlb / PAGE, 1).mfn,
-            (Frames::Arm(tree), None) => tree.bfn(tlb / PAGE),
+    /// The bus address of an address in a pool.
+    fn bus_of_pool(&self, pool: usize, tlb_addr: u64) -> u64 {
+        let frame = match (&self.platform.frames, self.assumed_base(pool)) {
+            (Frames::Identity, _) => return tlb_addr,
+            (_, Some(base)) => return base + (tlb_addr - self.allocator.pools()[pool].geometry().start),
+            (Frames::Pv(p2m), None) => p2m.span(tlb_addr / PAGE, 1).mfn,
+            (Frames::Arm(tree), None) => tree.bfn(tlb_addr / PAGE),
         };
-        (frame << 12) | (tlb % PAGE)
+        (frame << 12) | (tlb_addr % PAGE)
     }
 
     /// The physical address of a bus address that the kernel finds to lie in a pool (SPEC 10.3, 10.8).

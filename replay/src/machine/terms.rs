@@ -30,7 +30,7 @@ trace::words! {
 }
 
 /// On what terms a buffer is mapped: what decides whether it may bounce, but not which slots it gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Terms {
     /// Which way data moves.
     pub direction: Direction,
@@ -88,7 +88,7 @@ pub struct Refused {
     pub cause: Cause,
     /// Why it would have bounced; nothing when it was refused before.
     pub reason: Option<Reason>,
-    /// What forbids a copy (only [`Cause::Forbidden`]).
+    /// What forbids a copy ([`Cause::Forbidden`], and [`Cause::NotAddressable`] when it is that and no switch).
     pub forbidden: Option<Forbidden>,
 }
 
@@ -109,6 +109,17 @@ trace::words! {
 }
 
 impl Forbidden {
+    /// Why there is no copy of a buffer that is out of reach.
+    #[must_use]
+    pub const fn in_short(self) -> &'static str {
+        match self {
+            Self::Peer => "a peer's memory is never copied",
+            Self::Mmio => "device memory is never copied",
+            Self::Incoherent | Self::Coherent => "coherence is required",
+            Self::Shared => "memory that is shared already is never copied",
+        }
+    }
+
     /// The sentence a refusal says.
     #[must_use]
     pub const fn sentence(self) -> &'static str {

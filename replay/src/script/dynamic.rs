@@ -9,16 +9,6 @@ use std::fmt::{self, Write};
 use crate::allocator::{Allocator, Taken};
 use crate::growth::Pages;
 use crate::machine::Machine;
-use crate::pages::Buddy;
-
-/// Has the machine take its pages from the script's region, and keep count of them.
-pub(super) fn prepare(machine: &mut Machine, region: &Buddy) {
-    let allocator = machine.allocator_mut();
-    if allocator.grows() {
-        allocator.take_pages_from(Box::new(region.clone()));
-        allocator.log_pages();
-    }
-}
 
 /// The pages that came and went during the event to be answered next.
 pub(super) fn write_pages(machine: &mut Machine, out: &mut impl Write) -> fmt::Result {
@@ -30,13 +20,6 @@ pub(super) fn write_pages(machine: &mut Machine, out: &mut impl Write) -> fmt::R
         }
     }
     Ok(())
-}
-
-/// Runs the worker if it was woken.
-pub(super) fn work(machine: &mut Machine, out: &mut impl Write) -> fmt::Result {
-    let ran = machine.allocator_mut().run_worker();
-    write_pages(machine, out)?;
-    writeln!(out, "work,{}", u8::from(ran))
 }
 
 /// The column that names the pool, where there may be several.

@@ -97,27 +97,13 @@ impl Script {
         }
         if platform.p2m_mut().is_some() {
             for step in self.steps.iter().take_while(|s| !matches!(s, Step::Map { .. })) {
-                change(&mut platform, step);
+                if let Step::Change(number) = *step {
+                    self.changes[number as usize].apply(&mut platform);
+                }
             }
         }
         platform
     }
-}
-
-/// Enters a step into the frame table; `false` when the kernel refuses it.
-pub(super) fn change(platform: &mut Platform, step: &Step) -> bool {
-    if let (Some(tree), &Step::P2m { pfn, mfn, count, .. }) = (platform.tree_mut(), step) {
-        return tree.insert(pfn, mfn, count);
-    }
-    if let Some(p2m) = platform.p2m_mut() {
-        match *step {
-            Step::P2m { pfn, mfn, count, kind } => p2m.set(pfn, mfn, count, kind),
-            Step::M2p { mfn, pfn, count } => p2m.set_m2p(mfn, pfn, count),
-            Step::P2mSize(size) => p2m.set_size(size),
-            _ => {}
-        }
-    }
-    true
 }
 
 #[cfg(test)]
