@@ -26,6 +26,7 @@ mod bits;
 mod checker;
 pub mod copies;
 pub mod kernel;
+pub mod largest;
 pub mod lifetimes;
 pub mod load;
 pub mod machine;
