@@ -12,6 +12,7 @@
 //! | [`allocator`] | a generation over its pools: map, unmap |
 //! | [`param`], [`policy`] | what a pool size becomes in a kernel; policies as people write them |
 //! | [`axis`] | a parameter in many values, to sweep over |
+//! | [`boot`], [`largest`] | what `swiotlb=` becomes on a machine, step by step; the largest mapping promised |
 //! | [`p2m`], [`machine`] | Xen's frame tables; a policy on a platform: what bounces, and why |
 //! | [`script`] | event scripts and their answers, to compare with real kernels |
 //! | [`load`] | a trace's mappings, each unmap and sync tied to its map: the same for every policy |
@@ -23,6 +24,7 @@
 pub mod allocator;
 pub mod axis;
 mod bits;
+pub mod boot;
 mod checker;
 pub mod copies;
 pub mod kernel;

@@ -5,8 +5,9 @@
 
 use crate::copies::Copies;
 use crate::kernel::KernelVersion;
+use crate::largest;
 use crate::param::{self, BootParam, DEFAULT_SLABS, Force};
-use crate::plan::align;
+use crate::plan::{Limits, align};
 use crate::pool::Geometry;
 use crate::rules::{GENERATIONS, Generation, Grammar};
 use trace::Pool;
@@ -163,6 +164,8 @@ pub struct Setup {
     pub pools: Vec<Geometry>,
     /// Whether mappings bounce that need not.
     pub force: Force,
+    /// The kernel it stands for.
+    pub kernel: KernelVersion,
     /// When and from where it copies.
     pub copies: &'static Copies,
     /// The pool that was recorded, when this follows from one.
@@ -170,6 +173,12 @@ pub struct Setup {
 }
 
 impl Setup {
+    /// Bytes this kernel promises a device for one mapping through its pool (SPEC 6.4).
+    #[must_use]
+    pub fn max_mapping_size(&self, limits: &Limits) -> u64 {
+        largest::max_mapping_size(self.kernel, limits.min_align_mask)
+    }
+
     /// The parameters as they came out, by name.
     #[must_use]
     pub fn describe(&self) -> Vec<(&'static str, String)> {
@@ -349,7 +358,7 @@ impl Policy {
             }
             pools.push(high);
         }
-        Ok(Setup { rules, pools, force, copies: self.copies, recorded: base.pool })
+        Ok(Setup { rules, pools, force, kernel: self.kernel, copies: self.copies, recorded: base.pool })
     }
 
     /// `swiotlb=0` is the default size where the pool's size is a global that starts at 0 (SPEC 2.2).
