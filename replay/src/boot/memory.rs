@@ -1,6 +1,7 @@
 //! Whether a pool is made at all, and how much of it can be had (SPEC 2.3 to 2.5, 9).
 
 use trace::field::{bytes as size, count};
+use trace::pool::SLOT_BYTES;
 
 use super::{BootPool, CommandLine, Encryption, Machine, Step, WarningKind, Work, bytes, xen};
 use crate::kernel::Fact;
@@ -11,7 +12,8 @@ use crate::rules::Grammar;
 pub(super) const MIN_SLABS: u64 = 512;
 /// The largest block of pages the kernel can give out late: 2^10 pages (SPEC 5).
 const MAX_ORDER: u32 = 10;
-const SLABS_PER_PAGE: u64 = 2;
+const PAGE: u64 = 4096;
+const SLABS_PER_PAGE: u64 = PAGE / SLOT_BYTES;
 /// What a PC with more memory than this keeps below 4 GiB for devices; so much of its RAM lies below, the rest above.
 const BELOW_HOLE: u64 = 3 << 30;
 
@@ -164,31 +166,22 @@ impl Work<'_> {
 
     /// Pages from the page allocator, which has no block above 4 MiB (SPEC 2.5).
     fn obtain_late(&mut self) -> bool {
+        let most = self.query.low_mem.unwrap_or(u64::MAX).min(PAGE << MAX_ORDER);
         let asked = self.n;
-        let mut order = bytes(asked).div_ceil(4096).checked_next_power_of_two().map_or(63, u64::trailing_zeros);
-        self.n = SLABS_PER_PAGE << order.min(52);
-        if self.n != asked {
-            let what = format!("pages come in powers of two: {} slots become {}", count(asked), count(self.n));
+        let (wanted, had) = late_block(asked, most);
+        self.n = wanted;
+        if wanted != asked {
+            let what = format!("pages come in powers of two: {} slots become {}", count(asked), count(wanted));
             self.step("SPEC 2.5", what);
         }
-        let wanted = self.n;
-        let most = self.query.low_mem.unwrap_or(u64::MAX);
-        let fits = |order: u32| order <= MAX_ORDER && 4096u64 << order <= most;
-        while !fits(order) {
-            if SLABS_PER_PAGE << order.min(52) <= MIN_SLABS {
-                self.step("SPEC 2.5", format!("not even {} of pages can be had", size(4096 << order)));
-                return false;
-            }
-            order -= 1;
-        }
-        self.n = SLABS_PER_PAGE << order;
-        if self.n != wanted {
-            self.shrunk(
-                wanted,
-                format!("late in boot a block of pages has at most {}", size(most.min(4096 << MAX_ORDER))),
-            );
-            let mb = bytes(self.n) >> 20;
-            self.log(format_args!("only able to allocate {mb} MB"));
+        let Some(had) = had else {
+            self.step("SPEC 2.5", format!("a block of pages has at most {}: none is large enough", size(most)));
+            return false;
+        };
+        self.n = had;
+        if had != wanted {
+            self.shrunk(wanted, format!("late in boot a block of pages has at most {}", size(most)));
+            self.log(format_args!("only able to allocate {} MB", bytes(had) >> 20));
         }
         true
     }
@@ -197,6 +190,17 @@ impl Work<'_> {
         self.assume("Xen is taken to have free what the guest has, and 4 GiB more, without holes from address 0");
         // Of more the pools' rounding would tell nothing new, and each extent costs time.
         let frames = ((1 << 32) + self.query.ram.min(1 << 36)) >> 12;
+        let alignment = xen::Era::of_kernel(self.kernel).alignment;
+        if self.query.late {
+            if !self.obtain_late() {
+                return false;
+            }
+            let most = self.query.low_mem.unwrap_or(u64::MAX).min(PAGE << MAX_ORDER);
+            self.high = self.high.and_then(|n| late_block(n, most).1);
+        } else {
+            let what = format!("guest memory from anywhere, from a multiple of {} on", size(alignment));
+            self.step("SPEC 10.4", what);
+        }
         let mut wanted = vec![self.n];
         wanted.extend(self.high);
         let made = xen::set_up(self.kernel, &wanted, self.query.late, &mut xen::FreeMemory::new([(0, frames)]));
@@ -261,4 +265,17 @@ impl Work<'_> {
             );
         }
     }
+}
+
+/// Slots of the block of pages that holds `n`, and of the largest block no larger that can be had (SPEC 2.5).
+fn late_block(n: u64, most: u64) -> (u64, Option<u64>) {
+    let mut order = bytes(n).div_ceil(PAGE).checked_next_power_of_two().map_or(52, u64::trailing_zeros).min(52);
+    let wanted = SLABS_PER_PAGE << order;
+    while bytes(SLABS_PER_PAGE << order) > most {
+        if SLABS_PER_PAGE << order <= MIN_SLABS {
+            return (wanted, None);
+        }
+        order -= 1;
+    }
+    (wanted, Some(SLABS_PER_PAGE << order))
 }

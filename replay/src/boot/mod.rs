@@ -175,6 +175,9 @@ impl Explanation {
 #[must_use]
 pub fn explain(query: &BootQuery) -> Explanation {
     let mut work = Work::new(query);
+    if let Some(caveat) = query.kernel.caveat() {
+        work.assume(format!("{}: {caveat}", query.kernel));
+    }
     let words = CommandLine::read(&query.command_line);
     for value in &words.swiotlb {
         work.read(value);
