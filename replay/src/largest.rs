@@ -110,6 +110,8 @@ mod tests {
         let wide = DirectDevice { reach: u64::MAX, ..device };
         let told = |d: DirectDevice, release, pool, force| d.max_mapping_size(kernel(release), 33 << 30, pool, force);
         assert_eq!(told(device, "6.12", true, Force::Normal), Some(262_144));
+        let just = DirectDevice { reach: required_mask(33 << 30), ..device };
+        assert_eq!(told(just, "6.12", true, Force::Normal), None, "it reaches all RAM");
         assert_eq!(told(device, "6.12", false, Force::Always), None, "no pool");
         assert_eq!(told(wide, "6.12", true, Force::Normal), None);
         assert_eq!(told(wide, "6.12", true, Force::Always), Some(262_144));

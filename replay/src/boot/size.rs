@@ -34,11 +34,17 @@ impl Work<'_> {
             }
             (None, _) => {}
         }
-        self.force = param.force;
         match param.force {
+            // Without a word, what an earlier one said stays.
             Force::Normal => {}
-            Force::Always => self.step("SPEC 2.2", "force: every mapping bounces"),
-            Force::Never => self.set_noforce(),
+            Force::Always => {
+                self.force = Force::Always;
+                self.step("SPEC 2.2", "force: every mapping bounces");
+            }
+            Force::Never => {
+                self.force = Force::Never;
+                self.set_noforce();
+            }
         }
         self.tail(tail);
     }

@@ -77,6 +77,8 @@ fn the_grammar() {
         ("swiotlb=,8 swiotlb=384",     "6.4",      384,   8, Normal),
         ("swiotlb=,8 swiotlb=0",       "6.12",     0,     0, Normal),
         ("swiotlb=1024 swiotlb=force", "5.10.7",   1024,  1, Always),
+        ("swiotlb=force swiotlb=1024", "6.12",     1024,  8, Always),
+        ("swiotlb=noforce swiotlb=1024", "5.10.7", 1024,  1, Never),
         // A bare value, and a whole command line.
         ("128",                        "6.12",     1024,  8, Normal),
         ("force",                      "6.12",     32768, 8, Always),
@@ -230,6 +232,8 @@ fn memory_that_is_short() {
         assert_eq!(becomes(&short(release, 63)), (16384, 8, Normal), "{release}");
         assert_eq!(becomes(&short(release, 0)), (0, 0, Normal), "{release}");
     }
+    let tiny = BootQuery { low_mem: Some(512 << 10), ..query("", "6.12") };
+    assert_eq!(becomes(&tiny).0, 0, "512 slots are the last that are tried");
     let dmesg = explain(&short("6.12", 63)).dmesg;
     assert!(dmesg[1].ends_with("adjusted 32768 -> 16384 slabs") && dmesg[2].ends_with("(32MB)"));
     // 1 MiB is 512 slots: segments for four of the eight areas.
