@@ -70,7 +70,8 @@ impl Work<'_> {
             text += ": a size is a number of slots, without K, M or G";
         }
         if let Some(word) = ["noforce", "force"].iter().find(|word| tail.contains(**word)) {
-            let must = if tail.starts_with(word) { "come last" } else { "be all that is left" };
+            let leads = tail.strip_prefix(word).is_some_and(|behind| behind.starts_with(','));
+            let must = if leads { "come last" } else { "be all that is left" };
             text += &format!("; `{word}` is lost with it, because the word must {must}");
         } else if !matches!(self.grammar, Grammar::Areas | Grammar::TwoPools)
             && tail.starts_with(|c: char| c.is_ascii_digit())
