@@ -40,6 +40,8 @@ trace::record! {
         failed_no_pool: u64 => Count,
         /// Refused: out of the device's reach and not to be bounced.
         failed_not_addressable: u64 => Count,
+        /// Refused: it would have to bounce, and its attributes forbid a copy.
+        failed_forbidden: u64 => Count,
         /// Refused: longer than a 128-slot segment.
         failed_too_large: u64 => Count,
         /// Refused: longer than a segment once its offset is added.

@@ -4,6 +4,8 @@
 //! as that generation does), or a kernel release that stands for an ID.
 
 use crate::copies::Copies;
+use crate::dispatch::{Dispatch, Fallback};
+use crate::eras::Era;
 use crate::kernel::KernelVersion;
 use crate::largest;
 use crate::param::{self, BootParam, DEFAULT_SLABS, Force};
@@ -33,6 +35,21 @@ pub static PARAMETERS: &[Parameter] = &[
     Parameter { name: "start", doc: "physical address of the pool", applies: |_| true },
     Parameter { name: "hi_nslabs", doc: "slots of the 64-bit pool", applies: Generation::has_high_pool },
     Parameter { name: "hi_start", doc: "physical address of the 64-bit pool", applies: Generation::has_high_pool },
+    Parameter {
+        name: "hi_threshold",
+        doc: "what-if, in no kernel: devices that reach this address go to the 64-bit pool, instead of all 64 bits",
+        applies: Generation::has_high_pool,
+    },
+    Parameter {
+        name: "fallback",
+        doc: "what-if, in no kernel: where a full pool's requests go: none, hi-lo, lo-hi (if the device reaches it), both",
+        applies: Generation::has_high_pool,
+    },
+    Parameter {
+        name: "kernel",
+        doc: "a release the policy stands for, such as 6.12, for what changes within it: set-up, bounce rules, copies",
+        applies: |g| !g.has_high_pool(),
+    },
     Parameter { name: "force", doc: "on: everything bounces; off: only what must", applies: |_| true },
     Parameter { name: "swiotlb", doc: "a kernel command line value, such as 65536,force", applies: |_| true },
     Parameter { name: "copies", doc: "a kernel release to copy as, such as 5.15.16", applies: |_| true },
@@ -123,8 +140,9 @@ pub struct Policy {
     hi_start: Option<u64>,
     force: Option<Force>,
     boot: Option<BootParam>,
+    dispatch: Dispatch,
     kernel: KernelVersion,
-    copies: &'static Copies,
+    copies: Option<&'static Copies>,
 }
 
 /// What is known of the machine a policy is put on: the recorded pool, or a guess.
@@ -160,8 +178,12 @@ impl Base {
 pub struct Setup {
     /// The allocator's rules.
     pub rules: &'static Generation,
+    /// The direct mapping's rules.
+    pub era: &'static Era,
     /// The pools; `rfc64` may have two, the 64-bit one last.
     pub pools: Vec<Geometry>,
+    /// Which of two pools a request goes to.
+    pub dispatch: Dispatch,
     /// Whether mappings bounce that need not.
     pub force: Force,
     /// The kernel it stands for.
@@ -194,8 +216,19 @@ impl Setup {
             out.push(("hi_nslabs", high.nslabs.to_string()));
             out.push(("hi_start", format!("{:#x}", high.start)));
         }
+        let Dispatch { hi_threshold, fallback } = self.dispatch;
+        if hi_threshold != u64::MAX {
+            out.push(("hi_threshold", format!("{hi_threshold:#x}")));
+        }
+        if fallback != Fallback::None {
+            out.push(("fallback", fallback.name().to_owned()));
+        }
         if self.copies != Copies::of_generation(self.rules) {
             out.push(("copies", self.copies.era.to_owned()));
+        }
+        let newest = Era::of_kernel(KernelVersion::of_generation(self.rules));
+        if self.era != newest {
+            out.push(("bounce_rules", self.era.kernels.to_owned()));
         }
         if self.force != Force::Normal {
             out.push(("force", if self.force == Force::Always { "on" } else { "noforce" }.to_owned()));
@@ -236,14 +269,21 @@ impl Policy {
             hi_start: None,
             force: None,
             boot: None,
+            dispatch: Dispatch::default(),
             kernel,
-            copies: Copies::of_kernel(kernel),
+            copies: None,
         };
+        let mut items = Vec::new();
         let mut rest = params;
         while !rest.is_empty() {
             let (item, after) = next_parameter(rest);
-            policy.set(item)?;
+            items.push(item);
             rest = after;
+        }
+        // How a kernel reads the others may depend on which it is.
+        items.sort_by_key(|item| !item.starts_with("kernel="));
+        for item in items {
+            policy.set(item)?;
         }
         Ok(policy)
     }
@@ -268,6 +308,16 @@ impl Policy {
             "start" => self.start = Some(number()?),
             "hi_nslabs" => self.hi_nslabs = Some(number()?),
             "hi_start" => self.hi_start = Some(number()?),
+            "hi_threshold" => self.dispatch.hi_threshold = number()?,
+            "fallback" => {
+                let fallback = Fallback::from_name(value.unwrap_or(""));
+                self.dispatch.fallback = fallback.ok_or_else(|| bad("`none`, `hi-lo`, `lo-hi` or `both`"))?;
+            }
+            "kernel" => {
+                let of_policy = |release: &&str| Generation::of_release(release).is_some_and(|(g, _)| g.id == rules.id);
+                let kernel = value.filter(of_policy).and_then(KernelVersion::parse);
+                self.kernel = kernel.ok_or_else(|| bad("a kernel release this policy stands for"))?;
+            }
             "force" => {
                 self.force = Some(match value {
                     None | Some("on") => Force::Always,
@@ -277,7 +327,7 @@ impl Policy {
             }
             "copies" => {
                 let era = Copies::by_name(value.unwrap_or(""));
-                self.copies = era.ok_or_else(|| bad("a kernel release such as 5.15.16"))?;
+                self.copies = Some(era.ok_or_else(|| bad("a kernel release such as 5.15.16"))?);
             }
             _ => {
                 let value = value.ok_or_else(|| bad("a kernel command line value"))?;
@@ -297,6 +347,18 @@ impl Policy {
     #[must_use]
     pub fn kernel(&self) -> KernelVersion {
         self.kernel
+    }
+
+    /// When and from where it copies: as `copies` says, else as its kernel does.
+    #[must_use]
+    pub fn copies(&self) -> &'static Copies {
+        self.copies.unwrap_or_else(|| Copies::of_kernel(self.kernel))
+    }
+
+    /// The direct mapping's rules: which mappings bounce (SPEC 6.1).
+    #[must_use]
+    pub fn era(&self) -> &'static Era {
+        Era::of_kernel(self.kernel)
     }
 
     /// The policy as it was written.
@@ -358,7 +420,16 @@ impl Policy {
             }
             pools.push(high);
         }
-        Ok(Setup { rules, pools, force, kernel: self.kernel, copies: self.copies, recorded: base.pool })
+        Ok(Setup {
+            rules,
+            era: self.era(),
+            pools,
+            dispatch: self.dispatch,
+            force,
+            kernel: self.kernel,
+            copies: self.copies(),
+            recorded: base.pool,
+        })
     }
 
     /// `swiotlb=0` is the default size where the pool's size is a global that starts at 0 (SPEC 2.2).

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::bounds::Wanted;
+use crate::machine::Forbidden;
 use crate::plan::Plan;
 use crate::pool::SlotPool;
 use crate::walk::{Boundaries, Found, find};
@@ -15,8 +17,10 @@ trace::words! {
         Empty = "empty",
         /// There is no pool, or the pool has no slots.
         NoPool = "no_pool",
-        /// The device does not reach the buffer, and bouncing is switched off.
+        /// The device does not reach the buffer, and bouncing is switched off or no copy will do.
         NotAddressable = "not_addressable",
+        /// It would have to bounce, and something about the mapping forbids a copy.
+        Forbidden = "forbidden",
         /// More than one segment holds, whatever else is in the pool.
         TooLarge = "too_large",
         /// The data alone would fit a segment; with the offset kept in front it does not.
@@ -79,6 +83,8 @@ pub struct Refusal {
     /// Where the bounce buffer would have ended, and how far the device reaches (only [`Cause::PoolAboveMask`]
     /// and [`Cause::NotAddressable`]).
     pub out_of_reach: Option<(u64, u64)>,
+    /// What forbids a copy ([`Cause::Forbidden`] and [`Cause::NotAddressable`]).
+    pub forbidden: Option<Forbidden>,
     /// Area by area, in the order tried; empty when the cause does not depend on what is free.
     pub areas: Vec<AreaRefusal>,
 }
@@ -120,20 +126,23 @@ impl Fits {
         let seg = u64::from(SEGMENT_SLOTS);
         let (from, to) = (area as u64 * pool.area_slots(), (area as u64 + 1) * pool.area_slots());
         let mut fits = Self { run: false, matching: false, within: false, both: false };
-        let Some(n) = u8::try_from(plan.n).ok().filter(|&n| u32::from(n) <= SEGMENT_SLOTS) else { return fits };
-        let boundaries = Boundaries::new(plan);
+        let Some(n) = u32::try_from(plan.n).ok().filter(|n| (1..=SEGMENT_SLOTS).contains(n)) else { return fits };
+        let wanted = Wanted::new(n, 0, 1);
+        let boundaries = Boundaries::new(plan, pool.geometry().nslabs);
         let (mut next, end) = ((from / seg) as usize, to.div_ceil(seg) as usize);
-        while let Some(segment) = if empty { Some(next).filter(|&s| s < end) } else { pool.hopeful(next, end, n) } {
+        while let Some(segment) =
+            if empty { Some(next).filter(|&s| s < end) } else { pool.bounds_mut().next(next, end, &wanted) }
+        {
             next = segment + 1;
             let base = segment as u64 * seg;
             let free = if empty { u128::MAX } else { pool.segment(segment) };
             let edges = !bits::below(from.saturating_sub(base) as u32) & bits::below((to - base).min(seg) as u32);
-            let starts = bits::starts(free, n.into()) & edges;
+            let starts = bits::starts(free, n) & edges;
             if starts == 0 {
                 continue;
             }
             let matching = starts & matching(plan, base);
-            let within = starts & boundaries.allowed(base, n.into());
+            let within = starts & boundaries.allowed(base, n);
             fits.run = true;
             fits.matching |= matching != 0;
             fits.within |= within != 0;
@@ -148,11 +157,11 @@ impl Fits {
 
 /// The slots of the segment at `base` whose address the masks allow.
 fn matching(plan: &Plan, base: u64) -> u128 {
-    let period = plan.mask + 1;
+    let period = plan.shape.mask + 1;
     if plan.never {
         0
     } else if period.is_power_of_two() && period <= u64::from(SEGMENT_SLOTS) {
-        bits::every(period as u32, (plan.value.wrapping_sub(plan.first + base) & plan.mask) as u32)
+        bits::every(period as u32, plan.value.wrapping_sub(plan.first + base))
     } else {
         (0..SEGMENT_SLOTS).filter(|&k| plan.matches(base + u64::from(k))).fold(0, |bits, k| bits | 1 << k)
     }
@@ -197,7 +206,12 @@ fn size_cause(plan: &Plan) -> Option<Cause> {
 pub(crate) fn explain(pool: &mut SlotPool, plan: &Plan, cpu: u32, size: u64, search: Search, cause: Cause) -> Refusal {
     let of_state = !matches!(
         cause,
-        Cause::Empty | Cause::NoPool | Cause::NotAddressable | Cause::TooLarge | Cause::TooLargeWithOffset
+        Cause::Empty
+            | Cause::NoPool
+            | Cause::NotAddressable
+            | Cause::Forbidden
+            | Cause::TooLarge
+            | Cause::TooLargeWithOffset
     );
     let mut areas = Vec::new();
     if of_state && cause != Cause::PoolAboveMask {
@@ -222,6 +236,7 @@ pub(crate) fn explain(pool: &mut SlotPool, plan: &Plan, cpu: u32, size: u64, sea
         largest_run: pool.largest_run(),
         boundary_slots: plan.max_slots,
         out_of_reach: None,
+        forbidden: None,
         areas,
     }
 }
@@ -235,8 +250,13 @@ impl fmt::Display for Refusal {
             Cause::NotAddressable => {
                 write!(f, "the device does not reach the buffer")?;
                 self.reach(f)?;
-                write!(f, ", and bouncing is switched off")
+                match self.forbidden {
+                    Some(why) => write!(f, ", and {}", why.in_short()),
+                    None if nslabs == 0 => write!(f, ", and there is no bounce pool"),
+                    None => write!(f, ", and bouncing is switched off"),
+                }
             }
+            Cause::Forbidden => write!(f, "{}", self.forbidden.map_or("a copy is forbidden", Forbidden::sentence)),
             Cause::TooLarge | Cause::TooLargeWithOffset => {
                 write!(f, "needs {slots} slots: {}; a segment has {SEGMENT_SLOTS}", self.bytes())
             }

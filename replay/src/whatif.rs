@@ -15,7 +15,7 @@ use trace::pool::SLOT_BYTES;
 use crate::allocator::Taken;
 use crate::copies::Part;
 use crate::load::Load;
-use crate::machine::{Machine, Mapped, Reason};
+use crate::machine::{FalseBoundaries, Machine, Mapped, Reason, Terms};
 use crate::occupancy::Occupancy;
 use crate::outcome::{DeviceOutcome, OnFail, Options, Outcome, RefusedMap};
 use crate::plan::Limits;
@@ -93,6 +93,8 @@ impl<'a> Replay<'a> {
             retried_ok: 0,
             held_refused: 0,
             unknown_frames: 0,
+            parted: 0,
+            false_boundaries: FalseBoundaries::default(),
         };
         Self {
             load,
@@ -155,6 +157,8 @@ impl<'a> Replay<'a> {
         self.out.final_slots = self.used;
         self.out.assumed = self.due.assumed();
         self.out.unknown_frames = self.machine.unknown_frames();
+        self.out.parted = self.machine.parted();
+        self.out.false_boundaries = self.machine.false_boundaries();
         self.out
     }
 
@@ -215,7 +219,7 @@ impl<'a> Replay<'a> {
 
     /// Maps a buffer that was mapped before the recording: only its slots count.
     fn hold(&mut self, step: &Step, device: u32, map: &Map) {
-        let state = match self.machine.map(&map.request(step), &self.limits[device as usize]) {
+        let state = match self.machine.map_on(&map.request(step), &self.limits[device as usize], &map.terms) {
             Ok(Mapped::Direct { .. }) => None,
             Ok(Mapped::Bounced { taken, .. }) => {
                 self.took(step.time_ns, device, &taken);
@@ -239,12 +243,12 @@ impl<'a> Replay<'a> {
         let counts = u64::from(asked != Asked::Again { counted: true });
         self.out.maps += counts;
         of_device.maps += counts;
-        let state = match self.machine.map(&request, &limits) {
+        let state = match self.machine.map_on(&request, &limits, &map.terms) {
             Ok(Mapped::Direct { .. }) => None,
             Ok(Mapped::Bounced { taken, reason, .. }) => {
                 self.out.bounces[reason as usize] += counts;
                 of_device.bounces += counts;
-                if self.machine.copies().copies_at_map(map.direction, map.skips_sync) {
+                if self.machine.copies().copies_at_map(map.terms.direction, map.terms.has(Terms::SKIP_CPU_SYNC)) {
                     self.out.bytes_at_map += request.size;
                 }
                 self.took(now_ns, device, &taken);

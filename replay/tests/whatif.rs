@@ -6,8 +6,8 @@ use std::num::NonZeroU64;
 
 use proptest::prelude::*;
 use replay::{
-    Base, Cause, GENERATIONS, Geometry, Load, Machine, OnFail, Options, Outcome, P2m, Platform, Policy, Reason, Script,
-    Surroundings, replay,
+    Base, Cause, GENERATIONS, Geometry, Load, Machine, OnFail, Options, Outcome, P2m, PLATFORMS, Platform,
+    PlatformSpec, Policy, Reason, Script, Surroundings, replay,
 };
 use trace::pool::P2mKind;
 use trace::{Area, Device, Direction, Event, Op, Pool, SnapshotSlot};
@@ -70,7 +70,7 @@ fn pool(nslabs: u64) -> Pool {
 
 fn run(load: &Load, policy: &str, nslabs: u64) -> Outcome {
     let setup = Policy::parse(policy).unwrap().resolve(&base(nslabs)).unwrap();
-    replay(load, &mut Machine::new(&setup, Platform::Native), &Options::default())
+    replay(load, &mut Machine::new(&setup, Platform::native()), &Options::default())
 }
 
 fn load(events: &[Event]) -> Load {
@@ -405,7 +405,7 @@ fn xen_bounces_what_straddles_or_lies_too_high() {
     ];
     let load = Load::collect(&events, &devices(), &Surroundings::default());
     let setup = Policy::parse("v6_10:force=off").unwrap().resolve(&base(512)).unwrap();
-    let mut machine = Machine::new(&setup, Platform::XenPv(p2m.clone()));
+    let mut machine = Machine::new(&setup, Platform::xen_pv(p2m.clone()));
     let out = replay(&load, &mut machine, &Options::default());
     assert_eq!(out.bounced(Reason::Straddle), 1);
     assert_eq!(out.bounced(Reason::Mask), 1);
@@ -413,7 +413,7 @@ fn xen_bounces_what_straddles_or_lies_too_high() {
     assert_eq!((out.total_bounces(), out.total_failures(), out.unknown_frames), (3, 0, 1));
     // A larger pool has no recorded frames: it is taken to lie low, as Xen's set-up sees to.
     let setup = Policy::parse("v6_10:nslabs=4096").unwrap().resolve(&base(512)).unwrap();
-    let out = replay(&load, &mut Machine::new(&setup, Platform::XenPv(p2m)), &Options::default());
+    let out = replay(&load, &mut Machine::new(&setup, Platform::xen_pv(p2m)), &Options::default());
     assert_eq!((out.total_failures(), out.total_bounces()), (0, 6));
 }
 
@@ -450,6 +450,7 @@ fn any_event() -> impl Strategy<Value = Event> {
             dma_addr: Some(dma_addr),
             sg_index,
             direction: Some(Direction::ALL[direction]),
+            attrs: align,
             align_mask: align.filter(|a| a % 5 == 0),
             ..Event::new(Op::ALL[op], if sg_index.is_some() { 7 } else { time_ns }, time_ns as u32 % 9, 1, device)
         })
@@ -458,13 +459,12 @@ fn any_event() -> impl Strategy<Value = Event> {
 proptest! {
     /// Nonsense may be replayed, but the books must balance.
     #[test]
-    fn any_events_at_all(events in prop::collection::vec(any_event(), 0..300), policy in 0usize..GENERATIONS.len(), xen: bool, after in 0u64..2_000_000) {
+    fn any_events_at_all(events in prop::collection::vec(any_event(), 0..300), policy in 0usize..GENERATIONS.len(), platform in 0usize..PLATFORMS.len(), after in 0u64..2_000_000) {
         let recorded = pool(512);
         let around = Surroundings { pool: Some(&recorded), ..Surroundings::default() };
         let load = Load::collect(&events, &devices(), &around);
         let setup = Policy::parse(&format!("{}:nslabs=256", GENERATIONS[policy].id)).unwrap().resolve(&base(512)).unwrap();
-        let platform = if xen { Platform::XenPv(P2m::new()) } else { Platform::Native };
-        let mut machine = Machine::new(&setup, platform);
+        let mut machine = Machine::new(&setup, Platform::new(PLATFORMS[platform].kind.into()));
         let on_fail = NonZeroU64::new(after).filter(|_| after % 4 != 0).map_or(OnFail::Drop, OnFail::Retry);
         let out = replay(&load, &mut machine, &Options { refusals: 1000, buckets: 50, on_fail });
         let used: Vec<u64> = machine.allocator().pools().iter().map(|p| p.used()).collect();
@@ -485,6 +485,7 @@ proptest! {
     fn any_text_as_script_or_policy(text in "(pool|map|unmap|dev|opt|p2m|,|[0-9a-f]{1,3}|\n|force){0,40}", policy in ".{0,40}") {
         let _ = Policy::parse(&policy);
         let _ = Policy::parse(&format!("rfc64:{policy}"));
+        let _ = PlatformSpec::parse(&format!("xen-arm:{policy}"));
         if let Ok(script) = Script::parse(&text) {
             let mut out = String::new();
             let _ = script.answers(&Policy::parse("v6_10").unwrap(), &mut out);
