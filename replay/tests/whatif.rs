@@ -8,7 +8,8 @@ use std::num::NonZeroU64;
 
 use proptest::prelude::*;
 use replay::{
-    Cause, GENERATIONS, Load, Machine, OnFail, Options, P2m, PLATFORMS, Platform, Policy, Reason, Script, Surroundings, replay,
+    Cause, GENERATIONS, Load, Machine, OnFail, Options, P2m, PLATFORMS, Platform, Policy, Reason, Script, Surroundings,
+    replay,
 };
 use support::*;
 use trace::pool::P2mKind;
