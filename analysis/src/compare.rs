@@ -1,10 +1,12 @@
 //! Replays one trace under several policies and fills a [`Comparison`].
 
+use std::sync::atomic::AtomicBool;
+
 use replay::{
-    Base, Cause, FalseBoundaries, Generation, Load, Machine, Options, Outcome, P2m, Platform, PlatformKind,
-    PlatformSpec, Policy, Reason, Setup, Start, Surroundings,
+    Base, Cause, FalseBoundaries, Generation, Job, Load, OnFail, Options, Outcome, P2m, Platform, PlatformKind,
+    PlatformSpec, Policy, Progress, Reason, Setup, Start, Surroundings,
 };
-use trace::{Event, Meta, Pool, Trace, field};
+use trace::{Event, Meta, Op, Pool, Trace, field};
 
 use crate::comparison::{Comparison, Curve, PolicyDetail, PolicyDeviceRow, PolicyRow, RefusalRow, TraceFacts};
 use crate::{AnalysisError, devices, verdict};
@@ -25,16 +27,39 @@ pub fn own_platform(meta: &Meta) -> PlatformKind {
     }
 }
 
-/// Replays `trace` under each policy; `platform` is the recorded one unless given. `progress` is told the policy that
-/// is about to be replayed.
+/// What a comparison rests on besides its policies.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CompareOptions {
+    /// Where addresses are translated; the recorded platform when nothing is said.
+    pub platform: Option<PlatformSpec>,
+    /// What a driver is taken to do when it is refused.
+    pub on_fail: OnFail,
+}
+
+/// How far a comparison is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The trace is being read: so many events of how many.
+    Reading(u64, u64),
+    /// Its policies are being replayed.
+    Replaying(Progress),
+}
+
+/// Events between two looks at whether to go on.
+const WATCH: u64 = 1 << 16;
+
+/// Replays `trace` under each policy, all processors at once; the trace is read once. `progress` is told every few
+/// milliseconds, by any thread. Setting `stop` ends it soon: policies that were not done are left out, and a caveat says
+/// how many.
 ///
 /// # Errors
 /// When the trace cannot be read, or a policy's pools cannot be made on the recorded machine.
 pub fn compare(
     trace: &Trace,
     policies: &[Policy],
-    platform: Option<PlatformSpec>,
-    mut progress: impl FnMut(&str),
+    options: &CompareOptions,
+    stop: &AtomicBool,
+    progress: impl Fn(Stage) + Sync,
 ) -> Result<Comparison, AnalysisError> {
     let meta = trace.meta();
     let pool = meta.pools.first();
@@ -48,21 +73,43 @@ pub fn compare(
         })
         .collect::<Result<Vec<Setup>, _>>()?;
 
-    let events = trace.events().collect::<Result<Vec<Event>, _>>()?;
     let p2m = (!trace.p2m().is_empty()).then(|| P2m::from_runs(trace.p2m()));
     let around = Surroundings { pool, snapshot: trace.snapshot(), snapshot_ns: meta.snapshot_ns, p2m: p2m.as_ref() };
-    let load = Load::collect(&events, trace.devices(), &around);
-    let platform = Platform::recorded(platform.unwrap_or_else(|| own_platform(meta).into()), trace.p2m());
-
-    let mut comparison =
-        Comparison { facts: facts(trace, &events, &load), devices: devices::devices(trace)?, ..Comparison::default() };
-    for (policy, setup) in policies.iter().zip(&setups) {
-        progress(policy.text());
-        let mut machine = Machine::new(setup, platform.clone());
-        let outcome = replay::replay(&load, &mut machine, &Options::default());
-        comparison.rows.push(row(setup, platform.spec(), &outcome));
-        comparison.details.push(detail(policy, setup, &load, &outcome));
+    // Millions of events are not kept: the load takes what it needs, the check of the model the slots' own.
+    let mut builder = Load::builder(trace.devices(), &around);
+    let mut slots = Vec::new();
+    for (read, event) in (0u64..).zip(trace.events()) {
+        let event = event?;
+        builder.push(&event);
+        if matches!(event.op, Op::SlotAlloc | Op::SlotFailed | Op::SlotFree) {
+            slots.push(event);
+        }
+        if read % WATCH == 0 {
+            progress(Stage::Reading(read, trace.event_count()));
+        }
     }
+    let load = builder.finish();
+    let platform = Platform::recorded(options.platform.unwrap_or_else(|| own_platform(meta).into()), trace.p2m());
+
+    let mut facts = facts(trace, &slots, &load);
+    drop(slots);
+    let keep = Options { on_fail: options.on_fail, ..Options::default() };
+    let job = |setup: &Setup| Job { setup: setup.clone(), platform: &platform, options: keep };
+    let jobs: Vec<_> = setups.iter().map(job).collect();
+    let outcomes = replay::sweep(&load, &jobs, None, stop, |told| progress(Stage::Replaying(told)));
+
+    let (mut rows, mut details) = (Vec::new(), Vec::new());
+    for ((policy, setup), outcome) in policies.iter().zip(&setups).zip(&outcomes) {
+        if let Ok(outcome) = outcome {
+            rows.push(row(setup, platform.spec(), outcome));
+            details.push(detail(policy, setup, &load, outcome, options.on_fail));
+        }
+    }
+    if rows.len() < policies.len() {
+        facts.caveats.push(format!("stopped: {} of {} policies were replayed", rows.len(), policies.len()));
+    }
+    let mut comparison =
+        Comparison { facts, rows, details, devices: devices::devices(trace)?, ..Comparison::default() };
     comparison.verdict = verdict::sentences(&comparison);
     Ok(comparison)
 }
@@ -72,7 +119,7 @@ fn base(meta: &Meta, pool: Option<&Pool>) -> Base {
     pool.map_or_else(|| Base::without_pool(cpus), |pool| Base::of_pool(pool, cpus))
 }
 
-fn facts(trace: &Trace, events: &[Event], load: &Load) -> TraceFacts {
+fn facts(trace: &Trace, slots: &[Event], load: &Load) -> TraceFacts {
     let meta = trace.meta();
     let recorded = load.recorded();
     let mut host = format!("Linux {}", meta.host.release);
@@ -93,18 +140,18 @@ fn facts(trace: &Trace, events: &[Event], load: &Load) -> TraceFacts {
         really_mapped: recorded.maps,
         really_bounced: recorded.bounces,
         really_failed: recorded.failures,
-        predicted: predicted(trace, events),
+        predicted: predicted(trace, slots),
         caveats: caveats(trace, load),
     }
 }
 
 /// Slot choices of the recorded kernel, and how many its own policy predicts.
-fn predicted(trace: &Trace, events: &[Event]) -> Option<(u64, u64)> {
+fn predicted(trace: &Trace, slots: &[Event]) -> Option<(u64, u64)> {
     let meta = trace.meta();
     let pool = meta.pools.first()?;
     let (rules, _) = own_policy(meta)?;
     let start = Start { pool, snapshot: trace.snapshot(), snapshot_ns: meta.snapshot_ns };
-    let verdict = replay::verify(events, trace.devices(), &start, rules);
+    let verdict = replay::verify(slots, trace.devices(), &start, rules);
     (verdict.total > 0).then_some((verdict.total, verdict.exact + verdict.after_swap))
 }
 
@@ -211,7 +258,7 @@ fn pool_name(setup: &Setup, pool: usize) -> &'static str {
     }
 }
 
-fn detail(policy: &Policy, setup: &Setup, load: &Load, outcome: &Outcome) -> PolicyDetail {
+fn detail(policy: &Policy, setup: &Setup, load: &Load, outcome: &Outcome, on_fail: OnFail) -> PolicyDetail {
     let device = |i: u32| load.devices().get(i as usize).map_or("?", |device| device.name.as_str()).to_owned();
     let curves = setup.pools.iter().enumerate().map(|(i, pool)| Curve {
         pool: pool_name(setup, i).to_owned(),
@@ -245,17 +292,24 @@ fn detail(policy: &Policy, setup: &Setup, load: &Load, outcome: &Outcome) -> Pol
         curves: curves.collect(),
         refusals: refusals.collect(),
         devices,
-        assumptions: assumptions(policy, load, outcome),
+        assumptions: assumptions(policy, load, outcome, on_fail),
     }
 }
 
 /// What a what-if had to assume (docs/models.md), one sentence each.
-fn assumptions(policy: &Policy, load: &Load, outcome: &Outcome) -> Vec<String> {
+fn assumptions(policy: &Policy, load: &Load, outcome: &Outcome, on_fail: OnFail) -> Vec<String> {
     let mut out: Vec<String> = policy.caveat().map(str::to_owned).into_iter().collect();
     if outcome.dropped > 0 {
         out.push(format!(
             "{} requests served in reality are refused here: their drivers are taken to go without",
             field::count(outcome.dropped)
+        ));
+    }
+    if outcome.retried > 0 {
+        out.push(format!(
+            "{} requests served in reality are refused here at first and made again (--on-fail {on_fail}): {} are served before the time they were undone in reality",
+            field::count(outcome.retried),
+            field::count(outcome.retried_ok)
         ));
     }
     for assumed in &outcome.assumed {
