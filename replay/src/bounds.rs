@@ -27,23 +27,25 @@ pub(crate) struct Bounds {
     groups: Vec<[Quad; WORD]>,
 }
 
-/// The bounds a run of `n` slots (at least 1) from slot `at` of its segment on sets.
+/// The bounds a run of `n` slots (1 to 128) from slot `at` of its segment on sets.
 #[inline]
 fn of_run(at: u32, n: u32) -> Quad {
-    /// By length and first slot: how far behind it the first slot of each residue lies, the whole run at most.
-    const BEHIND: [[Quad; 4]; 4] = {
-        let mut behind = [[0; 4]; 4];
+    /// By length (0 to 2; more; 128) and first slot: how far behind it the first slot of each residue lies, the whole
+    /// run at most. A run of 128 counts as one less where it begins.
+    const BEHIND: [[Quad; 4]; 5] = {
+        let mut behind = [[0; 4]; 5];
         let mut i = 0;
-        while i < 64 {
+        while i < 80 {
             let (n, at, r) = (i / 16, i / 4 % 4, i % 4);
             let slots = (4 + r - at) % 4;
             behind[n][at] |= (if slots < n { slots } else { n } as Quad) << (8 * r);
             i += 1;
         }
+        behind[4][0] |= 1;
         behind
     };
-    let n = n.min(MOST);
-    n * ONES as Quad - BEHIND[n.min(3) as usize][at as usize & 3]
+    let length = if n > MOST { 4 } else { n.min(3) };
+    n.wrapping_mul(ONES as Quad).wrapping_sub(BEHIND[length as usize][at as usize & 3])
 }
 
 /// Byte by byte, the larger.
@@ -212,6 +214,15 @@ mod tests {
             let found = bounds.next(3, 200, &Wanted::new(wanted, from, step as u32));
             // 127 stands for 128 too.
             prop_assert!(found == serves.then_some(130) || wanted == 128 && n == 127, "{:?}", found);
+        }
+
+        #[test]
+        fn an_empty_segment_serves_all_that_fits_it(from in 0u32..4, log in 0u32..3) {
+            let mut bounds = Bounds::new(1);
+            bounds.cap(0, 0);
+            bounds.raise(0, 0, 128);
+            let first = from % (1 << log);
+            prop_assert_eq!(bounds.next(0, 1, &Wanted::new(128 - first, from.into(), 1 << log)), Some(0));
         }
 
         #[test]
