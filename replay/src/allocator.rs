@@ -166,7 +166,7 @@ impl Allocator {
 
     /// Gives back what was taken at a bounce address (SPEC 4); the number of slots, or nothing when no allocation
     /// begins there, as after a change of the device's min_align_mask between map and unmap.
-    #[inline]
+    #[inline(always)]
     pub fn unmap(&mut self, tlb_addr: u64, limits: &Limits) -> Option<u32> {
         let pool = self.pools.iter_mut().find(|p| p.contains(tlb_addr))?;
         let lo = if self.rules.min_align { tlb_addr & limits.min_align_mask & (SLOT_BYTES - 1) } else { 0 };

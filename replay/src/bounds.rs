@@ -7,8 +7,8 @@
 //! slot. Bytes hold 0 to 127 (which stands for 128 too), so adding `128 - n` sets a byte's top bit exactly when the bound
 //! is at least `n`.
 
-/// Segments of a word of bounds: four bytes each.
-const WORD: usize = 2;
+/// Segments of a block: two a word, four bytes each.
+pub(crate) const BLOCK: usize = 8;
 /// Segments a group of the upper level stands for.
 const GROUP: usize = 64;
 /// The top bit of each byte, and the lowest.
@@ -16,6 +16,8 @@ const TOPS: u64 = 0x8080_8080_8080_8080;
 const ONES: u64 = 0x0101_0101_0101_0101;
 /// The largest bound kept.
 const MOST: u32 = 127;
+/// The bounds of a segment of which nothing is known.
+const FULL: Quad = MOST * ONES as Quad;
 
 /// The bounds of a segment (or group), a byte each: of runs that begin at slots 0, 1, 2 and 3 modulo 4.
 type Quad = u32;
@@ -23,8 +25,29 @@ type Quad = u32;
 /// The bounds of a pool's segments, and at least the largest of each 64 of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Bounds {
-    segments: Vec<[Quad; WORD]>,
-    groups: Vec<[Quad; WORD]>,
+    segments: Vec<Block>,
+    groups: Vec<Block>,
+}
+
+/// The bounds of eight segments (or groups), two a word.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(32))]
+struct Block([u64; BLOCK / 2]);
+
+impl Block {
+    /// With all bounds at their most.
+    const FULL: Self = Self([(FULL as u64) << 32 | FULL as u64; BLOCK / 2]);
+
+    #[inline]
+    fn get(&self, at: usize) -> Quad {
+        (self.0[at % BLOCK / 2] >> (32 * (at % 2))) as Quad
+    }
+
+    #[inline]
+    fn set(&mut self, at: usize, bounds: Quad) {
+        let (word, shift) = (&mut self.0[at % BLOCK / 2], 32 * (at % 2));
+        *word = *word & !(u64::from(Quad::MAX) << shift) | u64::from(bounds) << shift;
+    }
 }
 
 /// The bounds a run of `n` slots (1 to 128) from slot `at` of its segment on sets.
@@ -70,105 +93,125 @@ pub(crate) struct Wanted {
     add: u64,
     /// The residues, as the top bits of their bytes.
     mask: u64,
-    /// What to lower the bounds to where there is none.
-    less: Quad,
+    n: u32,
 }
 
 impl Wanted {
     /// A run of `n` slots (1 to 128) at `at` or a multiple of `step` (a power of two) further.
     #[inline]
     pub fn new(n: u32, at: u64, step: u32) -> Self {
-        let residues = match step {
+        let mask = match step {
             1 => TOPS,
             2 => 0x0080_0080_0080_0080 << (8 * (at & 1)),
             _ => 0x0000_0080_0000_0080 << (8 * (at & 3)),
         };
-        let residues_of_one = residues as Quad;
-        let bytes = residues_of_one | (residues_of_one - (residues_of_one >> 7));
-        // A run of 128 cannot be told from one of 127.
-        let less = if n > MOST { MOST } else { n - 1 };
-        let less = (less * ONES as Quad & bytes) | (MOST * ONES as Quad & !bytes);
-        Self { add: ONES * u64::from(128 - n.min(MOST)), mask: residues, less }
+        Self { add: ONES * u64::from(128 - n.min(MOST)), mask, n }
     }
 
-    /// The segments of a word that may do, as the top bits of their bytes.
+    /// The segments of a block that may do, as bits; those below `from` left out.
     #[inline]
-    fn hits(&self, word: &[Quad; WORD]) -> u64 {
-        ((u64::from(word[1]) << 32 | u64::from(word[0])) + self.add) & self.mask
+    fn hits(&self, block: &Block, from: usize) -> u32 {
+        let [w, x, y, z] = block.0.map(|pair| (pair + self.add) & self.mask);
+        if w | x | y | z == 0 {
+            return 0;
+        }
+        let bits = |pair: u64| u32::from(pair as u32 != 0) | u32::from(pair >> 32 != 0) << 1;
+        (bits(w) | bits(x) << 2 | bits(y) << 4 | bits(z) << 6) >> from << from
+    }
+
+    /// What to lower bounds to where there was none; a run of 128 cannot be told from one of 127.
+    fn lowered(&self) -> Quad {
+        let tops = self.mask as Quad;
+        let bytes = tops | (tops - (tops >> 7));
+        let most = if self.n > MOST { MOST } else { self.n - 1 };
+        (most * ONES as Quad & bytes) | (FULL & !bytes)
     }
 }
 
-/// The first of `from..to` that may do.
-#[inline]
-fn scan(words: &[[Quad; WORD]], from: usize, to: usize, wanted: &Wanted) -> Option<usize> {
-    let words = &words[..to.div_ceil(WORD).min(words.len())];
-    let mut at = from / WORD;
-    let hits = wanted.hits(words.get(at)?) & (u64::MAX << (32 * (from % WORD)));
-    let hits = if hits != 0 {
-        hits
-    } else {
-        at += 1;
-        // Four words at a time, as long as there are so many.
-        while let Some([a, b, c, d]) = words.get(at..at + 4) {
-            if wanted.hits(a) | wanted.hits(b) | wanted.hits(c) | wanted.hits(d) != 0 {
-                break;
-            }
-            at += 4;
-        }
-        let found = words.get(at..)?.iter().position(|word| wanted.hits(word) != 0)?;
-        at += found;
-        wanted.hits(&words[at])
-    };
-    Some(at * WORD + usize::from(hits.trailing_zeros() >= 32)).filter(|&found| found < to)
-}
-
-fn lower(words: &mut [[Quad; WORD]], at: usize, bounds: Quad) {
-    let known = &mut words[at / WORD][at % WORD];
-    *known = smaller(*known, bounds);
+fn lower(blocks: &mut [Block], at: usize, bounds: Quad) {
+    let block = &mut blocks[at / BLOCK];
+    block.set(at, smaller(block.get(at), bounds));
 }
 
 impl Bounds {
     /// For segments about which nothing is known.
     pub fn new(segments: usize) -> Self {
-        let words = |n: usize| vec![[MOST * ONES as Quad; WORD]; n.div_ceil(WORD)];
-        Self { segments: words(segments), groups: words(segments.div_ceil(GROUP)) }
+        let blocks = |n: usize| vec![Block::FULL; n.div_ceil(BLOCK)];
+        Self { segments: blocks(segments), groups: blocks(segments.div_ceil(GROUP)) }
     }
 
-    /// The first segment in `from..to` that may do.
-    pub fn next(&mut self, from: usize, to: usize, wanted: &Wanted) -> Option<usize> {
-        let mut segment = from;
-        while segment < to {
-            let group = segment / GROUP;
-            let end = (group + 1) * GROUP;
-            let found = scan(&self.segments, segment, end.min(to), wanted);
-            if found.is_some() {
-                return found;
+    /// The segments of a block that may do, as bits; those below `from` left out.
+    #[inline]
+    pub fn hits(&self, block: usize, from: usize, wanted: &Wanted) -> u32 {
+        self.segments.get(block).map_or(0, |block| wanted.hits(block, from))
+    }
+
+    /// The next block, up to segment `to`, worth looking at behind one in which nothing more was found. `from` is the
+    /// segment the search began with.
+    #[inline]
+    pub fn next_block(&mut self, block: usize, from: usize, to: usize, wanted: &Wanted) -> Option<usize> {
+        let next = block + 1;
+        if next.is_multiple_of(GROUP / BLOCK) { self.next_group(next, from, to, wanted) } else { Some(next) }
+            .filter(|next| next * BLOCK < to)
+    }
+
+    /// As [`Bounds::next_block`] at the end of a group, all of which was looked at if the search began before it.
+    #[inline(never)]
+    fn next_group(&mut self, block: usize, from: usize, to: usize, wanted: &Wanted) -> Option<usize> {
+        let next = block * BLOCK / GROUP;
+        if from <= (next - 1) * GROUP {
+            // Segments looked at in vain may still have such runs, only not where they were wanted.
+            let blocks = &self.segments[block - GROUP / BLOCK..block];
+            if blocks.iter().all(|block| wanted.hits(block, 0) == 0) {
+                lower(&mut self.groups, next - 1, wanted.lowered());
             }
-            if segment.is_multiple_of(GROUP) && end <= to {
-                lower(&mut self.groups, group, wanted.less);
+        }
+        let mut below = next % BLOCK;
+        for (number, groups) in self.groups.iter().enumerate().take(to.div_ceil(GROUP * BLOCK)).skip(next / BLOCK) {
+            let hits = wanted.hits(groups, below);
+            if hits != 0 {
+                return Some((number * BLOCK + hits.trailing_zeros() as usize) * (GROUP / BLOCK));
             }
-            segment = scan(&self.groups, group + 1, to.div_ceil(GROUP), wanted)? * GROUP;
+            below = 0;
         }
         None
     }
 
-    /// Remembers a free run of `n` slots (at least 1) from slot `at` of a segment on.
+    /// The first segment in `from..to` that may do.
+    pub fn next(&mut self, from: usize, to: usize, wanted: &Wanted) -> Option<usize> {
+        let (mut block, mut below) = (from / BLOCK, from % BLOCK);
+        loop {
+            let hits = self.hits(block, below, wanted);
+            if hits != 0 {
+                return Some(block * BLOCK + hits.trailing_zeros() as usize).filter(|&found| found < to);
+            }
+            (block, below) = (self.next_block(block, from, to, wanted)?, 0);
+        }
+    }
+
+    /// Whether no run whatever could raise a segment's bounds.
+    #[inline]
+    pub fn is_full(&self, segment: usize) -> bool {
+        self.segments[segment / BLOCK].get(segment) == FULL
+    }
+
+    /// Remembers a free run of `n` slots (1 to 128) from slot `at` of a segment on.
     #[inline]
     pub fn raise(&mut self, segment: usize, at: u32, n: u32) {
         let longest = of_run(at, n);
-        let bounds = &mut self.segments[segment / WORD][segment % WORD];
-        let raised = larger(*bounds, longest);
-        if *bounds != raised {
-            *bounds = raised;
+        let block = &mut self.segments[segment / BLOCK];
+        let (known, raised) = (block.get(segment), larger(block.get(segment), longest));
+        if known != raised {
+            block.set(segment, raised);
             let group = segment / GROUP;
-            let bounds = &mut self.groups[group / WORD][group % WORD];
-            *bounds = larger(*bounds, longest);
+            let block = &mut self.groups[group / BLOCK];
+            block.set(group, larger(block.get(group), longest));
         }
     }
 
     /// Remembers that a segment has no such run as was wanted.
     pub fn lower(&mut self, segment: usize, wanted: &Wanted) {
-        lower(&mut self.segments, segment, wanted.less);
+        lower(&mut self.segments, segment, wanted.lowered());
     }
 
     /// Remembers that a segment has no run longer than `longest`, wherever it begins.
@@ -178,7 +221,7 @@ impl Bounds {
 
     /// Bytes on the heap.
     pub fn heap_bytes(&self) -> usize {
-        (self.segments.capacity() + self.groups.capacity()) * size_of::<[Quad; WORD]>()
+        (self.segments.capacity() + self.groups.capacity()) * size_of::<Block>()
     }
 }
 

@@ -212,7 +212,7 @@ impl Machine {
     }
 
     /// Gives back the bounce buffer at an address; `false` when no allocation begins there.
-    #[inline]
+    #[inline(always)]
     pub fn unmap_at(&mut self, tlb_addr: u64, limits: &Limits) -> bool {
         self.allocator.unmap(tlb_addr, limits).is_some()
     }

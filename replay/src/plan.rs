@@ -140,7 +140,18 @@ impl Profile {
         let tbl = start & limits.boundary;
         let never = rules.search == Search::D && tbl & SLOT_MASK != 0;
         let regular = !never && shapes.iter().all(|shape| (shape.mask + 1).is_power_of_two());
-        Self { rules, limits: *limits, start, ma, max_slots, first: tbl >> 11, shift: slots(tbl), never, shapes, regular }
+        Self {
+            rules,
+            limits: *limits,
+            start,
+            ma,
+            max_slots,
+            first: tbl >> 11,
+            shift: slots(tbl),
+            never,
+            shapes,
+            regular,
+        }
     }
 
     /// Which of [`PROFILES`] places to remember a device's at; others may have the same.
@@ -201,7 +212,7 @@ impl Profile {
             return None;
         }
         let lo = orig & self.ma & SLOT_MASK;
-        let n = slots(size + lo);
+        let n = (size + lo + SLOT_MASK) / SLOT_BYTES;
         let shape = &self.shapes[usize::from(size + lo >= PAGE)];
         let (state, len) = (pool.areas().get(area)?, pool.area_slots());
         let begin = shape.begin(state.index, len);

@@ -277,8 +277,10 @@ impl SlotPool {
         segment.free |= slots;
         segment.starts &= !slots;
         segment.data &= !slots;
-        let (from, to) = (bits::begin(segment.free, at), bits::end(segment.free, at + n as u32));
-        self.bounds.raise(number, from, to - from);
+        if !self.bounds.is_full(number) {
+            let (from, to) = (bits::begin(segment.free, at), bits::end(segment.free, at + n as u32));
+            self.bounds.raise(number, from, to - from);
+        }
         let area = self.area_of(first);
         self.areas[area].used -= n;
         self.used -= n;

@@ -10,7 +10,7 @@
 use trace::pool::SEGMENT_SLOTS;
 
 use crate::bits;
-use crate::bounds::Wanted;
+use crate::bounds::{BLOCK, Wanted};
 use crate::plan::Plan;
 use crate::pool::SlotPool;
 use crate::rules::Search;
@@ -103,33 +103,49 @@ impl Sweep<'_> {
     }
 
     /// As [`Sweep::first_fit`] for a chain with one slot in every `step`, from pool-wide slot `from` to `to`.
+    #[inline]
     fn fit_by_segment(&mut self, from: u64, to: u64, step: u32) -> Option<u64> {
         let n = u32::try_from(self.plan.n).ok().filter(|&n| n <= SEGMENT_SLOTS)?;
         let wanted = Wanted::new(n, from, step);
         let chain = bits::every(step, from);
-        let residues = bits::every(step.min(4), from);
         let boundaries = Boundaries::new(self.plan, self.pool.geometry().nslabs);
-        let end = to.div_ceil(SEG) as usize;
-        let mut segment = (from / SEG) as usize;
-        while let Some(hopeful) = self.pool.bounds_mut().next(segment, end, &wanted) {
-            let free = self.pool.segment(hopeful);
-            let starts = bits::starts(free, n);
-            if starts == 0 {
-                self.pool.bounds_mut().cap(hopeful, bits::longest_run(free));
-            } else if starts & residues == 0 {
-                self.pool.bounds_mut().lower(hopeful, &wanted);
-            } else {
-                let base = hopeful as u64 * SEG;
-                let edges =
-                    !bits::below(from.saturating_sub(base).min(SEG) as u32) & bits::below((to - base).min(SEG) as u32);
-                let fits = starts & chain & edges & boundaries.allowed(base, n);
+        let (first, last) = ((from / SEG) as usize, ((to - 1) / SEG) as usize);
+        let (mut block, mut below) = (first / BLOCK, first % BLOCK);
+        loop {
+            let mut hits = self.pool.bounds_mut().hits(block, below, &wanted);
+            while hits != 0 {
+                let segment = block * BLOCK + hits.trailing_zeros() as usize;
+                if segment > last {
+                    return None;
+                }
+                hits &= hits - 1;
+                let base = segment as u64 * SEG;
+                let free = self.pool.segment(segment);
+                let starts = bits::starts(free, n);
+                let mut fits = starts & chain & boundaries.allowed(base, n);
+                if segment == first {
+                    fits &= !bits::below((from - base) as u32);
+                }
+                if segment == last {
+                    fits &= bits::below((to - base) as u32);
+                }
                 if fits != 0 {
                     return Some(base + u64::from(fits.trailing_zeros()));
                 }
+                self.learn(segment, free, starts & bits::every(step.min(4), from), &wanted);
             }
-            segment = hopeful + 1;
+            (block, below) = (self.pool.bounds_mut().next_block(block, first, last + 1, &wanted)?, 0);
         }
-        None
+    }
+
+    /// Sharpens a segment's bounds after it was looked at in vain. `starts` are those of the wanted residues; there may
+    /// be some outside the sweep or across a boundary, and then nothing is learnt.
+    #[inline]
+    fn learn(&mut self, segment: usize, free: u128, starts: u128, wanted: &Wanted) {
+        if starts == 0 {
+            self.pool.bounds_mut().lower(segment, wanted);
+            self.pool.bounds_mut().cap(segment, bits::longest_run(free));
+        }
     }
 
     /// As [`Sweep::first_fit`] for the rare chain without a regular step: slot by slot.
