@@ -1,9 +1,11 @@
 //! A generation's allocator over its pools: which pool, which area, which slots.
 
+use crate::growth::Growth;
 use crate::plan::{Limits, PROFILES, Plan, Profile, Quick, Request};
 use crate::pool::{Geometry, Run, SlotPool};
 use crate::refusal::{self, Cause, Refusal, area_order};
 use crate::rules::Generation;
+use crate::view::View;
 use crate::walk::{Found, find};
 use trace::pool::SLOT_BYTES;
 
@@ -16,8 +18,9 @@ pub struct Taken {
     pub first_slot: u32,
     /// Slots taken.
     pub nslots: u32,
-    /// Which pool: 0, or 1 for `rfc64`'s second.
-    pub pool: u8,
+    /// Which pool: 0 is the boot pool, 1 `rfc64`'s second; what comes after may go away again (SPEC 5), and its number
+    /// is not used twice.
+    pub pool: u32,
 }
 
 /// Why a request was not served, as far as that is known without looking further; for [`Allocator::cause`].
@@ -34,12 +37,19 @@ pub enum Stop {
 /// The allocator of one generation.
 #[derive(Clone, Debug)]
 pub struct Allocator {
-    rules: &'static Generation,
-    pools: Vec<SlotPool>,
-    used: u64,
-    high_water: u64,
+    pub(crate) rules: &'static Generation,
+    pub(crate) pools: Vec<SlotPool>,
+    pub(crate) used: u64,
+    pub(crate) high_water: u64,
+    hi_threshold: u64,
+    /// The pool all requests go to for the moment.
+    sent_to: Option<usize>,
+    /// Where pools are taken to lie, if not where they are; mostly empty.
+    pub(crate) views: Vec<Option<View>>,
     /// Devices met against their pools, by a hash: those after one another are often the same few.
     profiles: [Option<Profile>; PROFILES],
+    /// Those that come and go, where they can.
+    pub(crate) growth: Option<Box<Growth>>,
 }
 
 impl Allocator {
@@ -51,7 +61,11 @@ impl Allocator {
             pools: pools.iter().map(|&g| SlotPool::new(g)).collect(),
             used: 0,
             high_water: 0,
+            hi_threshold: u64::MAX,
+            sent_to: None,
+            views: Vec::new(),
             profiles: [None; PROFILES],
+            growth: None,
         }
     }
 
@@ -61,13 +75,13 @@ impl Allocator {
         self.rules
     }
 
-    /// The pools, `rfc64`'s high one last.
+    /// The pools there are from the start, `rfc64`'s high one last.
     #[must_use]
     pub fn pools(&self) -> &[SlotPool] {
         &self.pools
     }
 
-    /// Slots in use in all pools.
+    /// Slots in use in all pools, those that came later included (`total_used`).
     #[must_use]
     pub fn used(&self) -> u64 {
         self.used
@@ -84,7 +98,18 @@ impl Allocator {
     #[must_use]
     #[inline]
     pub fn pool_for(&self, limits: &Limits) -> usize {
-        usize::from(self.rules.has_high_pool() && self.pools.len() > 1 && limits.reach == u64::MAX)
+        let high = || self.rules.has_high_pool() && self.pools.len() > 1 && limits.reach >= self.hi_threshold;
+        self.sent_to.unwrap_or_else(|| usize::from(high()))
+    }
+
+    /// Has devices that reach this address use the second pool ([`Dispatch::hi_threshold`]).
+    pub fn set_hi_threshold(&mut self, hi_threshold: u64) {
+        self.hi_threshold = hi_threshold;
+    }
+
+    /// Has all requests go to one pool, until told otherwise.
+    pub(crate) fn send_to(&mut self, pool: Option<usize>) {
+        self.sent_to = pool;
     }
 
     /// Takes slots for a request, as `swiotlb_tbl_map_single()` does.
@@ -101,7 +126,13 @@ impl Allocator {
     /// What the search came to; [`Allocator::cause`] says why.
     #[inline(always)]
     pub fn take(&mut self, request: &Request, limits: &Limits) -> Result<Taken, Stop> {
+        if self.growth.is_some() {
+            return self.take_growing(request, limits);
+        }
         let pool_id = self.pool_for(limits);
+        if !self.views.is_empty() {
+            return self.take_viewed(pool_id, request, limits);
+        }
         let Some(pool) = self.pools.get_mut(pool_id) else { return Err(Stop::Refused) };
         let start = pool.geometry().start;
         let known = &mut self.profiles[Profile::place(limits)];
@@ -115,7 +146,7 @@ impl Allocator {
             self.used += n;
             self.high_water = self.high_water.max(self.used);
             let tlb_addr = start + slot * SLOT_BYTES + lo;
-            return Ok(Taken { tlb_addr, first_slot: slot as u32, nslots: n as u32, pool: pool_id as u8 });
+            return Ok(Taken { tlb_addr, first_slot: slot as u32, nslots: n as u32, pool: pool_id as u32 });
         }
         let plan = profile.plan(request);
         self.walk(pool_id, request, &plan)
@@ -131,7 +162,7 @@ impl Allocator {
                     pool.take(area, Run { first, n: plan.n }, plan.pad());
                     self.used += plan.n;
                     self.high_water = self.high_water.max(self.used);
-                    return Ok(Taken::at(pool.geometry(), pool_id as u8, first, plan));
+                    return Ok(Taken::at(pool.geometry(), pool_id as u32, first, plan));
                 }
                 Found::Nothing => {}
                 Found::Livelock => return Err(Stop::Livelock),
@@ -145,12 +176,19 @@ impl Allocator {
         if stop == Stop::AboveMask {
             return Cause::PoolAboveMask;
         }
+        if let Some(growth) = &self.growth {
+            return growth.refused;
+        }
         if request.size == 0 {
             return Cause::Empty;
         }
         let pool_id = self.pool_for(limits);
+        if !self.views.is_empty() {
+            return self.cause_viewed(pool_id, request, limits, stop);
+        }
         let Some(pool) = self.pools.get_mut(pool_id) else { return Cause::NoPool };
-        let plan = Plan::new(self.rules, pool.geometry().start, request, limits);
+        let start = pool.geometry().start;
+        let plan = Plan::new(self.rules, start, request, limits);
         refusal::cause(pool, &plan, request.cpu, stop == Stop::Livelock)
     }
 
@@ -159,21 +197,33 @@ impl Allocator {
         let rules = self.rules;
         let pool_id = self.pool_for(limits);
         let mut none = SlotPool::new(Geometry { start: 0, nslabs: 0, areas: 1 });
+        let plan = Plan::new(rules, self.seen_start(pool_id), request, limits);
         let pool = self.pools.get_mut(pool_id).unwrap_or(&mut none);
-        let plan = Plan::new(rules, pool.geometry().start, request, limits);
-        refusal::explain(pool, &plan, request.cpu, request.size, rules.search, cause)
+        let mut refusal = refusal::explain(pool, &plan, request.cpu, request.size, rules.search, cause);
+        self.explain_viewed(&mut refusal, &plan, pool_id, limits);
+        self.explain_growth(&mut refusal);
+        refusal
     }
 
     /// Gives back what was taken at a bounce address (SPEC 4); the number of slots, or nothing when no allocation
     /// begins there, as after a change of the device's min_align_mask between map and unmap.
     #[inline(always)]
     pub fn unmap(&mut self, tlb_addr: u64, limits: &Limits) -> Option<u32> {
-        let pool = self.pools.iter_mut().find(|p| p.contains(tlb_addr))?;
-        let lo = if self.rules.min_align { tlb_addr & limits.min_align_mask & (SLOT_BYTES - 1) } else { 0 };
+        let n = match self.pools.iter_mut().find(|p| p.contains(tlb_addr)) {
+            Some(pool) => Self::release_at(self.rules, pool, tlb_addr, limits)?,
+            None => self.unmap_grown(tlb_addr, limits)?,
+        };
+        self.used -= u64::from(n);
+        Some(n)
+    }
+
+    /// Releases the allocation whose data begins at a bounce address of `pool`; the number of slots.
+    #[inline(always)]
+    pub(crate) fn release_at(rules: &Generation, pool: &mut SlotPool, tlb_addr: u64, limits: &Limits) -> Option<u32> {
+        let lo = if rules.min_align { tlb_addr & limits.min_align_mask & (SLOT_BYTES - 1) } else { 0 };
         let slot = (tlb_addr - lo).checked_sub(pool.geometry().start)? / SLOT_BYTES;
         let run = pool.allocation_at(slot)?;
         pool.release(run);
-        self.used -= run.n;
         u32::try_from(run.n).ok()
     }
 
@@ -189,7 +239,7 @@ impl Allocator {
 impl Taken {
     /// What taking `first` for a plan comes to.
     #[inline]
-    pub(crate) fn at(pool: &Geometry, pool_id: u8, first: u64, plan: &Plan) -> Self {
+    pub(crate) fn at(pool: &Geometry, pool_id: u32, first: u64, plan: &Plan) -> Self {
         Self {
             tlb_addr: pool.start + (first + u64::from(plan.pad())) * SLOT_BYTES + plan.lo(),
             first_slot: first as u32,

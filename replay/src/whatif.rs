@@ -15,7 +15,7 @@ use trace::pool::SLOT_BYTES;
 use crate::allocator::Taken;
 use crate::copies::Part;
 use crate::load::Load;
-use crate::machine::{Machine, Mapped, Reason};
+use crate::machine::{FalseBoundaries, Machine, Mapped, Reason, Terms};
 use crate::occupancy::Occupancy;
 use crate::outcome::{DeviceOutcome, OnFail, Options, Outcome, RefusedMap};
 use crate::plan::Limits;
@@ -46,15 +46,20 @@ enum Asked {
     Again { counted: bool },
 }
 
+/// A mapping that has slots.
+#[derive(Clone, Copy, Debug)]
+struct Bounced {
+    taken: Taken,
+    size: u64,
+}
+
 pub(crate) struct Replay<'a> {
     load: &'a Load,
     machine: &'a mut Machine,
     rules: &'static Generation,
     options: &'a Options,
-    /// The slots of the mappings that bounced, by number.
-    states: Vec<Option<Taken>>,
-    /// Their bytes.
-    sizes: Vec<u64>,
+    /// The mappings that bounced, by number.
+    states: Vec<Option<Bounced>>,
     /// When something is to be done between steps, at the earliest.
     next_ns: u64,
     due: Due,
@@ -93,6 +98,8 @@ impl<'a> Replay<'a> {
             retried_ok: 0,
             held_refused: 0,
             unknown_frames: 0,
+            parted: 0,
+            false_boundaries: FalseBoundaries::default(),
         };
         Self {
             load,
@@ -100,7 +107,6 @@ impl<'a> Replay<'a> {
             machine,
             options,
             states: vec![None; load.alive],
-            sizes: vec![0; load.alive],
             next_ns: u64::MAX,
             due: Due::default(),
             retries: Retries::default(),
@@ -136,8 +142,8 @@ impl<'a> Replay<'a> {
                 }
                 What::Map(_) => self.request(at),
                 What::Sync => {
-                    if let Some(taken) = self.states[step.id as usize] {
-                        self.sync(&taken, class.device, step);
+                    if let Some(bounced) = self.states[step.id as usize] {
+                        self.sync(&bounced, class.device, step);
                     }
                     1
                 }
@@ -155,6 +161,8 @@ impl<'a> Replay<'a> {
         self.out.final_slots = self.used;
         self.out.assumed = self.due.assumed();
         self.out.unknown_frames = self.machine.unknown_frames();
+        self.out.parted = self.machine.parted();
+        self.out.false_boundaries = self.machine.false_boundaries();
         self.out
     }
 
@@ -215,11 +223,11 @@ impl<'a> Replay<'a> {
 
     /// Maps a buffer that was mapped before the recording: only its slots count.
     fn hold(&mut self, step: &Step, device: u32, map: &Map) {
-        let state = match self.machine.map(&map.request(step), &self.limits[device as usize]) {
+        let state = match self.machine.map_on(&map.request(step), &self.limits[device as usize], &map.terms) {
             Ok(Mapped::Direct { .. }) => None,
             Ok(Mapped::Bounced { taken, .. }) => {
                 self.took(step.time_ns, device, &taken);
-                Some(taken)
+                Some(Bounced { taken, size: step.size })
             }
             Err(_) => {
                 self.out.held_refused += 1;
@@ -227,7 +235,6 @@ impl<'a> Replay<'a> {
             }
         };
         self.states[step.id as usize] = state;
-        self.sizes[step.id as usize] = step.size;
     }
 
     /// Maps one buffer; `false` when it is refused.
@@ -239,16 +246,16 @@ impl<'a> Replay<'a> {
         let counts = u64::from(asked != Asked::Again { counted: true });
         self.out.maps += counts;
         of_device.maps += counts;
-        let state = match self.machine.map(&request, &limits) {
+        let state = match self.machine.map_on(&request, &limits, &map.terms) {
             Ok(Mapped::Direct { .. }) => None,
             Ok(Mapped::Bounced { taken, reason, .. }) => {
                 self.out.bounces[reason as usize] += counts;
                 of_device.bounces += counts;
-                if self.machine.copies().copies_at_map(map.direction, map.skips_sync) {
+                if self.machine.copies().copies_at_map(map.terms.direction, map.terms.has(Terms::SKIP_CPU_SYNC)) {
                     self.out.bytes_at_map += request.size;
                 }
                 self.took(now_ns, device, &taken);
-                Some(taken)
+                Some(Bounced { taken, size: step.size })
             }
             Err(refused) => {
                 if let Some(reason) = refused.reason {
@@ -268,18 +275,17 @@ impl<'a> Replay<'a> {
         };
         if step.id != UNTIED {
             self.states[step.id as usize] = state;
-            self.sizes[step.id as usize] = step.size;
-        } else if let Some(taken) = state {
+        } else if let Some(Bounced { taken, size }) = state {
             let lifetime_ns = self.load.lifetimes.typical(device, step.size);
             let time_ns = step.time_ns.saturating_add(lifetime_ns).max(now_ns);
-            self.due.push(time_ns, lifetime_ns, Bounce { taken, device, size: step.size });
+            self.due.push(time_ns, lifetime_ns, Bounce { taken, device, size });
             self.next_ns = self.next_ns.min(time_ns);
         }
         true
     }
 
     fn unmap(&mut self, step: &Step, device: u32, copies: bool) {
-        if let Some(taken) = self.states[step.id as usize].take() {
+        if let Some(Bounced { taken, .. }) = self.states[step.id as usize].take() {
             if copies {
                 self.out.bytes_at_unmap += step.size * self.machine.copies().at_unmap;
             }
@@ -296,7 +302,7 @@ impl<'a> Replay<'a> {
         for step in load.steps[at..].iter().take(steps).filter(|step| step.id != UNTIED) {
             let class = &load.classes[step.class as usize];
             if matches!(class.what, What::Map(_))
-                && let Some(taken) = self.states[step.id as usize].take()
+                && let Some(Bounced { taken, .. }) = self.states[step.id as usize].take()
             {
                 self.release(&taken, class.device, now_ns);
             }
@@ -308,7 +314,7 @@ impl<'a> Replay<'a> {
 
     /// Counts slots taken by a map.
     fn took(&mut self, time_ns: u64, device: u32, taken: &Taken) {
-        let (pool, slots) = (usize::from(taken.pool), u64::from(taken.nslots));
+        let (pool, slots) = (taken.pool as usize, u64::from(taken.nslots));
         self.changes += 1;
         self.used[pool] += slots;
         self.out.peak_slots[pool] = self.out.peak_slots[pool].max(self.used[pool]);
@@ -320,7 +326,7 @@ impl<'a> Replay<'a> {
 
     fn release(&mut self, taken: &Taken, device: u32, time_ns: u64) {
         self.machine.unmap(taken, &self.limits[device as usize]);
-        let (pool, slots) = (usize::from(taken.pool), u64::from(taken.nslots));
+        let (pool, slots) = (taken.pool as usize, u64::from(taken.nslots));
         self.changes += 1;
         self.used[pool] -= slots;
         self.out.occupancy.set(time_ns, pool, self.used[pool]);
@@ -328,11 +334,11 @@ impl<'a> Replay<'a> {
     }
 
     /// Counts what a sync copies; `step` says which part of the mapping (SPEC 6.3).
-    fn sync(&mut self, taken: &Taken, device: u32, step: &Step) {
+    fn sync(&mut self, bounced: &Bounced, device: u32, step: &Step) {
         let min_align_mask = if self.rules.min_align { self.limits[device as usize].min_align_mask } else { 0 };
-        let lo = taken.tlb_addr & min_align_mask & (SLOT_BYTES - 1);
-        let mapping = self.sizes[step.id as usize];
-        let synced = self.machine.copies().sync(&Part { offset: step.addr, size: step.size, mapping, lo });
+        let lo = bounced.taken.tlb_addr & min_align_mask & (SLOT_BYTES - 1);
+        let synced =
+            self.machine.copies().sync(&Part { offset: step.addr, size: step.size, mapping: bounced.size, lo });
         self.out.bytes_at_sync += synced.copied;
         self.out.bytes_wrong_source += synced.wrong_source;
         self.out.bytes_dropped += synced.dropped;

@@ -2,21 +2,25 @@
 //! compare byte for byte. A script is a list of requests; [`Script::answers`] writes what a policy says to each.
 //!
 //! Plain sets (`map`, `smap`, `unmap`) ask the slot allocator, Xen sets (`xmap`, `xunmap`) the whole decision of a
-//! PV guest.
+//! guest of Xen. Dynamic sets (`region`, `work`) also say where new pools' pages come from and when the growth worker
+//! runs; `dynamic.rs` says what a policy without pools that grow makes of them.
 
+mod dynamic;
+mod platform;
 mod read;
 
 use std::fmt::{self, Write};
 use std::time::Duration;
 
-use crate::allocator::Stop;
-use crate::machine::{Machine, Mapped, Platform, Reason};
-use crate::p2m::P2m;
+use crate::allocator::{Allocator, Stop};
+use crate::machine::{FrameTable, Machine, Mapped, Platform, PlatformKind, PlatformSpec, Reason};
+use crate::pages::Buddy;
 use crate::param;
 use crate::plan::{Limits, Request};
 use crate::policy::{Base, Policy, PolicyError};
 use crate::pool::Geometry;
 use crate::refusal::Cause;
+use platform::Told;
 use read::{Fields, Reader};
 use trace::pool::P2mKind;
 
@@ -31,13 +35,13 @@ pub enum ScriptError {
         /// What is wrong with it.
         what: String,
     },
-    /// A kind of script that is not modelled.
-    #[error("line {line}: {what}; only scripts for one fixed pool and for Xen PV (x86) can be replayed")]
-    Unsupported {
-        /// Line number, from 1.
-        line: usize,
-        /// What it would take.
-        what: &'static str,
+    /// The script is for another kind of platform.
+    #[error("these requests are for platform {told}, not for {asked}; leave --platform out")]
+    Platform {
+        /// What was asked for.
+        asked: PlatformSpec,
+        /// What the script's lines are for.
+        told: PlatformKind,
     },
     /// There is no `pool` line.
     #[error("the script has no `pool` line; it must say where the pool is before the first map")]
@@ -58,6 +62,10 @@ pub struct Script {
     force: bool,
     /// A Xen set: other header, other lines.
     xen: bool,
+    platform: PlatformSpec,
+    told: Told,
+    /// Where pages for new pools come from.
+    region: Buddy,
     steps: Vec<Step>,
     /// What the script calls the mapping of each map and unmap, in order.
     names: Vec<u64>,
@@ -88,6 +96,8 @@ enum Step {
         asker: u32,
     },
     Change(u32),
+    /// The growth worker may run.
+    Work,
     Mark,
 }
 
@@ -136,13 +146,14 @@ impl Script {
                 reader.line(&mut Fields { line: number + 1, fields: line.split(',') })?;
             }
         }
-        let Reader { pool, force, xen, steps, names, askers, changes, places, .. } = reader;
+        let Reader { pool, force, xen, told, steps, names, askers, changes, places, region, .. } = reader;
         let pool = pool.ok_or(ScriptError::NoPool)?;
         let xen = xen.unwrap_or(false);
-        Ok(Self { pool, force, xen, steps, names, askers, changes, alive: places as usize })
+        let platform = if xen { told.xen() } else { PlatformSpec::new(PlatformKind::Native) };
+        Ok(Self { pool, force, xen, platform, told, steps, names, askers, changes, alive: places as usize, region })
     }
 
-    /// Whether the script asks for a PV guest's whole decision.
+    /// Whether the script asks for the whole decision of a guest of Xen.
     #[must_use]
     pub fn is_xen(&self) -> bool {
         self.xen
@@ -169,19 +180,9 @@ impl Script {
         let (nslabs, areas) = param::round(policy.rules(), self.pool.nslabs, self.pool.areas);
         let pool = Geometry { nslabs, areas, ..self.pool };
         let setup = policy.resolve(&Base { pool, cpus: Some(self.pool.areas), force: self.force })?;
-        let platform = if self.xen { Platform::XenPv(self.initial_p2m()) } else { Platform::Native };
-        Ok(Machine::new(&setup, platform))
-    }
-
-    /// The frame table as it stands before the first map.
-    fn initial_p2m(&self) -> P2m {
-        let mut p2m = P2m::new();
-        for step in self.steps.iter().take_while(|s| !matches!(s, Step::Map { .. })) {
-            if let Step::Change(number) = *step {
-                self.changes[number as usize].apply(&mut p2m);
-            }
-        }
-        p2m
+        let mut machine = Machine::new(&setup, self.initial_platform());
+        machine.allocator_mut().take_pages_from(Box::new(self.region.clone()));
+        Ok(machine)
     }
 
     /// Replays the script and writes the answers, header line included.
@@ -190,20 +191,25 @@ impl Script {
     /// When the policy does not fit or the answers cannot be written.
     pub fn answers(&self, policy: &Policy, out: &mut impl Write) -> Result<(), ScriptError> {
         let mut play = Play::new(self, policy)?;
+        play.machine.allocator_mut().log_pages();
         self.header(policy, &play.machine, out)?;
         let mut names = self.names.iter();
         for step in &self.steps {
             let answer = play.step(step);
-            let used = play.machine.allocator().used();
+            dynamic::write_pages(&mut play.machine, out)?;
+            let allocator = play.machine.allocator();
+            let used = allocator.used();
             match (step, answer) {
                 (&Step::Map { kind, .. }, Answer::Map(mapped)) => {
-                    write_map(out, kind, *names.next().unwrap_or(&0), mapped, used)?;
+                    write_map(out, kind, *names.next().unwrap_or(&0), mapped, allocator)?;
                 }
                 (&Step::Unmap { kind, .. }, answer) => {
                     let (name, blanks) = (kind.words().1, if kind == Kind::Xmap { ",," } else { "," });
                     let skip = if matches!(answer, Answer::Nothing) { "SKIP" } else { "" };
                     writeln!(out, "{name},{},{skip}{blanks},{used}", names.next().unwrap_or(&0))?;
                 }
+                (_, Answer::Work(ran)) => writeln!(out, "work,{}", u8::from(ran))?,
+                (_, Answer::Exists) => writeln!(out, "p2m,EEXIST")?,
                 _ => {}
             }
         }
@@ -242,15 +248,17 @@ impl Script {
         let Geometry { start, nslabs, areas } = *pool.geometry();
         if self.xen {
             let force = u8::from(self.force);
+            let arch = if self.platform.row().frames == FrameTable::Arm { "arm" } else { "x86-pv" };
             return writeln!(
                 out,
-                "# xen swiotlb answers v1 kernel={id} arch=x86-pv base={start:x} nslabs={nslabs} nareas={areas} force={force}"
+                "# xen swiotlb answers v1 kernel={id} arch={arch} base={start:x} nslabs={nslabs} nareas={areas} force={force}"
             );
         }
         let area = pool.area_slots();
         write!(
             out,
-            "# swiotlb answers v1 kernel={id} base={start:x} nslabs={nslabs} nareas={areas} area_nslabs={area} dynamic=0"
+            "# swiotlb answers v1 kernel={id} base={start:x} nslabs={nslabs} nareas={areas} area_nslabs={area} dynamic={}",
+            u8::from(machine.allocator().grows())
         )?;
         if let Some(high) = pools.get(1) {
             let Geometry { start, nslabs, .. } = *high.geometry();
@@ -287,7 +295,7 @@ struct Play<'a> {
     script: &'a Script,
     machine: Machine,
     live: Vec<Live>,
-    /// Bus addresses of bounces by place; Xen sets only, elsewhere it is the bounce buffer's own.
+    /// Bus addresses by place; Xen sets only, elsewhere it is the bounce buffer's own.
     dma_addrs: Vec<u64>,
     /// Maps that were refused.
     refused: u64,
@@ -306,6 +314,10 @@ enum Live {
 enum Answer {
     Map(Result<Mapped, Stop>),
     Unmapped,
+    /// Whether the worker was woken and ran.
+    Work(bool),
+    /// A change of frame tables that the kernel refuses.
+    Exists,
     /// Nothing was there to be undone, or nothing was asked.
     Nothing,
 }
@@ -336,12 +348,13 @@ impl<'a> Play<'a> {
                 let mapped = self.map(kind, &Request { orig_addr, size, align_mask, cpu }, limits);
                 self.live[place as usize] = match mapped {
                     Ok(Mapped::Bounced { taken, dma_addr, .. }) => {
-                        if let Some(known) = self.dma_addrs.get_mut(place as usize) {
-                            *known = dma_addr;
-                        }
+                        self.remember(place, dma_addr);
                         Live::Bounced(taken.tlb_addr)
                     }
-                    Ok(Mapped::Direct { .. }) => Live::Direct,
+                    Ok(Mapped::Direct { dma_addr }) => {
+                        self.remember(place, dma_addr);
+                        Live::Direct
+                    }
                     Err(_) => {
                         self.refused += 1;
                         Live::Nothing
@@ -350,26 +363,34 @@ impl<'a> Play<'a> {
                 return Answer::Map(mapped);
             }
             Step::Unmap { kind, place: Some(place), asker } => {
-                match std::mem::replace(&mut self.live[place as usize], Live::Nothing) {
+                let limits = &self.script.askers[asker as usize].limits;
+                let tlb_addr = match std::mem::replace(&mut self.live[place as usize], Live::Nothing) {
                     Live::Nothing => return Answer::Nothing,
-                    Live::Direct => {}
-                    Live::Bounced(tlb_addr) => {
-                        // Xen goes back from the bus address: a frame that has changed hands is not found (SPEC 10.3).
-                        if kind != Kind::Xmap || self.machine.finds_pool(self.dma_addrs[place as usize]) {
-                            self.machine.unmap_at(tlb_addr, &self.script.askers[asker as usize].limits);
-                        }
-                    }
+                    Live::Direct => None,
+                    Live::Bounced(tlb_addr) => Some(tlb_addr),
+                };
+                if kind == Kind::Xmap {
+                    self.machine.unmap_from_bus(self.dma_addrs[place as usize], tlb_addr, limits);
+                } else if let Some(tlb_addr) = tlb_addr {
+                    self.machine.unmap_at(tlb_addr, limits);
                 }
                 return Answer::Unmapped;
             }
             Step::Change(number) => {
-                if let Some(p2m) = self.machine.p2m_mut() {
-                    self.script.changes[number as usize].apply(p2m);
+                if !self.script.changes[number as usize].apply(self.machine.platform_mut()) {
+                    return Answer::Exists;
                 }
             }
+            Step::Work => return Answer::Work(self.machine.allocator_mut().run_worker()),
             Step::Unmap { place: None, .. } | Step::Mark => {}
         }
         Answer::Nothing
+    }
+
+    fn remember(&mut self, place: u32, dma_addr: u64) {
+        if let Some(known) = self.dma_addrs.get_mut(place as usize) {
+            *known = dma_addr;
+        }
     }
 
     #[inline(always)]
@@ -389,24 +410,39 @@ impl<'a> Play<'a> {
 }
 
 impl Change {
-    fn apply(self, p2m: &mut P2m) {
-        match self {
-            Self::P2m { pfn, mfn, count, kind } => p2m.set(pfn, mfn, count, kind),
-            Self::M2p { mfn, pfn, count } => p2m.set_m2p(mfn, pfn, count),
-            Self::P2mSize(size) => p2m.set_size(size),
+    /// Enters a change into the frame table; `false` when the kernel refuses it.
+    fn apply(self, platform: &mut Platform) -> bool {
+        if let (Some(tree), Self::P2m { pfn, mfn, count, .. }) = (platform.tree_mut(), self) {
+            return tree.insert(pfn, mfn, count);
         }
+        if let Some(p2m) = platform.p2m_mut() {
+            match self {
+                Self::P2m { pfn, mfn, count, kind } => p2m.set(pfn, mfn, count, kind),
+                Self::M2p { mfn, pfn, count } => p2m.set_m2p(mfn, pfn, count),
+                Self::P2mSize(size) => p2m.set_size(size),
+            }
+        }
+        true
     }
 }
 
-fn write_map(out: &mut impl Write, kind: Kind, id: u64, answer: Result<Mapped, Stop>, used: u64) -> fmt::Result {
-    let word = kind.words().0;
+fn write_map(
+    out: &mut impl Write,
+    kind: Kind,
+    id: u64,
+    answer: Result<Mapped, Stop>,
+    allocator: &Allocator,
+) -> fmt::Result {
+    let (word, used) = (kind.words().0, allocator.used());
     match (kind, answer) {
         (Kind::Xmap, Ok(Mapped::Direct { dma_addr })) => writeln!(out, "{word},{id},DIRECT,{dma_addr:x},,{used}"),
         (Kind::Xmap, Ok(Mapped::Bounced { dma_addr, taken, .. })) => {
             writeln!(out, "{word},{id},BOUNCE,{dma_addr:x},{:x},{used}", taken.tlb_addr)
         }
         (_, Ok(Mapped::Bounced { taken, .. })) => {
-            writeln!(out, "{word},{id},{:x},{},{used}", taken.tlb_addr, taken.first_slot)
+            write!(out, "{word},{id},{:x},{},{used}", taken.tlb_addr, taken.first_slot)?;
+            dynamic::write_pool(&taken, allocator, out)?;
+            writeln!(out)
         }
         (_, Ok(Mapped::Direct { dma_addr })) => writeln!(out, "{word},{id},{dma_addr:x},,{used}"),
         (_, Err(stop)) => {

@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 use std::str::FromStr;
 
+use super::platform::Told;
 use super::{Asker, Change, Kind, ScriptError, Step};
+use crate::machine::FrameTable;
+use crate::pages::Buddy;
 use crate::plan::Limits;
 use crate::pool::Geometry;
 use trace::pool::P2mKind;
@@ -14,6 +17,8 @@ pub(super) struct Reader {
     pub pool: Option<Geometry>,
     pub force: bool,
     pub xen: Option<bool>,
+    pub region: Buddy,
+    pub told: Told,
     devices: HashMap<u64, Limits>,
     pub steps: Vec<Step>,
     pub names: Vec<u64>,
@@ -53,17 +58,26 @@ impl Reader {
             "xunmap" => self.unmap(f, Kind::Xmap)?,
             "mark" => self.steps.push(Step::Mark),
             "opt" => self.option(f)?,
-            "p2m" => self.frames(f, P2mKind::Own)?,
+            "p2m" => {
+                self.told.frames(f, FrameTable::Pv)?;
+                self.frames(f, P2mKind::Own)?;
+            }
             "foreign" => self.frames(f, P2mKind::Foreign)?,
             "ident" => {
+                self.told.frames(f, FrameTable::Pv)?;
                 let (pfn, count) = (f.hex("pfn")?, f.dec("count")?);
                 self.change(f, Change::P2m { pfn, mfn: pfn, count, kind: P2mKind::Identity })?;
             }
             "m2p" => {
+                self.told.frames(f, FrameTable::Pv)?;
                 let (mfn, pfn, count) = (f.hex("mfn")?, f.hex("pfn")?, f.dec("count")?);
                 self.change(f, Change::M2p { mfn, pfn, count })?;
             }
-            "region" | "work" => return Err(f.unsupported("pools that grow are not modelled")),
+            "region" => {
+                let (base, bytes) = (f.hex("base")?, f.dec("bytes")?);
+                self.region.add(base, bytes);
+            }
+            "work" => self.steps.push(Step::Work),
             other => return Err(f.wrong(format!("`{other}` is not a kind of line"))),
         }
         f.end()
@@ -143,14 +157,11 @@ impl Reader {
         match name {
             "force" => self.force = f.hex::<u64>("force")? != 0,
             "p2msize" => {
+                self.told.frames(f, FrameTable::Pv)?;
                 let size = f.hex("size")?;
                 self.change(f, Change::P2mSize(size))?;
             }
-            // How far the tables go; no decision depends on it.
-            "maxpfn" | "m2psize" => {
-                f.hex::<u64>("size")?;
-            }
-            "coherent" | "cacheflush" => return Err(f.unsupported("Xen on ARM is not modelled")),
+            other if self.told.option(f, other)? => {}
             other => return Err(f.wrong(format!("`{other}` is not an option"))),
         }
         Ok(())
@@ -172,19 +183,15 @@ pub(super) struct Fields<'a> {
 }
 
 impl Fields<'_> {
-    fn wrong(&self, what: String) -> ScriptError {
+    pub fn wrong(&self, what: String) -> ScriptError {
         ScriptError::Line { line: self.line, what }
-    }
-
-    fn unsupported(&self, what: &'static str) -> ScriptError {
-        ScriptError::Unsupported { line: self.line, what }
     }
 
     fn dec<T: FromStr>(&mut self, name: &str) -> Result<T, ScriptError> {
         self.field(name, "a number", |text| text.parse().ok())
     }
 
-    fn hex<T: TryFrom<u64>>(&mut self, name: &str) -> Result<T, ScriptError> {
+    pub fn hex<T: TryFrom<u64>>(&mut self, name: &str) -> Result<T, ScriptError> {
         self.field(name, "a hexadecimal number", |text| {
             let digits = text.strip_prefix("0x").unwrap_or(text);
             u64::from_str_radix(digits, 16).ok().and_then(|n| n.try_into().ok())
