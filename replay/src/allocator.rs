@@ -1,7 +1,7 @@
 //! A generation's allocator over its pools: which pool, which area, which slots.
 
 use crate::growth::Growth;
-use crate::plan::{Limits, PROFILES, Plan, Profile, Request};
+use crate::plan::{Limits, PROFILES, Plan, Profile, Quick, Request};
 use crate::pool::{Geometry, Run, SlotPool};
 use crate::refusal::{self, Cause, Refusal, area_order};
 use crate::rules::Generation;
@@ -96,6 +96,7 @@ impl Allocator {
     /// The pool a device's requests go to. `rfc64` sends devices that reach all 64 bits to the second pool, with no
     /// fallback either way (SPEC 9); everybody else has one.
     #[must_use]
+    #[inline]
     pub fn pool_for(&self, limits: &Limits) -> usize {
         let high = || self.rules.has_high_pool() && self.pools.len() > 1 && limits.reach >= self.hi_threshold;
         self.sent_to.unwrap_or_else(|| usize::from(high()))
@@ -139,17 +140,29 @@ impl Allocator {
             Some(profile) if profile.is_of(start, limits) => profile,
             _ => known.insert(Profile::new(self.rules, start, limits)),
         };
-        let plan = profile.plan(request);
-        if request.size == 0 {
-            return Err(Stop::Refused);
+        let own = request.cpu as usize & (pool.areas().len() - 1);
+        if let Some(Quick { slot, n, lo }) = profile.at_cursor(pool, own, request) {
+            pool.take(own, Run { first: slot, n }, 0);
+            self.used += n;
+            self.high_water = self.high_water.max(self.used);
+            let tlb_addr = start + slot * SLOT_BYTES + lo;
+            return Ok(Taken { tlb_addr, first_slot: slot as u32, nslots: n as u32, pool: pool_id as u32 });
         }
+        let plan = profile.plan(request);
+        self.walk(pool_id, request, &plan)
+    }
+
+    /// As [`Allocator::take`], for requests the first slot looked at does not serve.
+    #[inline(never)]
+    fn walk(&mut self, pool_id: usize, request: &Request, plan: &Plan) -> Result<Taken, Stop> {
+        let Some(pool) = self.pools.get_mut(pool_id).filter(|_| request.size != 0) else { return Err(Stop::Refused) };
         for area in area_order(pool.areas().len(), request.cpu) {
-            match find(pool, area, &plan, self.rules.search) {
+            match find(pool, area, plan, self.rules.search) {
                 Found::Slot(first) => {
                     pool.take(area, Run { first, n: plan.n }, plan.pad());
                     self.used += plan.n;
                     self.high_water = self.high_water.max(self.used);
-                    return Ok(Taken::at(pool.geometry(), pool_id as u32, first, &plan));
+                    return Ok(Taken::at(pool.geometry(), pool_id as u32, first, plan));
                 }
                 Found::Nothing => {}
                 Found::Livelock => return Err(Stop::Livelock),
@@ -194,6 +207,7 @@ impl Allocator {
 
     /// Gives back what was taken at a bounce address (SPEC 4); the number of slots, or nothing when no allocation
     /// begins there, as after a change of the device's min_align_mask between map and unmap.
+    #[inline(always)]
     pub fn unmap(&mut self, tlb_addr: u64, limits: &Limits) -> Option<u32> {
         let n = match self.pools.iter_mut().find(|p| p.contains(tlb_addr)) {
             Some(pool) => Self::release_at(self.rules, pool, tlb_addr, limits)?,
@@ -204,6 +218,7 @@ impl Allocator {
     }
 
     /// Releases the allocation whose data begins at a bounce address of `pool`; the number of slots.
+    #[inline(always)]
     pub(crate) fn release_at(rules: &Generation, pool: &mut SlotPool, tlb_addr: u64, limits: &Limits) -> Option<u32> {
         let lo = if rules.min_align { tlb_addr & limits.min_align_mask & (SLOT_BYTES - 1) } else { 0 };
         let slot = (tlb_addr - lo).checked_sub(pool.geometry().start)? / SLOT_BYTES;
@@ -223,6 +238,7 @@ impl Allocator {
 
 impl Taken {
     /// What taking `first` for a plan comes to.
+    #[inline]
     pub(crate) fn at(pool: &Geometry, pool_id: u32, first: u64, plan: &Plan) -> Self {
         Self {
             tlb_addr: pool.start + (first + u64::from(plan.pad())) * SLOT_BYTES + plan.lo(),

@@ -173,7 +173,7 @@ impl Machine {
     ///
     /// # Errors
     /// That there were none; [`Allocator::cause`] says why.
-    #[inline]
+    #[inline(always)]
     pub fn allocate(&mut self, request: &Request, limits: &Limits) -> Result<Taken, Stop> {
         match self.allocator.take(request, limits) {
             Err(stop) if self.fallback != Fallback::None => self.fall_back(request, limits, stop),
@@ -230,7 +230,7 @@ impl Machine {
     }
 
     /// Gives back the bounce buffer at an address; `false` when no allocation begins there.
-    #[inline]
+    #[inline(always)]
     pub fn unmap_at(&mut self, tlb_addr: u64, limits: &Limits) -> bool {
         self.allocator.unmap(tlb_addr, limits).is_some()
     }
