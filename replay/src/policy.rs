@@ -6,11 +6,14 @@
 use crate::copies::Copies;
 use crate::dispatch::{Dispatch, Fallback};
 use crate::eras::Era;
+use crate::growth::GrowthSetup;
 use crate::kernel::KernelVersion;
 use crate::param::{self, BootParam, DEFAULT_SLABS, Force};
 use crate::plan::align;
 use crate::pool::Geometry;
+use crate::restricted::Restricted;
 use crate::rules::{GENERATIONS, Generation, Grammar};
+use std::time::Duration;
 use trace::Pool;
 
 /// Slots a pool may have at most here: 128 GiB, far more than the kernel gets, and affordable to simulate.
@@ -57,6 +60,21 @@ pub static PARAMETERS: &[Parameter] = &[
         name: "kernel",
         doc: "a release the policy stands for, such as 6.12, for what changes within it: set-up, bounce rules, copies",
         applies: |g| !g.has_high_pool(),
+    },
+    Parameter {
+        name: "restricted",
+        doc: "slots of a pool of its own for the devices of restricted_dev, as a device tree gives; not rounded",
+        applies: |g| g.restricted.is_some(),
+    },
+    Parameter {
+        name: "restricted_dev",
+        doc: "which devices those are, by name, such as 0000:03:*; all when not given",
+        applies: |g| g.restricted.is_some(),
+    },
+    Parameter {
+        name: "restricted_start",
+        doc: "physical address of their pool; behind the other when not given",
+        applies: |g| g.restricted.is_some(),
     },
     Parameter { name: "force", doc: "on: everything bounces; off: only what must", applies: |_| true },
     Parameter { name: "swiotlb", doc: "a kernel command line value, such as 65536,force", applies: |_| true },
@@ -137,8 +155,14 @@ pub enum PolicyError {
         /// The policy.
         id: &'static str,
     },
-    /// The two pools of `rfc64` share addresses.
-    #[error("the two pools overlap at {at:#x}; give hi_start an address after the first pool's end")]
+    /// A restricted pool's devices or place without its size.
+    #[error("policy {id}: a restricted pool needs a size: add restricted=SLOTS")]
+    NeedsRestricted {
+        /// The policy.
+        id: &'static str,
+    },
+    /// Two pools share addresses.
+    #[error("the two pools overlap at {at:#x}; give the second an address after the first's end")]
     Overlap {
         /// Where.
         at: u64,
@@ -175,6 +199,9 @@ pub struct Policy {
     copies: Option<&'static Copies>,
     dynamic: bool,
     worker_ns: Option<u64>,
+    restricted: Option<u64>,
+    restricted_start: Option<u64>,
+    restricted_dev: Option<glob::Pattern>,
 }
 
 /// What is known of the machine a policy is put on: the recorded pool, or a guess.
@@ -222,20 +249,30 @@ pub struct Setup {
     pub copies: &'static Copies,
     /// The pool that was recorded, when this follows from one.
     pub recorded: Geometry,
+    /// Devices with a pool of their own, which is then the second of `pools`.
+    pub restricted: Option<Restricted>,
     /// Pools come and go; how they do in a replay.
     pub growth: Option<GrowthSetup>,
 }
 
-/// What a replay assumes of pools that come and go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GrowthSetup {
-    /// Time from the worker being woken to its pool being there.
-    pub worker_ns: u64,
-    /// The last address the worker's pools may have (SPEC 5, `phys_limit`).
-    pub phys_limit: u64,
-}
-
 impl Setup {
+    /// The policy's name, `+dynamic` included.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}{}", self.rules.id, if self.growth.is_some() { DYNAMIC } else { "" })
+    }
+
+    /// What a pool is called: the RFC's words when there are two of its kind.
+    #[must_use]
+    pub fn pool_name(&self, pool: usize) -> &'static str {
+        match (self.pools.len(), pool, &self.restricted) {
+            (0 | 1, ..) | (_, 0, Some(_)) => "pool",
+            (_, 0, None) => "LO",
+            (.., None) => "HI",
+            (.., Some(_)) => "restricted",
+        }
+    }
+
     /// The parameters as they came out, by name.
     #[must_use]
     pub fn describe(&self) -> Vec<(&'static str, String)> {
@@ -247,7 +284,12 @@ impl Setup {
             }
             out.push(("start", format!("{:#x}", pool.start)));
         }
-        if let Some(high) = self.pools.get(1) {
+        let second = self.pools.get(1);
+        if let (Some(own), Some(restricted)) = (second, &self.restricted) {
+            out.push(("restricted", own.nslabs.to_string()));
+            out.push(("restricted_dev", restricted.devices.as_str().to_owned()));
+            out.push(("restricted_start", format!("{:#x}", own.start)));
+        } else if let Some(high) = second {
             out.push(("hi_nslabs", high.nslabs.to_string()));
             out.push(("hi_start", format!("{:#x}", high.start)));
         }
@@ -262,7 +304,8 @@ impl Setup {
             out.push(("copies", self.copies.era.to_owned()));
         }
         if let Some(growth) = self.growth {
-            out.push(("worker", format!("{} us", growth.worker_ns / 1000)));
+            let after = humantime::format_duration(Duration::from_nanos(growth.worker_ns));
+            out.push(("worker", after.to_string().replace(' ', "")));
         }
         let newest = Era::of_kernel(KernelVersion::of_generation(self.rules));
         if self.era != newest {
@@ -313,6 +356,9 @@ impl Policy {
             copies: None,
             dynamic: false,
             worker_ns: None,
+            restricted: None,
+            restricted_start: None,
+            restricted_dev: None,
         };
         let mut items = Vec::new();
         let mut rest = params;
@@ -365,10 +411,18 @@ impl Policy {
             "start" => self.start = Some(number()?),
             "worker" => {
                 let wanted = "a time such as 500us, 1ms or 2s";
-                self.worker_ns = Some(duration(value.unwrap_or("")).ok_or_else(|| bad(wanted))?);
+                let time = value.and_then(|text| humantime::parse_duration(text).ok());
+                self.worker_ns = Some(time.and_then(|t| u64::try_from(t.as_nanos()).ok()).ok_or_else(|| bad(wanted))?);
             }
             "hi_nslabs" => self.hi_nslabs = Some(number()?),
             "hi_start" => self.hi_start = Some(number()?),
+            "restricted" => self.restricted = Some(number()?),
+            "restricted_start" => self.restricted_start = Some(number()?),
+            "restricted_dev" => {
+                let pattern = value.and_then(|text| glob::Pattern::new(text).ok());
+                self.restricted_dev =
+                    Some(pattern.ok_or_else(|| bad("a device's name, or a pattern with `*` and `?`"))?);
+            }
             "hi_threshold" => self.dispatch.hi_threshold = number()?,
             "fallback" => {
                 let fallback = Fallback::from_name(value.unwrap_or(""));
@@ -481,6 +535,21 @@ impl Policy {
             }
             pools.push(high);
         }
+        let mut restricted = None;
+        if let Some(nslabs) = self.restricted {
+            let start = self.restricted_start.unwrap_or(align(low.end(), 1 << 18));
+            let own = Geometry { start, nslabs, areas: 1 };
+            check(&own)?;
+            if own.start < low.end() && low.start < own.end() {
+                return Err(PolicyError::Overlap { at: own.start.max(low.start) });
+            }
+            pools.push(own);
+            let all = || glob::Pattern::new("*").unwrap_or_default();
+            let devices = self.restricted_dev.clone().unwrap_or_else(all);
+            restricted = Some(Restricted { devices });
+        } else if self.restricted_dev.is_some() || self.restricted_start.is_some() {
+            return Err(PolicyError::NeedsRestricted { id: rules.id });
+        }
         if self.worker_ns.is_some() && !self.dynamic {
             return Err(PolicyError::NeedsDynamic { name: "worker", id: rules.id });
         }
@@ -494,6 +563,7 @@ impl Policy {
             force,
             copies: self.copies(),
             recorded: base.pool,
+            restricted,
             growth,
         })
     }
@@ -541,19 +611,6 @@ fn next_parameter(text: &str) -> (&str, &str) {
         }
     }
     (&text[..end], text.get(end + 1..).unwrap_or(""))
-}
-
-/// A whole number of ns, us, ms or s, in nanoseconds.
-fn duration(text: &str) -> Option<u64> {
-    let digits = text.find(|c: char| !c.is_ascii_digit())?;
-    let unit = match &text[digits..] {
-        "ns" => 1,
-        "us" => 1_000,
-        "ms" => 1_000_000,
-        "s" => 1_000_000_000,
-        _ => return None,
-    };
-    text[..digits].parse::<u64>().ok()?.checked_mul(unit)
 }
 
 pub(crate) fn integer(text: &str) -> Option<u64> {
