@@ -1,7 +1,10 @@
 //! A policy as people write it, and what it comes to on a given machine.
 //!
-//! `ID`, `ID:nslabs=65536,areas=8`, `ID:swiotlb=65536,1048576,force` (a kernel command line value, read and rounded
+//! `ID`, `ID+dynamic`, `ID:nslabs=65536,areas=8`, `ID:swiotlb=65536,1048576,force` (a kernel command line value, read and rounded
 //! as that generation does), or a kernel release that stands for an ID.
+
+mod error;
+mod parameters;
 
 use crate::copies::Copies;
 use crate::dispatch::{Dispatch, Fallback};
@@ -12,9 +15,12 @@ use crate::param::{self, BootParam, DEFAULT_SLABS, Force};
 use crate::plan::align;
 use crate::pool::Geometry;
 use crate::restricted::Restricted;
-use crate::rules::{GENERATIONS, Generation, Grammar};
+use crate::rules::{Generation, Grammar};
 use std::time::Duration;
 use trace::Pool;
+
+pub use error::PolicyError;
+pub use parameters::{PARAMETERS, Parameter};
 
 /// Slots a pool may have at most here: 128 GiB, far more than the kernel gets, and affordable to simulate.
 pub const MAX_SLABS: u64 = 1 << 26;
@@ -22,161 +28,6 @@ pub const MAX_SLABS: u64 = 1 << 26;
 /// Time from the worker being woken to its pool being there when nobody says: a guess of the right order for a queue
 /// that is not busy and memory that is not short.
 const WORKER_NS: u64 = 1_000_000;
-
-/// A policy's parameter, for listings and messages.
-#[derive(Clone, Copy, Debug)]
-pub struct Parameter {
-    /// As written before the `=`.
-    pub name: &'static str,
-    /// What it sets.
-    pub doc: &'static str,
-    /// Which policies have it.
-    pub applies: fn(&Generation) -> bool,
-}
-
-/// Every parameter.
-pub static PARAMETERS: &[Parameter] = &[
-    Parameter { name: "nslabs", doc: "slots of 2 KiB; rounded as that kernel does", applies: |_| true },
-    Parameter { name: "areas", doc: "areas; rounded up to a power of two", applies: |g| g.areas },
-    Parameter { name: "start", doc: "physical address of the pool", applies: |_| true },
-    Parameter { name: "hi_nslabs", doc: "slots of the 64-bit pool", applies: Generation::has_high_pool },
-    Parameter { name: "hi_start", doc: "physical address of the 64-bit pool", applies: Generation::has_high_pool },
-    Parameter {
-        name: "worker",
-        doc: "with +dynamic: how long after a refusal the worker has its pool ready, such as 1ms",
-        applies: |g| g.dynamic.is_some(),
-    },
-    Parameter {
-        name: "hi_threshold",
-        doc: "what-if, in no kernel: devices that reach this address go to the 64-bit pool, instead of all 64 bits",
-        applies: Generation::has_high_pool,
-    },
-    Parameter {
-        name: "fallback",
-        doc: "what-if, in no kernel: where a full pool's requests go: none, hi-lo, lo-hi (if the device reaches it), both",
-        applies: Generation::has_high_pool,
-    },
-    Parameter {
-        name: "kernel",
-        doc: "a release the policy stands for, such as 6.12, for what changes within it: set-up, bounce rules, copies",
-        applies: |g| !g.has_high_pool(),
-    },
-    Parameter {
-        name: "restricted",
-        doc: "slots of a pool of its own for the devices of restricted_dev, as a device tree gives; not rounded",
-        applies: |g| g.restricted.is_some(),
-    },
-    Parameter {
-        name: "restricted_dev",
-        doc: "which devices those are, by name, such as 0000:03:*; all when not given",
-        applies: |g| g.restricted.is_some(),
-    },
-    Parameter {
-        name: "restricted_start",
-        doc: "physical address of their pool; behind the other when not given",
-        applies: |g| g.restricted.is_some(),
-    },
-    Parameter { name: "force", doc: "on: everything bounces; off: only what must", applies: |_| true },
-    Parameter { name: "swiotlb", doc: "a kernel command line value, such as 65536,force", applies: |_| true },
-    Parameter { name: "copies", doc: "a kernel release to copy as, such as 5.15.16", applies: |_| true },
-];
-
-impl Generation {
-    /// The parameters this policy takes.
-    pub fn parameters(&'static self) -> impl Iterator<Item = &'static Parameter> {
-        PARAMETERS.iter().filter(|p| (p.applies)(self))
-    }
-}
-
-/// A policy text that cannot be understood. The messages say what would be.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PolicyError {
-    /// Neither a policy nor a kernel release.
-    #[error("unknown policy `{id}`; known: {}, or a kernel release such as 6.12", ids())]
-    Unknown {
-        /// What was given.
-        id: String,
-    },
-    /// The policy has no such parameter.
-    #[error("policy {id} has no parameter `{name}`; it has: {}", .known.join(", "))]
-    UnknownParameter {
-        /// The policy.
-        id: &'static str,
-        /// What was given.
-        name: String,
-        /// What would have been right.
-        known: Vec<&'static str>,
-    },
-    /// A parameter's value is of the wrong kind.
-    #[error("parameter `{name}`: `{value}` is not {wanted}")]
-    BadValue {
-        /// The parameter.
-        name: &'static str,
-        /// What was given.
-        value: String,
-        /// What would have been right.
-        wanted: &'static str,
-    },
-    /// A pool larger than [`MAX_SLABS`].
-    #[error("a pool of {nslabs} slots is too large: {MAX_SLABS} (128 GiB) is the most this model takes")]
-    TooLarge {
-        /// Slots after rounding.
-        nslabs: u64,
-    },
-    /// More areas than slots.
-    #[error("{areas} areas in {nslabs} slots: an area must have at least one slot; give fewer areas or more slots")]
-    TooManyAreas {
-        /// Slots.
-        nslabs: u64,
-        /// Areas.
-        areas: u32,
-    },
-    /// A pool whose addresses run over the end of the address space, or whose start is inside a slot.
-    #[error(
-        "a pool cannot start at {start:#x} with {nslabs} slots: it must start at a multiple of 2048 and end below 2^64"
-    )]
-    BadStart {
-        /// The start.
-        start: u64,
-        /// Slots.
-        nslabs: u64,
-    },
-    /// The policy's kernels have no pools that come and go.
-    #[error("policy {id} has no dynamic pools: they came with 6.6; with them: {}", dynamic_ids())]
-    NotDynamic {
-        /// The policy.
-        id: &'static str,
-    },
-    /// A parameter only dynamic pools have.
-    #[error("parameter `{name}` is for dynamic pools: write {id}+dynamic")]
-    NeedsDynamic {
-        /// The parameter.
-        name: &'static str,
-        /// The policy.
-        id: &'static str,
-    },
-    /// A restricted pool's devices or place without its size.
-    #[error("policy {id}: a restricted pool needs a size: add restricted=SLOTS")]
-    NeedsRestricted {
-        /// The policy.
-        id: &'static str,
-    },
-    /// Two pools share addresses.
-    #[error("the two pools overlap at {at:#x}; give the second an address after the first's end")]
-    Overlap {
-        /// Where.
-        at: u64,
-    },
-}
-
-fn ids() -> String {
-    GENERATIONS.iter().map(|g| g.id).collect::<Vec<_>>().join(", ")
-}
-
-fn dynamic_ids() -> String {
-    let ids = GENERATIONS.iter().filter(|g| g.dynamic.is_some()).map(|g| format!("{}{DYNAMIC}", g.id));
-    ids.collect::<Vec<_>>().join(", ")
-}
 
 /// Behind a policy's name: its kernel is built with `CONFIG_SWIOTLB_DYNAMIC` (SPEC 5).
 const DYNAMIC: &str = "+dynamic";
