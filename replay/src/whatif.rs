@@ -47,15 +47,20 @@ enum Asked {
     Again { counted: bool },
 }
 
+/// A mapping that has slots.
+#[derive(Clone, Copy, Debug)]
+struct Bounced {
+    taken: Taken,
+    size: u64,
+}
+
 pub(crate) struct Replay<'a> {
     load: &'a Load,
     machine: &'a mut Machine,
     rules: &'static Generation,
     options: &'a Options,
-    /// The slots of the mappings that bounced, by number.
-    states: Vec<Option<Taken>>,
-    /// Their bytes.
-    sizes: Vec<u64>,
+    /// The mappings that bounced, by number.
+    states: Vec<Option<Bounced>>,
     /// When something is to be done between steps, at the earliest.
     next_ns: u64,
     /// When the growth worker has its pool ready; the end of time when it was not woken.
@@ -116,7 +121,6 @@ impl<'a> Replay<'a> {
             machine,
             options,
             states: vec![None; load.alive],
-            sizes: vec![0; load.alive],
             next_ns: u64::MAX,
             worker_ns: u64::MAX,
             due: Due::default(),
@@ -158,14 +162,14 @@ impl<'a> Replay<'a> {
                     1
                 }
                 What::Free => {
-                    if let Some(taken) = self.states[step.id as usize].take() {
+                    if let Some(Bounced { taken, .. }) = self.states[step.id as usize].take() {
                         self.release(&taken, class.device, step.time_ns);
                     }
                     1
                 }
                 What::Sync => {
-                    if let Some(taken) = self.states[step.id as usize] {
-                        self.sync(&taken, class.device, step);
+                    if let Some(bounced) = self.states[step.id as usize] {
+                        self.sync(&bounced, class.device, step);
                     }
                     1
                 }
@@ -255,7 +259,7 @@ impl<'a> Replay<'a> {
             Ok(Mapped::Direct { .. }) => None,
             Ok(Mapped::Bounced { taken, .. }) => {
                 self.took(step.time_ns, device, &taken);
-                Some(taken)
+                Some(Bounced { taken, size: step.size })
             }
             Err(_) => {
                 self.out.held_refused += 1;
@@ -263,7 +267,6 @@ impl<'a> Replay<'a> {
             }
         };
         self.states[step.id as usize] = state;
-        self.sizes[step.id as usize] = step.size;
     }
 
     /// Asks the machine, on behalf of a device, and minds the growth worker.
@@ -288,7 +291,7 @@ impl<'a> Replay<'a> {
         match self.machine.allocator_mut().alloc_coherent(step.size, 0, &limits) {
             Ok(taken) => {
                 self.took(step.time_ns, device, &taken);
-                self.states[step.id as usize] = Some(taken);
+                self.states[step.id as usize] = Some(Bounced { taken, size: step.size });
             }
             Err(cause) => self.out.coherent_failures[cause as usize] += 1,
         }
@@ -312,7 +315,7 @@ impl<'a> Replay<'a> {
                     self.out.bytes_at_map += request.size;
                 }
                 self.took(now_ns, device, &taken);
-                Some(taken)
+                Some(Bounced { taken, size: step.size })
             }
             Err(refused) => {
                 if let Some(reason) = refused.reason {
@@ -337,18 +340,17 @@ impl<'a> Replay<'a> {
         };
         if step.id != UNTIED {
             self.states[step.id as usize] = state;
-            self.sizes[step.id as usize] = step.size;
-        } else if let Some(taken) = state {
+        } else if let Some(Bounced { taken, size }) = state {
             let lifetime_ns = self.load.lifetimes.typical(device, step.size);
             let time_ns = step.time_ns.saturating_add(lifetime_ns).max(now_ns);
-            self.due.push(time_ns, lifetime_ns, Bounce { taken, device, size: step.size });
+            self.due.push(time_ns, lifetime_ns, Bounce { taken, device, size });
             self.next_ns = self.next_ns.min(time_ns);
         }
         true
     }
 
     fn unmap(&mut self, step: &Step, device: u32, copies: bool) {
-        if let Some(taken) = self.states[step.id as usize].take() {
+        if let Some(Bounced { taken, .. }) = self.states[step.id as usize].take() {
             if copies {
                 self.out.bytes_at_unmap += step.size * self.machine.copies().at_unmap;
             }
@@ -365,7 +367,7 @@ impl<'a> Replay<'a> {
         for step in load.steps[at..].iter().take(steps).filter(|step| step.id != UNTIED) {
             let class = &load.classes[step.class as usize];
             if matches!(class.what, What::Map(_))
-                && let Some(taken) = self.states[step.id as usize].take()
+                && let Some(Bounced { taken, .. }) = self.states[step.id as usize].take()
             {
                 self.release(&taken, class.device, now_ns);
             }
@@ -414,11 +416,11 @@ impl<'a> Replay<'a> {
     }
 
     /// Counts what a sync copies; `step` says which part of the mapping (SPEC 6.3).
-    fn sync(&mut self, taken: &Taken, device: u32, step: &Step) {
+    fn sync(&mut self, bounced: &Bounced, device: u32, step: &Step) {
         let min_align_mask = if self.rules.min_align { self.limits[device as usize].min_align_mask } else { 0 };
-        let lo = taken.tlb_addr & min_align_mask & (SLOT_BYTES - 1);
-        let mapping = self.sizes[step.id as usize];
-        let synced = self.machine.copies().sync(&Part { offset: step.addr, size: step.size, mapping, lo });
+        let lo = bounced.taken.tlb_addr & min_align_mask & (SLOT_BYTES - 1);
+        let synced =
+            self.machine.copies().sync(&Part { offset: step.addr, size: step.size, mapping: bounced.size, lo });
         self.out.bytes_at_sync += synced.copied;
         self.out.bytes_wrong_source += synced.wrong_source;
         self.out.bytes_dropped += synced.dropped;

@@ -2,80 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod support;
+
 use std::num::NonZeroU64;
 
 use proptest::prelude::*;
 use replay::{
-    Base, Cause, GENERATIONS, Geometry, Load, Machine, OnFail, Options, Outcome, P2m, PLATFORMS, Platform,
-    PlatformSpec, Policy, Reason, Script, Surroundings, replay,
+    Cause, GENERATIONS, Load, Machine, OnFail, Options, P2m, PLATFORMS, Platform, Policy, Reason, Script, Surroundings,
+    replay,
 };
+use support::*;
 use trace::pool::P2mKind;
-use trace::{Area, Device, Direction, Event, Op, Pool, SnapshotSlot};
-
-const LOW: u64 = 0x1000_0000;
-const POOL: u64 = 0x7400_0000;
-
-fn device(id: u32, dma_mask: u64) -> Device {
-    Device {
-        id,
-        name: format!("dev{id}"),
-        driver: None,
-        dma_mask: Some(dma_mask),
-        coherent_dma_mask: dma_mask,
-        bus_dma_limit: 0,
-        seg_boundary_mask: None,
-        max_segment_size: None,
-        min_align_mask: 0,
-        untrusted: None,
-    }
-}
-
-/// A 64-bit device and a 32-bit one.
-fn devices() -> Vec<Device> {
-    vec![device(0, u64::MAX), device(1, 0xffff_ffff)]
-}
-
-fn event(op: Op, time_ns: u64, device: u32, dma_addr: u64, size: u64) -> Event {
-    Event {
-        orig_addr: matches!(op, Op::Map | Op::MapFailed).then_some(LOW),
-        size: Some(size),
-        dma_addr: (op != Op::MapFailed).then_some(dma_addr),
-        direction: Some(Direction::ToDevice),
-        ..Event::new(op, time_ns, 0, 1, device)
-    }
-}
-
-fn map(time_ns: u64, dma_addr: u64, size: u64) -> Event {
-    event(Op::Map, time_ns, 0, dma_addr, size)
-}
-
-fn unmap(time_ns: u64, dma_addr: u64, size: u64) -> Event {
-    event(Op::Unmap, time_ns, 0, dma_addr, size)
-}
-
-fn base(nslabs: u64) -> Base {
-    Base { pool: Geometry { start: POOL, nslabs, areas: 1 }, cpus: Some(1), force: true }
-}
-
-fn pool(nslabs: u64) -> Pool {
-    Pool {
-        start: POOL,
-        nslabs,
-        nareas: 1,
-        force_bounce: true,
-        can_grow: false,
-        areas: vec![Area { index: 0, used: 0 }],
-    }
-}
-
-fn run(load: &Load, policy: &str, nslabs: u64) -> Outcome {
-    let setup = Policy::parse(policy).unwrap().resolve(&base(nslabs)).unwrap();
-    replay(load, &mut Machine::new(&setup, Platform::native()), &Options::default())
-}
-
-fn load(events: &[Event]) -> Load {
-    Load::collect(events, &devices(), &Surroundings::default())
-}
+use trace::{Direction, Event, Op};
 
 #[test]
 fn direct_in_reality_and_bounced_in_the_replay() {
@@ -85,6 +23,19 @@ fn direct_in_reality_and_bounced_in_the_replay() {
     assert_eq!((out.bounced(Reason::Forced), out.peak_slots[0], out.final_slots[0]), (1, 2, 0));
     let out = run(&load, "v6_10:force=off", 512);
     assert_eq!((out.total_bounces(), out.peak_slots[0]), (0, 0));
+}
+
+#[test]
+fn refused_in_the_replay_its_syncs_are_passed_over() {
+    let big = 256 << 10;
+    let sync = |time| event(Op::SyncForDevice, time, 0, 2 * LOW, 512);
+    let events = [map(1, LOW, big), map(2, 2 * LOW, big), sync(3), unmap(4, 2 * LOW, big), sync(5)];
+    let load = load(&events);
+    assert_eq!(load.notes().unmatched_syncs, 1, "the one behind the unmap");
+    for (nslabs, bytes) in [(128, 0), (256, 512)] {
+        let out = run(&load, "v6_10", nslabs);
+        assert_eq!((out.bytes_at_sync, out.bytes_at_map), (bytes, big * nslabs / 128), "{nslabs}");
+    }
 }
 
 #[test]
@@ -120,57 +71,6 @@ fn served_though_refused_in_reality_it_lives_as_long_as_its_like() {
     assert_eq!((out.total_failures(), out.maps, out.dropped), (0, 13, 0));
     // Two slots until 20,512 together with one that came at 20,100; then one more.
     assert_eq!((out.peak_slots[0], out.final_slots[0]), (3, 2));
-}
-
-#[test]
-fn one_page_mapped_twice_is_two_mappings() {
-    let events = [
-        map(1, LOW, 2048),
-        map(2, LOW, 65536),
-        unmap(3, LOW, 65536),
-        map(4, LOW, 4096),
-        map(5, LOW, 4096),
-        unmap(6, LOW, 4096),
-        unmap(7, LOW, 2048),
-        unmap(8, LOW, 4096),
-    ];
-    let load = load(&events);
-    assert_eq!((load.notes().unmatched_unmaps, load.notes().size_mismatches), (0, 0));
-    let out = run(&load, "v6_10", 512);
-    let after = |time| out.occupancy.points(0).take_while(|p| p.0 <= time).last().unwrap().1;
-    assert_eq!([1, 2, 3, 4, 5, 6, 7, 8].map(after), [1, 33, 33, 3, 5, 5, 3, 2], "the most in each nanosecond");
-    assert_eq!(out.final_slots[0], 0);
-}
-
-#[test]
-fn an_unmap_of_another_size_takes_the_oldest() {
-    let load = load(&[map(1, LOW, 2048), map(2, LOW, 4096), unmap(3, LOW, 100)]);
-    assert_eq!(load.notes().size_mismatches, 1);
-    assert_eq!(run(&load, "v6_10", 512).final_slots[0], 2);
-}
-
-#[test]
-fn a_missed_map_is_an_unknown_unmap() {
-    let load = load(&[unmap(1, LOW, 4096), event(Op::SyncForCpu, 2, 0, LOW, 64), map(3, LOW, 4096)]);
-    assert_eq!((load.notes().unmatched_unmaps, load.notes().unmatched_syncs), (1, 1));
-    assert_eq!(run(&load, "v6_10", 512).final_slots[0], 2);
-}
-
-#[test]
-fn a_missed_unmap_is_repaired_where_its_slots_are_taken_again() {
-    let recorded = pool(512);
-    let around = Surroundings { pool: Some(&recorded), ..Surroundings::default() };
-    let events = [map(1, POOL, 4096), map(2, POOL + 2048, 2048), unmap(10_000_000, POOL + 2048, 2048)];
-    let load = Load::collect(&events, &devices(), &around);
-    assert_eq!((load.notes().missed_unmaps, load.notes().unmatched_unmaps), (1, 0));
-    assert_eq!(load.recorded().bounces, 2);
-    let out = run(&load, "v6_10", 512);
-    assert_eq!((out.peak_slots[0], out.final_slots[0]), (2, 0));
-    // The same, but the unmap comes a moment later: it was only written down late.
-    let events = [map(1, POOL, 4096), map(2, POOL, 4096), unmap(500, POOL, 4096), unmap(5_000_000, POOL, 4096)];
-    let load = Load::collect(&events, &devices(), &around);
-    assert_eq!((load.notes().missed_unmaps, load.notes().late_unmaps, load.notes().unmatched_unmaps), (0, 1, 0));
-    assert_eq!(run(&load, "v6_10", 512).final_slots[0], 0);
 }
 
 #[test]
@@ -330,59 +230,6 @@ fn rfc64_separates_the_devices() {
 }
 
 #[test]
-fn what_was_held_before_the_recording_counts() {
-    let recorded = pool(512);
-    let held = |slot, alloc_size| SnapshotSlot { slot, orig_addr: LOW, alloc_size, pad_slots: 0 };
-    let snapshot = [held(4, 4096), held(5, 2048), held(6, 1000)];
-    let around = Surroundings { pool: Some(&recorded), snapshot: &snapshot, ..Surroundings::default() };
-    let events = [map(50, POOL, 2048), unmap(60, POOL + 4 * 2048, 4096)];
-    let load = Load::collect(&events, &devices(), &around);
-    assert_eq!((load.notes().held, load.notes().unmatched_unmaps), (2, 0));
-    let out = run(&load, "v6_10", 512);
-    assert_eq!((out.peak_slots[0], out.final_slots[0]), (4, 2));
-    // Nobody asked for them while recording.
-    for policy in ["v6_10", "v6_0"] {
-        let out = run(&load, policy, 512);
-        assert_eq!((out.requests, out.maps, out.total_bounces(), out.bytes_at_map), (1, 1, 1, 2048), "{policy}");
-        assert_eq!(out.devices.iter().map(|d| (d.maps, d.bounces)).collect::<Vec<_>>(), [(1, 1), (0, 0), (0, 0)]);
-    }
-    let out = run(&load, "v6_10", 1);
-    assert_eq!((out.total_failures(), out.refusals.len(), out.dropped, out.held_refused), (1, 1, 1, 1));
-}
-
-#[test]
-fn what_was_mapped_before_the_snapshot_counts_once() {
-    let recorded = pool(512);
-    let held = |slot, alloc_size| SnapshotSlot { slot, orig_addr: LOW, alloc_size, pad_slots: 0 };
-    let snapshot = [held(4, 4096), held(5, 2048), held(8, 2048)];
-    let slot = |n: u64| POOL + n * 2048;
-    let events = [
-        map(10, slot(4), 4096),
-        map(11, slot(8), 2048),
-        unmap(12, slot(8), 2048),
-        // Gone by the time of the snapshot, so it is not the one found there.
-        unmap(13, slot(8), 2048),
-        unmap(60, slot(4), 4096),
-        unmap(70, slot(8), 2048),
-    ];
-    let around = |snapshot_ns| Surroundings {
-        pool: Some(&recorded),
-        snapshot: &snapshot,
-        snapshot_ns,
-        ..Surroundings::default()
-    };
-    let load = Load::collect(&events, &devices(), &around(Some(20)));
-    assert_eq!((load.notes().held, load.notes().unmatched_unmaps), (1, 1));
-    let out = run(&load, "v6_10", 512);
-    assert_eq!((out.requests, out.peak_slots[0], out.final_slots[0]), (2, 4, 0));
-    // The snapshot may come last of all; and it may come first.
-    let load = Load::collect(&events[..1], &devices(), &around(Some(20)));
-    assert_eq!((load.notes().held, run(&load, "v6_10", 512).final_slots[0]), (1, 3));
-    let load = Load::collect(&events[..1], &devices(), &around(Some(0)));
-    assert_eq!((load.notes().held, run(&load, "v6_10", 512).final_slots[0]), (2, 5));
-}
-
-#[test]
 fn xen_bounces_what_straddles_or_lies_too_high() {
     let mut p2m = P2m::new();
     p2m.set(LOW >> 12, 0x1000, 1, P2mKind::Own);
@@ -450,8 +297,8 @@ fn any_event() -> impl Strategy<Value = Event> {
             dma_addr: Some(dma_addr),
             sg_index,
             direction: Some(Direction::ALL[direction]),
-            attrs: align,
             align_mask: align.filter(|a| a % 5 == 0),
+            attrs: align,
             ..Event::new(Op::ALL[op], if sg_index.is_some() { 7 } else { time_ns }, time_ns as u32 % 9, 1, device)
         })
 }
@@ -485,7 +332,6 @@ proptest! {
     fn any_text_as_script_or_policy(text in "(pool|map|unmap|dev|opt|p2m|,|[0-9a-f]{1,3}|\n|force){0,40}", policy in ".{0,40}") {
         let _ = Policy::parse(&policy);
         let _ = Policy::parse(&format!("rfc64:{policy}"));
-        let _ = PlatformSpec::parse(&format!("xen-arm:{policy}"));
         if let Ok(script) = Script::parse(&text) {
             let mut out = String::new();
             let _ = script.answers(&Policy::parse("v6_10").unwrap(), &mut out);

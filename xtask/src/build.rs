@@ -2,7 +2,7 @@
 //! different selection would build polars a second time.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
@@ -73,6 +73,17 @@ pub fn test(arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// Builds and runs an example of one package, quietly.
+///
+/// # Errors
+/// It does not build, or fails.
+pub fn example(package: &str, name: &str, arguments: &[&Path]) -> Result<()> {
+    let mut run = cargo("run")?;
+    run.args(["--quiet", "--release", "--package", package, "--example", name, "--"]).args(arguments);
+    process::output(&mut run)?;
+    Ok(())
+}
+
 /// Cargo tells what is fresh by files' times, and gives the crates of two checkouts the same names in a target folder they
 /// share: an older checkout would be handed what the newer one built. So the folder notes whose crates it holds, and a
 /// change of checkout throws them out; polars and the other dependencies stay.
@@ -99,8 +110,15 @@ fn cargo(task: &str) -> Result<Command> {
 }
 
 fn bare_cargo(task: &str) -> Result<Command> {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = plain(Path::new(&cargo));
     command.arg(task).current_dir(cache::workspace()).env("CARGO_TARGET_DIR", cache::target_dir()?);
+    Ok(command)
+}
+
+/// A program that may be cargo, or call it, as if nobody had called cargo before.
+pub(crate) fn plain(program: &Path) -> Command {
+    let mut command = Command::new(program);
     // What `cargo run` told this xtask about itself is not for the cargo within. Build scripts look at it (ring's does),
     // and would be run anew, polars behind them, each time after somebody has used cargo directly.
     for (name, _) in std::env::vars_os() {
@@ -108,7 +126,7 @@ fn bare_cargo(task: &str) -> Result<Command> {
             command.env_remove(name);
         }
     }
-    Ok(command)
+    command
 }
 
 /// Whether cargo sets a variable for the package it builds or runs.

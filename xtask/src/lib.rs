@@ -3,6 +3,7 @@
 //! - [`setup`]: installs what is missing
 //! - [`build`]: builds and tests the workspace, always with the same selection of packages
 //! - [`demo`]: the whole path once, for somebody new
+//! - [`fuzz`]: arbitrary input for the models, for as long as one likes
 //! - [`lab`]: real kernels in QEMU, for tests and for trying things out
 //! - `apt`: Debian suites beside the machine's own
 //! - [`cache`]: where things that are not part of a checkout live
@@ -14,6 +15,7 @@ mod apt;
 pub mod build;
 pub mod cache;
 pub mod demo;
+pub mod fuzz;
 pub mod lab;
 pub mod process;
 pub mod progress;

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use xtask::lab::{self, Guest, Kernel, Load};
 use xtask::setup::{self, Purpose};
-use xtask::{build, demo};
+use xtask::{build, demo, fuzz};
 
 /// Set-up, demo, tests and the VM lab of swioscope.
 #[derive(Parser)]
@@ -41,6 +41,12 @@ enum Task {
         /// For cargo test, as in `-- --test lab dom0`
         #[arg(last = true)]
         arguments: Vec<String>,
+    },
+    /// Fuzz the models: the fast allocator beside the literal one, and scripts of any text (takes a nightly compiler)
+    Fuzz {
+        /// How long each target is run
+        #[arg(default_value_t = 60)]
+        seconds: u32,
     },
     /// Real kernels in QEMU
     #[command(subcommand)]
@@ -112,6 +118,7 @@ fn main() -> ExitCode {
         Task::Setup { dry_run } => setup(dry_run),
         Task::Demo { offline, print } => demo::run(offline, print),
         Task::Test { arguments } => test(&arguments),
+        Task::Fuzz { seconds } => fuzz::run(seconds),
         Task::Lab(LabTask::Run(args)) => {
             return run_in_lab(&args).unwrap_or_else(|error| {
                 eprintln!("error: {error:#}");

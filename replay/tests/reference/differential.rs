@@ -1,0 +1,138 @@
+//! The fast model beside the literal one: same slots, same cursors, same `list[]`, and the invariants of SPEC 12, after
+//! every step of a load. Panics where they differ. Used by the property test and by the fuzz target; both have the
+//! literal model as `crate::literal`.
+
+use crate::literal::{Answer, Reference};
+use replay::{Allocator, Cause, Generation, Geometry, Limits, Request};
+
+/// One step of a random load.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    Map {
+        request: Request,
+        device: usize,
+    },
+    /// Undo the mapping at this place in the list of those alive, counted modulo its length.
+    Unmap(usize),
+}
+
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub rules: &'static Generation,
+    pub pool: Geometry,
+    pub devices: Vec<Limits>,
+    pub steps: Vec<Step>,
+}
+
+/// Plays a case to both and compares them after every step.
+pub fn compare(case: &Case) {
+    let mut fast = Allocator::new(case.rules, &[case.pool]);
+    let mut slow = Reference::new(case.rules, case.pool);
+    let mut alive: Vec<(u64, u64, u64, usize)> = Vec::new();
+    for step in &case.steps {
+        match *step {
+            Step::Map { request, device } => {
+                let limits = &case.devices[device];
+                let before: Vec<u32> = slow.list.clone();
+                let expected = slow.map(&request, limits);
+                let got = match fast.map(&request, limits) {
+                    Ok(t) => {
+                        Answer::Taken { tlb_addr: t.tlb_addr, first: u64::from(t.first_slot), n: u64::from(t.nslots) }
+                    }
+                    Err(Cause::Livelock) => Answer::Livelock,
+                    Err(cause) => {
+                        explain_holds(&mut fast, &request, limits, cause, &before);
+                        Answer::Failed
+                    }
+                };
+                assert_eq!(got, expected, "{:?} for {:?}", request, limits);
+                if let Answer::Taken { tlb_addr, first, n } = got {
+                    placed_well(case, &request, limits, tlb_addr, first, n);
+                    alive.push((tlb_addr, first, n, device));
+                }
+            }
+            Step::Unmap(which) => {
+                if !alive.is_empty() {
+                    let (tlb_addr, _, n, device) = alive.swap_remove(which % alive.len());
+                    slow.unmap(tlb_addr, &case.devices[device]);
+                    assert_eq!(fast.unmap(tlb_addr, &case.devices[device]), Some(n as u32));
+                }
+            }
+        }
+        same_state(&fast, &slow, &alive);
+    }
+}
+
+/// I1 to I5 and I9, and equality of the two states.
+fn same_state(fast: &Allocator, slow: &Reference, alive: &[(u64, u64, u64, usize)]) {
+    let pool = &fast.pools()[0];
+    assert!(pool.list().eq(slow.list.iter().copied()), "list[] differs");
+    for (area, state) in pool.areas().iter().enumerate() {
+        assert_eq!((state.index, state.used), (slow.index[area], slow.used[area]), "area {}", area);
+        assert!(state.index < pool.area_slots(), "I5");
+    }
+    let mut taken = vec![false; slow.list.len()];
+    for &(_, first, n, _) in alive {
+        assert!((1..=128).contains(&n) && first % 128 + n <= 128, "I1, I9");
+        for slot in first..first + n {
+            assert!(!std::mem::replace(&mut taken[slot as usize], true), "I1: slot {} twice", slot);
+        }
+    }
+    let mut run = 0;
+    for slot in (0..taken.len()).rev() {
+        run = if taken[slot] {
+            0
+        } else if slot % 128 == 127 {
+            1
+        } else {
+            run + 1
+        };
+        assert_eq!(slow.list[slot], run, "I2, I3 at {}", slot);
+    }
+    let total: u64 = alive.iter().map(|&(_, _, n, _)| n).sum();
+    assert_eq!(fast.used(), total, "I4");
+    assert!(fast.high_water() >= total, "I13");
+}
+
+/// I6, I7 and I8 of a new allocation.
+fn placed_well(case: &Case, request: &Request, limits: &Limits, tlb_addr: u64, first: u64, n: u64) {
+    let aligned = case.rules.min_align;
+    if aligned {
+        assert_eq!((tlb_addr ^ request.orig_addr) & limits.min_align_mask & 2047, 0, "I6, inside the slot");
+    }
+    let bits = limits.min_align_mask.min(limits.boundary);
+    if case.rules.pads && request.orig_addr != 0 && limits.min_align_mask <= bits {
+        assert_eq!((tlb_addr ^ request.orig_addr) & limits.min_align_mask, 0, "I6");
+    }
+    if case.rules.pads && request.align_mask <= limits.boundary {
+        assert_eq!((case.pool.start + first * 2048) & request.align_mask & !2047, 0, "I7");
+    }
+    if (2047..u64::MAX).contains(&limits.boundary) && case.pool.start & limits.boundary & 2047 == 0 {
+        let (from, to) = (case.pool.start + first * 2048, case.pool.start + (first + n) * 2048 - 1);
+        assert_eq!(from & !limits.boundary, to & !limits.boundary, "I8");
+    }
+}
+
+/// A refusal's cause, held against a count over all slots; and that it changed nothing.
+fn explain_holds(fast: &mut Allocator, request: &Request, limits: &Limits, cause: Cause, before: &[u32]) {
+    let refusal = fast.explain(request, limits, cause);
+    assert_eq!(refusal.cause, cause);
+    let free = before.iter().filter(|&&run| run > 0).count() as u64;
+    let longest = before.iter().copied().max().unwrap_or(0);
+    assert_eq!((refusal.free, refusal.largest_run), (free, longest));
+    match cause {
+        Cause::TooLarge | Cause::TooLargeWithOffset => assert!(refusal.slots > 128),
+        Cause::PoolFull => assert!(refusal.areas.iter().all(|a| a.free < refusal.slots)),
+        Cause::AreaFull => assert!(refusal.areas[0].free < refusal.slots),
+        Cause::Fragmented => {
+            let first = refusal.areas[0];
+            assert!(first.free >= refusal.slots && u64::from(first.largest_run) < refusal.slots);
+        }
+        Cause::Boundary | Cause::Alignment | Cause::AlignmentImpossible | Cause::Stride => {
+            assert!(u64::from(refusal.areas[0].largest_run) >= refusal.slots);
+        }
+        Cause::BoundaryImpossible => assert!(refusal.slots > refusal.boundary_slots),
+        other => panic!("{other} is not the allocator's to give"),
+    }
+    assert!(!refusal.to_string().is_empty());
+}

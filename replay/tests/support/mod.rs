@@ -1,0 +1,71 @@
+//! Events and loads for the tests of what-ifs.
+
+#![allow(dead_code, reason = "each test uses some of these")]
+
+use replay::{Base, Geometry, Load, Machine, Options, Outcome, Platform, Policy, Surroundings, replay};
+use trace::{Area, Device, Direction, Event, Op, Pool};
+
+pub const LOW: u64 = 0x1000_0000;
+pub const POOL: u64 = 0x7400_0000;
+
+pub fn device(id: u32, dma_mask: u64) -> Device {
+    Device {
+        id,
+        name: format!("dev{id}"),
+        driver: None,
+        dma_mask: Some(dma_mask),
+        coherent_dma_mask: dma_mask,
+        bus_dma_limit: 0,
+        seg_boundary_mask: None,
+        max_segment_size: None,
+        min_align_mask: 0,
+        untrusted: None,
+    }
+}
+
+/// A 64-bit device and a 32-bit one.
+pub fn devices() -> Vec<Device> {
+    vec![device(0, u64::MAX), device(1, 0xffff_ffff)]
+}
+
+pub fn event(op: Op, time_ns: u64, device: u32, dma_addr: u64, size: u64) -> Event {
+    Event {
+        orig_addr: matches!(op, Op::Map | Op::MapFailed).then_some(LOW),
+        size: Some(size),
+        dma_addr: (op != Op::MapFailed).then_some(dma_addr),
+        direction: Some(Direction::ToDevice),
+        ..Event::new(op, time_ns, 0, 1, device)
+    }
+}
+
+pub fn map(time_ns: u64, dma_addr: u64, size: u64) -> Event {
+    event(Op::Map, time_ns, 0, dma_addr, size)
+}
+
+pub fn unmap(time_ns: u64, dma_addr: u64, size: u64) -> Event {
+    event(Op::Unmap, time_ns, 0, dma_addr, size)
+}
+
+pub fn base(nslabs: u64) -> Base {
+    Base { pool: Geometry { start: POOL, nslabs, areas: 1 }, cpus: Some(1), force: true }
+}
+
+pub fn pool(nslabs: u64) -> Pool {
+    Pool {
+        start: POOL,
+        nslabs,
+        nareas: 1,
+        force_bounce: true,
+        can_grow: false,
+        areas: vec![Area { index: 0, used: 0 }],
+    }
+}
+
+pub fn run(load: &Load, policy: &str, nslabs: u64) -> Outcome {
+    let setup = Policy::parse(policy).unwrap().resolve(&base(nslabs)).unwrap();
+    replay(load, &mut Machine::new(&setup, Platform::native()), &Options::default())
+}
+
+pub fn load(events: &[Event]) -> Load {
+    Load::collect(events, &devices(), &Surroundings::default())
+}
