@@ -207,9 +207,10 @@ fn caveats(trace: &Trace, load: &Load) -> Vec<String> {
 fn row(setup: &Setup, platform: &PlatformSpec, outcome: &Outcome) -> PolicyRow {
     let slots = |i: usize| setup.pools.get(i).map(|pool| pool.nslabs);
     let peak = |i: usize| outcome.peak_slots.get(i).copied();
+    let high = slots(1).filter(|_| setup.restricted.is_none());
     let parameters: Vec<String> = setup.describe().into_iter().map(|(name, value)| format!("{name}={value}")).collect();
     PolicyRow {
-        policy: setup.rules.id.to_owned(),
+        policy: setup.name(),
         parameters: parameters.join(","),
         platform: platform.to_string(),
         requests: outcome.requests,
@@ -241,28 +242,21 @@ fn row(setup: &Setup, platform: &PlatformSpec, outcome: &Outcome) -> PolicyRow {
         failed_pool_above_mask: outcome.failed(Cause::PoolAboveMask),
         failed_grow_pending: outcome.failed(Cause::GrowPending),
         failed_transient_refused: outcome.failed(Cause::TransientRefused),
-        pool_slots: slots(0).unwrap_or(0),
+        pool_slots: slots(0).unwrap_or(0) + outcome.grown.map_or(0, |grown| grown.slots),
         peak_slots: peak(0).unwrap_or(0),
-        pool_slots_hi: slots(1),
-        peak_slots_hi: slots(1).and(peak(1)),
+        pool_slots_hi: high,
+        peak_slots_hi: high.and(peak(1)),
         bytes_copied: outcome.bytes_copied(),
-    }
-}
-
-/// What a pool is called: the RFC's words when there are two.
-fn pool_name(setup: &Setup, pool: usize) -> &'static str {
-    match (setup.pools.len(), pool) {
-        (0 | 1, _) => "pool",
-        (_, 0) => "LO",
-        _ => "HI",
     }
 }
 
 fn detail(policy: &Policy, setup: &Setup, load: &Load, outcome: &Outcome, on_fail: OnFail) -> PolicyDetail {
     let device = |i: u32| load.devices().get(i as usize).map_or("?", |device| device.name.as_str()).to_owned();
+    // What the growth worker added counts with the boot pool.
+    let added = outcome.grown.map_or(0, |grown| grown.slots);
     let curves = setup.pools.iter().enumerate().map(|(i, pool)| Curve {
-        pool: pool_name(setup, i).to_owned(),
-        slots: pool.nslabs,
+        pool: setup.pool_name(i).to_owned(),
+        slots: pool.nslabs + if i == 0 { added } else { 0 },
         points: outcome.occupancy.points(i).collect(),
     });
     let refusals = outcome.refusals.iter().map(|refused| RefusalRow {
@@ -283,7 +277,7 @@ fn detail(policy: &Policy, setup: &Setup, load: &Load, outcome: &Outcome, on_fai
             maps: result.maps,
             bounces: result.bounces,
             failures: result.failures,
-            pool: pool_name(setup, usize::from(result.pool)).to_owned(),
+            pool: setup.pool_name(usize::from(result.pool)).to_owned(),
             peak_slots: result.peak_slots,
         })
         .collect();
@@ -292,12 +286,12 @@ fn detail(policy: &Policy, setup: &Setup, load: &Load, outcome: &Outcome, on_fai
         curves: curves.collect(),
         refusals: refusals.collect(),
         devices,
-        assumptions: assumptions(policy, load, outcome, on_fail),
+        assumptions: assumptions(policy, setup, load, outcome, on_fail),
     }
 }
 
 /// What a what-if had to assume (docs/models.md), one sentence each.
-fn assumptions(policy: &Policy, load: &Load, outcome: &Outcome, on_fail: OnFail) -> Vec<String> {
+fn assumptions(policy: &Policy, setup: &Setup, load: &Load, outcome: &Outcome, on_fail: OnFail) -> Vec<String> {
     let mut out: Vec<String> = policy.caveat().map(str::to_owned).into_iter().collect();
     if outcome.dropped > 0 {
         out.push(format!(
@@ -319,6 +313,35 @@ fn assumptions(policy: &Policy, load: &Load, outcome: &Outcome, on_fail: OnFail)
             field::count(assumed.count),
             field::bytes(assumed.size_from),
             field::duration(assumed.lifetime_ns)
+        ));
+    }
+    out.extend(setup.growth.zip(outcome.grown).map(|(growth, grown)| {
+        format!(
+            "pools come and go: the worker is taken to have its pool {} after it is woken, and memory to be plentiful; it \
+             added {} pools of {} slots in all, and {} transient pools served a mapping each, with {} slots at most at \
+             once; slots in use are those of all pools",
+            field::duration(growth.worker_ns),
+            field::count(grown.pools),
+            field::count(grown.slots),
+            field::count(grown.transient),
+            field::count(grown.transient_peak_slots)
+        )
+    }));
+    if let (Some(_), Some(own)) = (&setup.restricted, setup.pools.get(1)) {
+        out.push(format!(
+            "the restricted pool peaks at {} of {} slots; {} coherent buffers were asked of it and {} refused, and {} \
+             freed that were allocated before the recording (by any device)",
+            field::count(outcome.peak_slots.get(1).copied().unwrap_or(0)),
+            field::count(own.nslabs),
+            field::count(outcome.coherent),
+            field::count(outcome.coherent_failures.iter().sum()),
+            field::count(load.notes().unmatched_frees)
+        ));
+    }
+    if outcome.unspecified_tails > 0 {
+        out.push(format!(
+            "this kernel would have read past the end of a table {} times, in a pool that ends inside a segment (SPEC 4)",
+            field::count(outcome.unspecified_tails)
         ));
     }
     if outcome.held_refused > 0 {

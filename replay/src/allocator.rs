@@ -7,7 +7,7 @@ use crate::refusal::{self, Cause, Refusal, area_order};
 use crate::rules::Generation;
 use crate::view::View;
 use crate::walk::{Found, find};
-use trace::pool::SLOT_BYTES;
+use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
 
 /// Slots taken for a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub struct Taken {
     pub first_slot: u32,
     /// Slots taken.
     pub nslots: u32,
-    /// Which pool: 0 is the boot pool, 1 `rfc64`'s second; what comes after may go away again (SPEC 5), and its number
+    /// Which pool: 0 is the boot pool, 1 `rfc64`'s second or a restricted one; what comes after may go away again (SPEC 5), and its number
     /// is not used twice.
     pub pool: u32,
 }
@@ -48,6 +48,8 @@ pub struct Allocator {
     pub(crate) views: Vec<Option<View>>,
     /// Devices met against their pools, by a hash: those after one another are often the same few.
     profiles: [Option<Profile>; PROFILES],
+    /// SPEC 4.
+    pub(crate) unspecified_tails: u64,
     /// Those that come and go, where they can.
     pub(crate) growth: Option<Box<Growth>>,
 }
@@ -65,6 +67,7 @@ impl Allocator {
             sent_to: None,
             views: Vec::new(),
             profiles: [None; PROFILES],
+            unspecified_tails: 0,
             growth: None,
         }
     }
@@ -75,7 +78,7 @@ impl Allocator {
         self.rules
     }
 
-    /// The pools there are from the start, `rfc64`'s high one last.
+    /// The pools there are from the start, `rfc64`'s high or the restricted one last.
     #[must_use]
     pub fn pools(&self) -> &[SlotPool] {
         &self.pools
@@ -126,7 +129,7 @@ impl Allocator {
     /// What the search came to; [`Allocator::cause`] says why.
     #[inline(always)]
     pub fn take(&mut self, request: &Request, limits: &Limits) -> Result<Taken, Stop> {
-        if self.growth.is_some() {
+        if self.growth.is_some() && self.sent_to.is_none() {
             return self.take_growing(request, limits);
         }
         let pool_id = self.pool_for(limits);
@@ -176,7 +179,7 @@ impl Allocator {
         if stop == Stop::AboveMask {
             return Cause::PoolAboveMask;
         }
-        if let Some(growth) = &self.growth {
+        if let (Some(growth), None) = (&self.growth, self.sent_to) {
             return growth.refused;
         }
         if request.size == 0 {
@@ -201,7 +204,9 @@ impl Allocator {
         let pool = self.pools.get_mut(pool_id).unwrap_or(&mut none);
         let mut refusal = refusal::explain(pool, &plan, request.cpu, request.size, rules.search, cause);
         self.explain_viewed(&mut refusal, &plan, pool_id, limits);
-        self.explain_growth(&mut refusal);
+        if self.sent_to.is_none() {
+            self.explain_growth(&mut refusal);
+        }
         refusal
     }
 
@@ -210,21 +215,27 @@ impl Allocator {
     #[inline(always)]
     pub fn unmap(&mut self, tlb_addr: u64, limits: &Limits) -> Option<u32> {
         let n = match self.pools.iter_mut().find(|p| p.contains(tlb_addr)) {
-            Some(pool) => Self::release_at(self.rules, pool, tlb_addr, limits)?,
+            Some(pool) => {
+                let run = Self::release_at(self.rules, pool, tlb_addr, limits)?;
+                let end = pool.geometry().nslabs;
+                let reads_on = run.first + run.n == end && end % u64::from(SEGMENT_SLOTS) != 0;
+                self.unspecified_tails += u64::from(reads_on);
+                u32::try_from(run.n).ok()?
+            }
             None => self.unmap_grown(tlb_addr, limits)?,
         };
         self.used -= u64::from(n);
         Some(n)
     }
 
-    /// Releases the allocation whose data begins at a bounce address of `pool`; the number of slots.
+    /// Releases the allocation whose data begins at a bounce address of `pool`.
     #[inline(always)]
-    pub(crate) fn release_at(rules: &Generation, pool: &mut SlotPool, tlb_addr: u64, limits: &Limits) -> Option<u32> {
+    pub(crate) fn release_at(rules: &Generation, pool: &mut SlotPool, tlb_addr: u64, limits: &Limits) -> Option<Run> {
         let lo = if rules.min_align { tlb_addr & limits.min_align_mask & (SLOT_BYTES - 1) } else { 0 };
         let slot = (tlb_addr - lo).checked_sub(pool.geometry().start)? / SLOT_BYTES;
         let run = pool.allocation_at(slot)?;
         pool.release(run);
-        u32::try_from(run.n).ok()
+        Some(run)
     }
 
     /// Gives slots back within the call that took them; only a mark the kernel keeps itself has seen them.

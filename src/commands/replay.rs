@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use analysis::verdict::label;
-use analysis::{CompareOptions, Comparison, Stage};
+use analysis::verdict::{FEW, label};
+use analysis::{CompareOptions, Comparison, PolicyRow, Stage};
 use anyhow::{Context as _, bail};
 use flate2::read::MultiGzDecoder;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -36,9 +36,6 @@ pub(crate) fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
         _ => play_script(args),
     }
 }
-
-/// Policies up to which a table on its side is easier to read than one row a policy.
-const SIDE_BY_SIDE: usize = 6;
 
 /// Replays a trace under the policies asked for, or under a telling few, in every combination of the axes' values.
 pub(crate) fn compare(trace: &Trace, machine: &MachineArgs, axes: &[Axis]) -> anyhow::Result<Comparison> {
@@ -113,15 +110,12 @@ fn print_comparison(comparison: &Comparison, format: Format) -> anyhow::Result<E
                     format_args!("The model predicts {exact} of {total} slot choices of the recorded kernel."),
                 )?;
             }
-            let table = match comparison.rows.len() {
-                0..=SIDE_BY_SIDE => output::turned(&comparison.rows),
-                _ => output::table(&comparison.rows, |_| false),
-            };
+            let few = comparison.rows.len() <= FEW;
+            let table = if few { output::turned(&comparison.rows) } else { sweep_table(comparison) };
             output::line(stdout, format_args!("\n{table}"))?;
             for caveat in &comparison.facts.caveats {
                 output::line(stdout, format_args!("note: {caveat}"))?;
             }
-            let few = comparison.rows.len() <= SIDE_BY_SIDE;
             for (row, detail) in comparison.rows.iter().zip(&comparison.details).filter(|_| few) {
                 for assumption in &detail.assumptions {
                     output::line(stdout, format_args!("note: {}: {assumption}", label(row)))?;
@@ -136,6 +130,22 @@ fn print_comparison(comparison: &Comparison, format: Format) -> anyhow::Result<E
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Many policies, a row each: what tells them apart, and what matters of them. `--format csv` has every column.
+fn sweep_table(comparison: &Comparison) -> String {
+    let common = |parameter: &str| comparison.rows.iter().all(|row| row.parameters.split(',').any(|p| p == parameter));
+    let rows: Vec<_> = comparison
+        .rows
+        .iter()
+        .map(|row| {
+            let own: Vec<&str> = row.parameters.split(',').filter(|p| !common(p)).collect();
+            PolicyRow { parameters: own.join(" "), ..row.clone() }
+        })
+        .collect();
+    let columns =
+        ["policy", "parameters", "requests", "failures", "peak_slots", "peak_slots_hi", "bounces", "bytes_copied"];
+    output::some_columns(&rows, &columns)
 }
 
 fn as_json(comparison: &Comparison) -> serde_json::Value {
