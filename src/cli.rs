@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use replay::{PlatformKind, Policy, PolicyError};
+use replay::{PlatformError, PlatformSpec, Policy, PolicyError};
 
 /// Shows what Linux's bounce-buffer allocator does, records it, and replays it under other policies.
 #[derive(Debug, Parser)]
@@ -85,9 +85,9 @@ pub(crate) struct MachineArgs {
     /// Policy: ID, ID:name=value,… or ID:swiotlb=… as on a kernel command line; may be given several times
     #[arg(short, long = "policy", value_name = "POLICY", value_parser = policy)]
     pub(crate) policies: Vec<Policy>,
-    /// Address translation [default: what the trace was recorded on]
+    /// Address translation, NAME or NAME:name=value,… [default: what the trace was recorded on]
     #[arg(long, value_name = "PLATFORM", value_parser = platform)]
-    pub(crate) platform: Option<PlatformKind>,
+    pub(crate) platform: Option<PlatformSpec>,
 }
 
 /// MiB to bytes, of a size the kernel takes.
@@ -102,9 +102,8 @@ fn policy(text: &str) -> Result<Policy, PolicyError> {
     Policy::parse(text)
 }
 
-fn platform(text: &str) -> Result<PlatformKind, String> {
-    let known = || PlatformKind::ALL.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ");
-    PlatformKind::from_name(text).ok_or_else(|| format!("unknown platform `{text}`; known: {}", known()))
+fn platform(text: &str) -> Result<PlatformSpec, PlatformError> {
+    PlatformSpec::parse(text)
 }
 
 #[derive(Debug, Args)]

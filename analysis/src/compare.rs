@@ -1,8 +1,8 @@
 //! Replays one trace under several policies and fills a [`Comparison`].
 
 use replay::{
-    Base, Cause, Generation, Load, Machine, Options, Outcome, P2m, Platform, PlatformKind, Policy, Reason, Setup,
-    Start, Surroundings,
+    Base, Cause, FalseBoundaries, Generation, Load, Machine, Options, Outcome, P2m, Platform, PlatformKind,
+    PlatformSpec, Policy, Reason, Setup, Start, Surroundings,
 };
 use trace::{Event, Meta, Pool, Trace, field};
 
@@ -20,7 +20,8 @@ pub fn own_policy(meta: &Meta) -> Option<(&'static Generation, &'static str)> {
 pub fn own_platform(meta: &Meta) -> PlatformKind {
     match &meta.xen {
         Some(xen) if xen.mode == "pv" => PlatformKind::XenPv,
-        _ => PlatformKind::Native,
+        Some(_) => PlatformKind::XenAuto,
+        None => PlatformKind::Native,
     }
 }
 
@@ -32,7 +33,7 @@ pub fn own_platform(meta: &Meta) -> PlatformKind {
 pub fn compare(
     trace: &Trace,
     policies: &[Policy],
-    platform: Option<PlatformKind>,
+    platform: Option<PlatformSpec>,
     mut progress: impl FnMut(&str),
 ) -> Result<Comparison, AnalysisError> {
     let meta = trace.meta();
@@ -51,10 +52,7 @@ pub fn compare(
     let p2m = (!trace.p2m().is_empty()).then(|| P2m::from_runs(trace.p2m()));
     let around = Surroundings { pool, snapshot: trace.snapshot(), snapshot_ns: meta.snapshot_ns, p2m: p2m.as_ref() };
     let load = Load::collect(&events, trace.devices(), &around);
-    let platform = match platform.unwrap_or_else(|| own_platform(meta)) {
-        PlatformKind::Native => Platform::Native,
-        PlatformKind::XenPv => Platform::XenPv(p2m.unwrap_or_default()),
-    };
+    let platform = Platform::recorded(platform.unwrap_or_else(|| own_platform(meta).into()), trace.p2m());
 
     let mut comparison =
         Comparison { facts: facts(trace, &events, &load), devices: devices::devices(trace)?, ..Comparison::default() };
@@ -62,7 +60,7 @@ pub fn compare(
         progress(policy.text());
         let mut machine = Machine::new(setup, platform.clone());
         let outcome = replay::replay(&load, &mut machine, &Options::default());
-        comparison.rows.push(row(setup, platform.kind(), &outcome));
+        comparison.rows.push(row(setup, platform.spec(), &outcome));
         comparison.details.push(detail(policy, setup, &load, &outcome));
     }
     comparison.verdict = verdict::sentences(&comparison);
@@ -159,14 +157,14 @@ fn caveats(trace: &Trace, load: &Load) -> Vec<String> {
     caveats
 }
 
-fn row(setup: &Setup, platform: PlatformKind, outcome: &Outcome) -> PolicyRow {
+fn row(setup: &Setup, platform: &PlatformSpec, outcome: &Outcome) -> PolicyRow {
     let slots = |i: usize| setup.pools.get(i).map(|pool| pool.nslabs);
     let peak = |i: usize| outcome.peak_slots.get(i).copied();
     let parameters: Vec<String> = setup.describe().into_iter().map(|(name, value)| format!("{name}={value}")).collect();
     PolicyRow {
         policy: setup.rules.id.to_owned(),
         parameters: parameters.join(","),
-        platform: platform.name().to_owned(),
+        platform: platform.to_string(),
         requests: outcome.requests,
         maps: outcome.maps,
         bounces: outcome.total_bounces(),
@@ -181,6 +179,7 @@ fn row(setup: &Setup, platform: PlatformKind, outcome: &Outcome) -> PolicyRow {
         failed_empty: outcome.failed(Cause::Empty),
         failed_no_pool: outcome.failed(Cause::NoPool),
         failed_not_addressable: outcome.failed(Cause::NotAddressable),
+        failed_forbidden: outcome.failed(Cause::Forbidden),
         failed_too_large: outcome.failed(Cause::TooLarge),
         failed_too_large_with_offset: outcome.failed(Cause::TooLargeWithOffset),
         failed_pool_full: outcome.failed(Cause::PoolFull),
@@ -193,6 +192,8 @@ fn row(setup: &Setup, platform: PlatformKind, outcome: &Outcome) -> PolicyRow {
         failed_stride: outcome.failed(Cause::Stride),
         failed_fragmented: outcome.failed(Cause::Fragmented),
         failed_pool_above_mask: outcome.failed(Cause::PoolAboveMask),
+        failed_grow_pending: outcome.failed(Cause::GrowPending),
+        failed_transient_refused: outcome.failed(Cause::TransientRefused),
         pool_slots: slots(0).unwrap_or(0),
         peak_slots: peak(0).unwrap_or(0),
         pool_slots_hi: slots(1),
@@ -282,6 +283,25 @@ fn assumptions(policy: &Policy, load: &Load, outcome: &Outcome) -> Vec<String> {
         out.push(format!(
             "this kernel would silently not copy {} of partial syncs (SPEC 6.3)",
             field::bytes(outcome.bytes_dropped)
+        ));
+    }
+    if outcome.parted > 0 {
+        out.push(format!(
+            "{} buffers whose frames part are given to their device as one range: it would use somebody else's memory",
+            field::count(outcome.parted)
+        ));
+    }
+    let FalseBoundaries { accepts, rejects } = outcome.false_boundaries;
+    if accepts > 0 {
+        out.push(format!(
+            "{} bounce buffers cross a segment boundary of their device in machine memory, which this kernel's allocator does not see (SPEC 10.2)",
+            field::count(accepts)
+        ));
+    }
+    if rejects > 0 {
+        out.push(format!(
+            "{} requests are refused for a segment boundary that is none in machine memory (SPEC 10.2)",
+            field::count(rejects)
         ));
     }
     if outcome.bytes_wrong_source > 0 {

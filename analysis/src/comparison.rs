@@ -40,6 +40,8 @@ trace::record! {
         failed_no_pool: u64 => Count,
         /// Refused: out of the device's reach and not to be bounced.
         failed_not_addressable: u64 => Count,
+        /// Refused: it would have to bounce, and its attributes forbid a copy.
+        failed_forbidden: u64 => Count,
         /// Refused: longer than a 128-slot segment.
         failed_too_large: u64 => Count,
         /// Refused: longer than a segment once its offset is added.
@@ -64,6 +66,10 @@ trace::record! {
         failed_fragmented: u64 => Count,
         /// Refused: slots were found, but the device does not reach them.
         failed_pool_above_mask: u64 => Count,
+        /// Refused: no pool had room, and the one the growth worker was to add came too late.
+        failed_grow_pending: u64 => Count,
+        /// Refused: no pool had room, and no pages within the device's reach to make one of its own.
+        failed_transient_refused: u64 => Count,
         /// Slots of the pool (LO for rfc64).
         pool_slots: u64 => Slots,
         /// Most slots in use at once (LO for rfc64).

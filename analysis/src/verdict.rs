@@ -134,6 +134,7 @@ pub fn causes(row: &PolicyRow) -> impl Iterator<Item = (u64, &'static str)> {
         (row.failed_empty, "empty"),
         (row.failed_no_pool, "without a pool"),
         (row.failed_not_addressable, "out of reach"),
+        (row.failed_forbidden, "a copy is forbidden"),
         (row.failed_too_large, "too large for a segment"),
         (row.failed_too_large_with_offset, "too large with their offset"),
         (row.failed_pool_full, "pool full"),
@@ -146,6 +147,8 @@ pub fn causes(row: &PolicyRow) -> impl Iterator<Item = (u64, &'static str)> {
         (row.failed_stride, "stepped over"),
         (row.failed_fragmented, "fragmented"),
         (row.failed_pool_above_mask, "pool beyond the device's reach"),
+        (row.failed_grow_pending, "new pool too late"),
+        (row.failed_transient_refused, "no pages for a pool of their own"),
     ]
     .into_iter()
 }

@@ -20,7 +20,7 @@ fn main() {
     println!("memory: {} MB for the load, {} MB at most while tying", resident() - empty, peak() - empty);
 
     let base = Base { pool: Geometry { start: 0x7400_0000, nslabs: 32_768, areas: 8 }, cpus: Some(8), force: true };
-    let platform = Platform::Native;
+    let platform = Platform::native();
     // From 1.5 MiB, which refuses most, to 256 MiB, which refuses nothing.
     let jobs: Vec<_> = (0..JOBS)
         .map(|i| {

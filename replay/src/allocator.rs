@@ -1,9 +1,11 @@
 //! A generation's allocator over its pools: which pool, which area, which slots.
 
-use crate::plan::{Limits, Plan, Request};
+use crate::growth::Growth;
+use crate::plan::{Limits, PROFILES, Plan, Profile, Request};
 use crate::pool::{Geometry, Run, SlotPool};
 use crate::refusal::{self, Cause, Refusal, area_order};
 use crate::rules::Generation;
+use crate::view::View;
 use crate::walk::{Found, find};
 use trace::pool::SLOT_BYTES;
 
@@ -16,24 +18,55 @@ pub struct Taken {
     pub first_slot: u32,
     /// Slots taken.
     pub nslots: u32,
-    /// Which pool: 0, or 1 for `rfc64`'s second.
-    pub pool: u8,
+    /// Which pool: 0 is the boot pool, 1 `rfc64`'s second; what comes after may go away again (SPEC 5), and its number
+    /// is not used twice.
+    pub pool: u32,
+}
+
+/// Why a request was not served, as far as that is known without looking further; for [`Allocator::cause`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Nothing fits.
+    Refused,
+    /// Nothing fits, and the kernel would search for ever (SPEC 3.4).
+    Livelock,
+    /// Slots were found, but the device does not reach them.
+    AboveMask,
 }
 
 /// The allocator of one generation.
 #[derive(Clone, Debug)]
 pub struct Allocator {
-    rules: &'static Generation,
-    pools: Vec<SlotPool>,
-    used: u64,
-    high_water: u64,
+    pub(crate) rules: &'static Generation,
+    pub(crate) pools: Vec<SlotPool>,
+    pub(crate) used: u64,
+    pub(crate) high_water: u64,
+    hi_threshold: u64,
+    /// The pool all requests go to for the moment.
+    sent_to: Option<usize>,
+    /// Where pools are taken to lie, if not where they are; mostly empty.
+    pub(crate) views: Vec<Option<View>>,
+    /// Devices met against their pools, by a hash: those after one another are often the same few.
+    profiles: [Option<Profile>; PROFILES],
+    /// Those that come and go, where they can.
+    pub(crate) growth: Option<Box<Growth>>,
 }
 
 impl Allocator {
     /// An allocator with empty pools. Only `rfc64` looks at a second one.
     #[must_use]
     pub fn new(rules: &'static Generation, pools: &[Geometry]) -> Self {
-        Self { rules, pools: pools.iter().map(|&g| SlotPool::new(g)).collect(), used: 0, high_water: 0 }
+        Self {
+            rules,
+            pools: pools.iter().map(|&g| SlotPool::new(g)).collect(),
+            used: 0,
+            high_water: 0,
+            hi_threshold: u64::MAX,
+            sent_to: None,
+            views: Vec::new(),
+            profiles: [None; PROFILES],
+            growth: None,
+        }
     }
 
     /// The generation's rules.
@@ -42,13 +75,13 @@ impl Allocator {
         self.rules
     }
 
-    /// The pools, `rfc64`'s high one last.
+    /// The pools there are from the start, `rfc64`'s high one last.
     #[must_use]
     pub fn pools(&self) -> &[SlotPool] {
         &self.pools
     }
 
-    /// Slots in use in all pools.
+    /// Slots in use in all pools, those that came later included (`total_used`).
     #[must_use]
     pub fn used(&self) -> u64 {
         self.used
@@ -64,7 +97,18 @@ impl Allocator {
     /// fallback either way (SPEC 9); everybody else has one.
     #[must_use]
     pub fn pool_for(&self, limits: &Limits) -> usize {
-        usize::from(self.rules.has_high_pool() && self.pools.len() > 1 && limits.reach == u64::MAX)
+        let high = || self.rules.has_high_pool() && self.pools.len() > 1 && limits.reach >= self.hi_threshold;
+        self.sent_to.unwrap_or_else(|| usize::from(high()))
+    }
+
+    /// Has devices that reach this address use the second pool ([`Dispatch::hi_threshold`]).
+    pub fn set_hi_threshold(&mut self, hi_threshold: u64) {
+        self.hi_threshold = hi_threshold;
+    }
+
+    /// Has all requests go to one pool, until told otherwise.
+    pub(crate) fn send_to(&mut self, pool: Option<usize>) {
+        self.sent_to = pool;
     }
 
     /// Takes slots for a request, as `swiotlb_tbl_map_single()` does.
@@ -72,29 +116,67 @@ impl Allocator {
     /// # Errors
     /// The cause, when no area can serve it. The state is then as before; [`Allocator::explain`] has the arithmetic.
     pub fn map(&mut self, request: &Request, limits: &Limits) -> Result<Taken, Cause> {
-        if request.size == 0 {
-            return Err(Cause::Empty);
+        self.take(request, limits).map_err(|stop| self.cause(request, limits, stop))
+    }
+
+    /// As [`Allocator::map`], but does not find out why a request is refused, which can cost more than serving it.
+    ///
+    /// # Errors
+    /// What the search came to; [`Allocator::cause`] says why.
+    #[inline(always)]
+    pub fn take(&mut self, request: &Request, limits: &Limits) -> Result<Taken, Stop> {
+        if self.growth.is_some() {
+            return self.take_growing(request, limits);
         }
         let pool_id = self.pool_for(limits);
-        let Some(pool) = self.pools.get_mut(pool_id) else { return Err(Cause::NoPool) };
-        let plan = Plan::new(self.rules, pool.geometry().start, request, limits);
-        let mut livelock = false;
+        if !self.views.is_empty() {
+            return self.take_viewed(pool_id, request, limits);
+        }
+        let Some(pool) = self.pools.get_mut(pool_id) else { return Err(Stop::Refused) };
+        let start = pool.geometry().start;
+        let known = &mut self.profiles[Profile::place(limits)];
+        let profile = match known {
+            Some(profile) if profile.is_of(start, limits) => profile,
+            _ => known.insert(Profile::new(self.rules, start, limits)),
+        };
+        let plan = profile.plan(request);
+        if request.size == 0 {
+            return Err(Stop::Refused);
+        }
         for area in area_order(pool.areas().len(), request.cpu) {
             match find(pool, area, &plan, self.rules.search) {
                 Found::Slot(first) => {
-                    pool.take(area, Run { first, n: plan.n }, plan.pad);
+                    pool.take(area, Run { first, n: plan.n }, plan.pad());
                     self.used += plan.n;
                     self.high_water = self.high_water.max(self.used);
-                    return Ok(Taken::at(pool.geometry(), pool_id as u8, first, &plan));
+                    return Ok(Taken::at(pool.geometry(), pool_id as u32, first, &plan));
                 }
                 Found::Nothing => {}
-                Found::Livelock => {
-                    livelock = true;
-                    break;
-                }
+                Found::Livelock => return Err(Stop::Livelock),
             }
         }
-        Err(refusal::cause(pool, &plan, request.cpu, livelock))
+        Err(Stop::Refused)
+    }
+
+    /// Why a request was not served, just after [`Allocator::take`]; nothing may have changed in between.
+    pub fn cause(&mut self, request: &Request, limits: &Limits, stop: Stop) -> Cause {
+        if stop == Stop::AboveMask {
+            return Cause::PoolAboveMask;
+        }
+        if let Some(growth) = &self.growth {
+            return growth.refused;
+        }
+        if request.size == 0 {
+            return Cause::Empty;
+        }
+        let pool_id = self.pool_for(limits);
+        if !self.views.is_empty() {
+            return self.cause_viewed(pool_id, request, limits, stop);
+        }
+        let Some(pool) = self.pools.get_mut(pool_id) else { return Cause::NoPool };
+        let start = pool.geometry().start;
+        let plan = Plan::new(self.rules, start, request, limits);
+        refusal::cause(pool, &plan, request.cpu, stop == Stop::Livelock)
     }
 
     /// The arithmetic behind a refusal [`Allocator::map`] has just given; nothing may have changed in between.
@@ -102,20 +184,31 @@ impl Allocator {
         let rules = self.rules;
         let pool_id = self.pool_for(limits);
         let mut none = SlotPool::new(Geometry { start: 0, nslabs: 0, areas: 1 });
+        let plan = Plan::new(rules, self.seen_start(pool_id), request, limits);
         let pool = self.pools.get_mut(pool_id).unwrap_or(&mut none);
-        let plan = Plan::new(rules, pool.geometry().start, request, limits);
-        refusal::explain(pool, &plan, request.cpu, request.size, rules.search, cause)
+        let mut refusal = refusal::explain(pool, &plan, request.cpu, request.size, rules.search, cause);
+        self.explain_viewed(&mut refusal, &plan, pool_id, limits);
+        self.explain_growth(&mut refusal);
+        refusal
     }
 
     /// Gives back what was taken at a bounce address (SPEC 4); the number of slots, or nothing when no allocation
     /// begins there, as after a change of the device's min_align_mask between map and unmap.
     pub fn unmap(&mut self, tlb_addr: u64, limits: &Limits) -> Option<u32> {
-        let pool = self.pools.iter_mut().find(|p| p.contains(tlb_addr))?;
-        let lo = if self.rules.min_align { tlb_addr & limits.min_align_mask & (SLOT_BYTES - 1) } else { 0 };
+        let n = match self.pools.iter_mut().find(|p| p.contains(tlb_addr)) {
+            Some(pool) => Self::release_at(self.rules, pool, tlb_addr, limits)?,
+            None => self.unmap_grown(tlb_addr, limits)?,
+        };
+        self.used -= u64::from(n);
+        Some(n)
+    }
+
+    /// Releases the allocation whose data begins at a bounce address of `pool`; the number of slots.
+    pub(crate) fn release_at(rules: &Generation, pool: &mut SlotPool, tlb_addr: u64, limits: &Limits) -> Option<u32> {
+        let lo = if rules.min_align { tlb_addr & limits.min_align_mask & (SLOT_BYTES - 1) } else { 0 };
         let slot = (tlb_addr - lo).checked_sub(pool.geometry().start)? / SLOT_BYTES;
         let run = pool.allocation_at(slot)?;
         pool.release(run);
-        self.used -= run.n;
         u32::try_from(run.n).ok()
     }
 
@@ -130,9 +223,9 @@ impl Allocator {
 
 impl Taken {
     /// What taking `first` for a plan comes to.
-    pub(crate) fn at(pool: &Geometry, pool_id: u8, first: u64, plan: &Plan) -> Self {
+    pub(crate) fn at(pool: &Geometry, pool_id: u32, first: u64, plan: &Plan) -> Self {
         Self {
-            tlb_addr: pool.start + (first + u64::from(plan.pad)) * SLOT_BYTES + plan.lo,
+            tlb_addr: pool.start + (first + u64::from(plan.pad())) * SLOT_BYTES + plan.lo(),
             first_slot: first as u32,
             nslots: plan.n as u32,
             pool: pool_id,

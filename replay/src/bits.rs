@@ -1,22 +1,68 @@
 //! Runs of ones in a 128-bit word.
 
+/// `BELOW[n]` is the lowest `n` bits. A load is cheaper than a shift of two words by a variable.
+static BELOW: [u128; 129] = {
+    let mut masks = [u128::MAX; 129];
+    let mut n = 0;
+    while n < 128 {
+        masks[n] = (1 << n) - 1;
+        n += 1;
+    }
+    masks
+};
+
+/// `EVERY[step - 1 + residue]` has one bit in every `step`, from `residue` up.
+static EVERY: [u128; 255] = {
+    let mut patterns = [0; 255];
+    let mut step = 1;
+    while step <= 128 {
+        let mut bit = 0;
+        while bit < 128 {
+            patterns[step - 1 + bit % step] |= 1 << bit;
+            bit += 1;
+        }
+        step *= 2;
+    }
+    patterns
+};
+
 /// The lowest `n` bits; all of them from 128 up.
-pub(crate) const fn below(n: u32) -> u128 {
-    if n >= 128 { u128::MAX } else { (1 << n) - 1 }
+#[inline]
+pub(crate) fn below(n: u32) -> u128 {
+    BELOW[n.min(128) as usize]
+}
+
+/// `n` bits from bit `at` on, as far as there are.
+#[inline]
+pub(crate) fn run(at: u32, n: u32) -> u128 {
+    below(at + n) ^ below(at)
+}
+
+/// One bit in every `step` (a power of two up to 128), at `at` modulo `step`.
+#[inline]
+pub(crate) fn every(step: u32, at: u64) -> u128 {
+    EVERY[(step - 1 + (at as u32 & (step - 1))) as usize & 0xff]
 }
 
 /// Bits at which a run of at least `n` ones starts; none when `n` is 0 or above 128.
-pub(crate) const fn starts(ones: u128, n: u32) -> u128 {
-    if n == 0 || n > 128 {
-        return 0;
+#[inline]
+pub(crate) fn starts(ones: u128, n: u32) -> u128 {
+    // After a step the bits left are those with so many ones from them upward; shifts by constants are cheap.
+    let mut left = ones;
+    let mut have = 1;
+    macro_rules! double {
+        ($($by:literal)*) => {$(
+            if n >= 2 * $by {
+                left &= left >> $by;
+                have = 2 * $by;
+            }
+        )*};
     }
-    // After a step the bits left are those with `have` ones from them upward.
-    let (mut left, mut have) = (ones, 1);
-    while have * 2 <= n {
-        left &= left >> have;
-        have *= 2;
+    double!(1 2 4 8 16 32 64);
+    match n {
+        0 | 129.. => 0,
+        n => left & (left >> (n - have)),
     }
-    if have < n { left & (left >> (n - have)) } else { left }
 }
 
 /// Length of the longest run of ones.
@@ -49,27 +95,16 @@ pub(crate) const fn longest_run(ones: u128) -> u32 {
     have
 }
 
-/// Length of the run of ones that contains `bit`, which must be set.
-pub(crate) const fn run_around(ones: u128, bit: u32) -> u32 {
-    (ones >> bit).trailing_ones() + (ones << (127 - bit)).leading_ones() - 1
+/// Where the run of ones ends upward that begins at or before `bit`: the first zero from there on.
+#[inline]
+pub(crate) fn end(ones: u128, bit: u32) -> u32 {
+    (!ones & !below(bit)).trailing_zeros()
 }
 
-/// One bit in every `step` (a power of two up to 128), from `residue` up.
-pub(crate) const fn every(step: u32, residue: u32) -> u128 {
-    const PATTERN: [u128; 8] = {
-        let mut patterns = [0; 8];
-        let mut log = 0;
-        while log < 8 {
-            let mut bit = 0;
-            while bit < 128 {
-                patterns[log] |= 1 << bit;
-                bit += 1 << log;
-            }
-            log += 1;
-        }
-        patterns
-    };
-    PATTERN[step.trailing_zeros() as usize] << residue
+/// Where the run of ones begins that ends at or behind `bit`: behind the last zero before it.
+#[inline]
+pub(crate) fn begin(ones: u128, bit: u32) -> u32 {
+    128 - (!ones & below(bit)).leading_zeros()
 }
 
 #[cfg(test)]
@@ -101,16 +136,15 @@ mod tests {
             prop_assert_eq!(longest_run(ones), paper.iter().copied().max().unwrap_or(0));
             for bit in (0..128).filter(|&b| ones >> b & 1 == 1) {
                 let first = (0..=bit).rev().take_while(|&b| ones >> b & 1 == 1).last().unwrap_or(bit);
-                prop_assert_eq!(run_around(ones, bit as u32), paper[first as usize]);
+                prop_assert_eq!((begin(ones, bit as u32), end(ones, bit as u32)), (first as u32, bit as u32 + paper[bit as usize]));
             }
         }
 
         #[test]
         fn every_is_a_residue_class(log in 0u32..8, residue in 0u32..128) {
             let step = 1 << log;
-            let residue = residue % step;
             for bit in 0..128 {
-                prop_assert_eq!(every(step, residue) >> bit & 1 == 1, bit % step == residue);
+                prop_assert_eq!(every(step, u64::from(residue)) >> bit & 1 == 1, bit % step == residue % step);
             }
         }
     }

@@ -395,10 +395,10 @@ impl Checker {
         let What::Alloc(request, limits, tlb) = event.what else { return None };
         let plan = Plan::new(self.rules, self.pool.geometry().start, &request, &limits);
         let data = tlb.checked_sub(self.pool.geometry().start)?;
-        if data % SLOT_BYTES != plan.lo {
+        if data % SLOT_BYTES != plan.lo() {
             return None;
         }
-        let run = Run { first: (data / SLOT_BYTES).checked_sub(u64::from(plan.pad))?, n: plan.n };
+        let run = Run { first: (data / SLOT_BYTES).checked_sub(u64::from(plan.pad()))?, n: plan.n };
         let inside = run.n > 0
             && run.first % u64::from(SEGMENT_SLOTS) + run.n <= u64::from(SEGMENT_SLOTS)
             && run.first + run.n <= self.pool.geometry().nslabs;
@@ -436,7 +436,7 @@ impl Checker {
                 let plan = Plan::new(self.rules, self.pool.geometry().start, &request, &limits);
                 let area = self.pool.area_of(run.first);
                 let index = self.pool.areas()[area].index;
-                self.pool.take(area, run, plan.pad);
+                self.pool.take(area, run, plan.pad());
                 Some(Undo::Took { run, index })
             }
             What::Free(tlb) => self.free(tlb),

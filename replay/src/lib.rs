@@ -7,12 +7,16 @@
 //! | [`rules`] | the table of generations: every difference between kernels, side by side |
 //! | [`kernel`], [`copies`] | kernels by release, finer than a generation: dated facts, and how each era copies |
 //! | [`plan`] | a request against a pool, in numbers: slots, stride, address match, boundary |
-//! | `walk` | the five searches, without the walking |
-//! | [`pool`] | the slots of a pool, 128 to a word |
+//! | `walk`, `view` | the five searches, without the walking; by other addresses than the pool's own |
+//! | [`pool`], `bounds` | the slots of a pool, 128 to a word; which words may hold a run |
 //! | [`allocator`] | a generation over its pools: map, unmap |
+//! | [`growth`], [`pages`] | pools that come and go, and where their memory comes from |
+//! | [`dispatch`] | which of `rfc64`'s two pools a request goes to |
 //! | [`param`], [`policy`] | what a pool size becomes in a kernel; policies as people write them |
 //! | [`axis`] | a parameter in many values, to sweep over |
-//! | [`p2m`], [`machine`] | Xen's frame tables; a policy on a platform: what bounces, and why |
+//! | [`eras`] | the table of bounce rules, which change with the kernel's version |
+//! | [`p2m`], [`tree`] | Xen's frame tables: of PV guests, of ARM |
+//! | [`machine`] | a policy on a platform: what bounces, and why |
 //! | [`script`] | event scripts and their answers, to compare with real kernels |
 //! | [`load`] | a trace's mappings, each unmap and sync tied to its map: the same for every policy |
 //! | [`whatif`], [`outcome`], [`occupancy`], [`lifetimes`] | a load replayed on a machine, and what came of it |
@@ -23,8 +27,12 @@
 pub mod allocator;
 pub mod axis;
 mod bits;
+mod bounds;
 mod checker;
 pub mod copies;
+pub mod dispatch;
+pub mod eras;
+pub mod growth;
 pub mod kernel;
 pub mod lifetimes;
 pub mod load;
@@ -32,6 +40,7 @@ pub mod machine;
 pub mod occupancy;
 pub mod outcome;
 pub mod p2m;
+pub mod pages;
 pub mod param;
 pub mod plan;
 pub mod policy;
@@ -43,27 +52,37 @@ mod snapshot;
 mod step;
 pub mod sweep;
 mod tie;
+pub mod tree;
 pub mod verify;
+mod view;
 mod walk;
 pub mod whatif;
 
-pub use allocator::{Allocator, Taken};
+pub use allocator::{Allocator, Stop, Taken};
 pub use axis::{Axis, AxisError, grid};
 pub use copies::{COPY_ERAS, Copies};
+pub use dispatch::{Dispatch, Fallback};
+pub use eras::{ERAS, Era};
+pub use growth::{Grown, Transient};
 pub use kernel::KernelVersion;
 pub use lifetimes::Assumed;
 pub use load::{Load, LoadBuilder, LoadDevice, LoadNotes, Recorded, Surroundings};
-pub use machine::{Machine, Mapped, Platform, PlatformKind, Reason, Refused};
+pub use machine::{
+    BoundaryBase, FalseBoundaries, Forbidden, FrameTable, Machine, Mapped, Ops, PLATFORM_PARAMETERS, PLATFORMS,
+    Platform, PlatformError, PlatformKind, PlatformSpec, Reason, Refused, Terms,
+};
 pub use occupancy::Occupancy;
 pub use outcome::{DeviceOutcome, OnFail, OnFailError, Options, Outcome, RefusedMap};
 pub use p2m::P2m;
+pub use pages::{Buddy, PageSource, Zone, Zones};
 pub use param::Force;
 pub use plan::{Limits, Request};
 pub use policy::{Base, MAX_SLABS, PARAMETERS, Policy, PolicyError, Setup};
 pub use pool::{AreaState, Geometry, SlotPool};
 pub use refusal::{AreaRefusal, Cause, Refusal};
 pub use rules::{GENERATIONS, Generation};
-pub use script::{Script, ScriptError};
+pub use script::{Script, ScriptError, Timing};
 pub use sweep::{Job, Progress, Stopped, sweep};
+pub use tree::ForeignTree;
 pub use verify::{Miss, MissExample, Start, Verdict, verify};
 pub use whatif::replay;

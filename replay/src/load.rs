@@ -76,6 +76,8 @@ pub struct LoadDevice {
     pub name: String,
     /// What the models need of it.
     pub limits: Limits,
+    /// A PCI device behind a port that users can plug into; not so when the trace does not say.
+    pub untrusted: bool,
 }
 
 /// What the recorded kernel did, for comparison with the replays.

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::lifetimes::Assumed;
-use crate::machine::Reason;
+use crate::machine::{FalseBoundaries, Reason};
 use crate::occupancy::Occupancy;
 use crate::refusal::{Cause, Refusal};
 
@@ -146,6 +146,11 @@ pub struct Outcome {
     pub held_refused: u64,
     /// Translations that had to be assumed because the trace does not name a frame (Xen PV).
     pub unknown_frames: u64,
+    /// Buffers given to their device as one range although their bus frames part (`stefano-arm`): it would use somebody
+    /// else's memory.
+    pub parted: u64,
+    /// Bounce buffers whose segment boundaries differ between the allocator's view and the machine's (Xen PV).
+    pub false_boundaries: FalseBoundaries,
 }
 
 impl Outcome {

@@ -7,9 +7,11 @@ use crate::rules::{AlignMask, Generation, Search, SizeRule};
 
 const SLOT_MASK: u64 = SLOT_BYTES - 1;
 const PAGE: u64 = 4096;
+/// Profiles worth remembering.
+pub(crate) const PROFILES: usize = 8;
 
 /// What of a device matters to the models, ready for use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limits {
     /// Highest bus address the device reaches: the smaller non-zero of mask and bus limit.
     pub reach: u64,
@@ -52,6 +54,33 @@ pub struct Request {
     pub cpu: u32,
 }
 
+/// What a search asks of a slot's address, and how far it steps (SPEC 3.1–3.6).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    /// How far the walk goes after a slot that matches but is not free.
+    pub stride: u64,
+    /// Slot s matches when `(first + s) & mask` is what the request wants.
+    pub mask: u64,
+    /// The bits of the buffer's slot number that say what is wanted.
+    like: u64,
+    /// Distance of the matching slots the walk looks at, when it is the same power of two all along and fits a segment.
+    pub step: Option<u32>,
+}
+
+/// A device against a pool: what of a [`Plan`] does not depend on the request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Profile {
+    rules: &'static Generation,
+    limits: Limits,
+    start: u64,
+    /// The device's min_align_mask, as far as the generation obeys it.
+    ma: u64,
+    tbl: u64,
+    max_slots: u64,
+    /// For ordinary requests, below a page and from a page up.
+    shapes: [Shape; 2],
+}
+
 /// A request against one pool.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
@@ -61,22 +90,14 @@ pub(crate) struct Plan {
     pub n_bare: u64,
     /// Bytes in front of the data, padding included.
     pub offset: u64,
-    /// Padding slots in front of the data.
-    pub pad: u32,
-    /// Offset of the data in its first slot.
-    pub lo: u64,
-    /// How far the walk goes after a slot that matches but is not free.
-    pub stride: u64,
-    /// Slot s matches when `(first + s) & mask == value`.
-    pub mask: u64,
-    /// See `mask`.
+    /// How the walk goes.
+    pub shape: Shape,
+    /// What the slot numbers must show under the shape's mask.
     pub value: u64,
     /// No slot matches: the pool starts inside a slot.
     pub never: bool,
     /// The pool's first slot number as the device's boundary mask shows it.
     pub first: u64,
-    /// Distance of the matching slots the walk looks at, when it is the same power of two all along and fits a segment.
-    pub step: Option<u32>,
     /// SPEC 3, `shift`.
     pub shift: u64,
     /// Slots between segment boundaries; 0 when the device's boundary mask is not one less than a power of two.
@@ -93,47 +114,83 @@ pub(crate) const fn slots(bytes: u64) -> u64 {
     bytes.div_ceil(SLOT_BYTES)
 }
 
-impl Plan {
-    pub fn new(rules: &Generation, start: u64, request: &Request, limits: &Limits) -> Self {
-        let &Request { orig_addr: orig, size, align_mask: am, .. } = request;
+impl Profile {
+    /// Of a device against the pool at `start`.
+    pub fn new(rules: &'static Generation, start: u64, limits: &Limits) -> Self {
         let ma = if rules.min_align { limits.min_align_mask } else { 0 };
-        let offset = orig & ma & if rules.pads { am | SLOT_MASK } else { SLOT_MASK };
-        // What a caller of the older functions passes as alloc_size: its granule-rounded size.
-        let alloc = if am == 0 { size } else { align(size, am.wrapping_add(1)) };
-        let asize = match rules.size {
-            SizeRule::Alloc => alloc,
-            SizeRule::AllocPlusOffset => alloc.saturating_add(offset),
-            SizeRule::PaddedTogether => align(size.saturating_add(offset), am.wrapping_add(1)),
-        };
-        let tbl = start & limits.boundary;
-        let (stride, mask, value) = matching(rules, orig, asize, ma, am);
-        let (mask, value) = (mask >> 11, value >> 11);
-        // The walk meets matching slots `stride` apart, rounded up to where the next match lies.
-        let step = stride.checked_add(mask).map(|s| s & !mask).unwrap_or(0);
-        let regular = (mask + 1).is_power_of_two() && step.is_power_of_two() && step <= u64::from(SEGMENT_SLOTS);
         let max_slots = match limits.boundary {
             u64::MAX => 1 << 53,
             bd if (bd + 1).is_power_of_two() => slots(bd + 1),
             _ => 0,
         };
-        Self {
-            n: slots(asize),
-            n_bare: slots(match rules.size {
-                SizeRule::PaddedTogether => align(size, am.wrapping_add(1)),
-                _ => alloc,
-            }),
+        let shape = |paged| Shape::new(rules, ma, 0, paged, true);
+        let shapes = [shape(false), shape(true)];
+        Self { rules, limits: *limits, start, ma, tbl: start & limits.boundary, max_slots, shapes }
+    }
+
+    /// Which of [`PROFILES`] places to remember a device's at; others may have the same.
+    #[inline]
+    pub fn place(limits: &Limits) -> usize {
+        let Limits { reach, min_align_mask, boundary } = *limits;
+        let mixed = reach ^ min_align_mask.rotate_left(20) ^ boundary.rotate_left(40);
+        (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 61) as usize
+    }
+
+    /// Whether it is this device's against the pool at `start`.
+    #[inline]
+    pub fn is_of(&self, start: u64, limits: &Limits) -> bool {
+        self.start == start && self.limits == *limits
+    }
+
+    /// What a request comes to.
+    #[inline(always)]
+    pub fn plan(&self, request: &Request) -> Plan {
+        let &Request { orig_addr: orig, size, align_mask: am, .. } = request;
+        let rules = self.rules;
+        let offset = orig & self.ma & if rules.pads { am | SLOT_MASK } else { SLOT_MASK };
+        // What a caller of the older functions passes as alloc_size: its granule-rounded size.
+        let granules = |bytes: u64| if am == 0 { bytes } else { align(bytes, am.wrapping_add(1)) };
+        let asize = match rules.size {
+            SizeRule::Alloc => granules(size),
+            SizeRule::AllocPlusOffset => granules(size).saturating_add(offset),
+            SizeRule::PaddedTogether => granules(size.saturating_add(offset)),
+        };
+        let paged = asize >= PAGE;
+        let compares = orig != 0 || !rules.zero_orig_escapes;
+        let shape = if am == 0 && compares {
+            self.shapes[usize::from(paged)]
+        } else {
+            Shape::new(rules, self.ma, am, paged, compares)
+        };
+        Plan {
+            // Where the sum has wrapped there may be less than the pads; nothing is asked for then.
+            n: if asize > offset { slots(asize) } else { 0 },
+            n_bare: slots(granules(size)),
             offset,
-            pad: u32::try_from(offset >> 11).unwrap_or(u32::MAX),
-            lo: offset & SLOT_MASK,
-            stride,
-            mask,
-            value,
-            never: rules.search == Search::D && tbl & SLOT_MASK != 0,
-            first: tbl >> 11,
-            step: if regular { u32::try_from(step).ok() } else { None },
-            shift: slots(tbl),
-            max_slots,
+            shape,
+            value: (orig >> 11) & shape.like,
+            never: rules.search == Search::D && self.tbl & SLOT_MASK != 0,
+            first: self.tbl >> 11,
+            shift: slots(self.tbl),
+            max_slots: self.max_slots,
         }
+    }
+}
+
+impl Plan {
+    /// As [`Profile::plan`], for a device met once.
+    pub fn new(rules: &'static Generation, start: u64, request: &Request, limits: &Limits) -> Self {
+        Profile::new(rules, start, limits).plan(request)
+    }
+
+    /// Padding slots in front of the data.
+    pub fn pad(&self) -> u32 {
+        u32::try_from(self.offset >> 11).unwrap_or(u32::MAX)
+    }
+
+    /// Offset of the data in its first slot.
+    pub fn lo(&self) -> u64 {
+        self.offset & SLOT_MASK
     }
 
     /// Whether a run of `n` slots from `slot` crosses one of the device's segment boundaries (SPEC 3, `span`).
@@ -143,37 +200,43 @@ impl Plan {
 
     /// Whether the address of `slot` is one the walk may take.
     pub fn matches(&self, slot: u64) -> bool {
-        !self.never && (self.first + slot) & self.mask == self.value
+        !self.never && (self.first + slot) & self.shape.mask == self.value
     }
 }
 
-/// Stride, and the address bits that must have a value: `(stride, mask, value)` (SPEC 3.1–3.6).
-fn matching(rules: &Generation, orig: u64, asize: u64, ma: u64, am: u64) -> (u64, u64, u64) {
-    let compares = !rules.zero_orig_escapes || orig != 0;
-    match rules.search {
-        Search::A => (if asize >= PAGE { PAGE / SLOT_BYTES } else { 1 }, 0, 0),
-        Search::B | Search::BSplit => {
-            let am = if rules.align_mask == AlignMask::Used { am } else { 0 };
-            let im = match rules.search {
-                Search::BSplit => ma & !(am | SLOT_MASK),
-                _ => ma & !SLOT_MASK,
-            };
-            let mut stride = (im >> 11) + 1;
-            if asize >= PAGE {
-                stride <<= 1;
+impl Shape {
+    /// For a device's mask `ma`, a caller's mask `am`, a request of a page or more or of less, and whether the slots'
+    /// addresses are compared with the buffer's at all.
+    fn new(rules: &Generation, ma: u64, am: u64, paged: bool, compares: bool) -> Self {
+        let page = if paged { PAGE - 1 } else { 0 };
+        // The bits that are looked at, and those of them that must be as in the buffer; the rest must be zero.
+        let (stride, looked, like) = match rules.search {
+            Search::A => (if paged { PAGE / SLOT_BYTES } else { 1 }, 0, 0),
+            Search::B | Search::BSplit => {
+                let am = if rules.align_mask == AlignMask::Used { am } else { 0 };
+                let im = match rules.search {
+                    Search::BSplit => ma & !(am | SLOT_MASK),
+                    _ => ma & !SLOT_MASK,
+                };
+                let stride = ((im >> 11) + 1) << u32::from(paged);
+                (stride.max((am >> 11) + 1), im, im)
             }
-            let stride = stride.max((am >> 11) + 1);
-            if compares { (stride, im, orig & im) } else { (stride, 0, 0) }
-        }
-        Search::C => {
-            let im = (ma | am | if asize >= PAGE { PAGE - 1 } else { 0 }) & !SLOT_MASK;
-            if compares { ((im >> 11) + 1, im, orig & im) } else { ((im >> 11) + 1, 0, 0) }
-        }
-        Search::D => {
-            let a = if am == 0 && ma == 0 && asize >= PAGE { PAGE - 1 } else { am } | SLOT_MASK;
-            let im = ma & !a;
-            let stride = (a.max(im) >> 11) + 1;
-            if compares { (stride, a | im, orig & im) } else { (stride, a, 0) }
-        }
+            Search::C => {
+                let im = (ma | am | page) & !SLOT_MASK;
+                ((im >> 11) + 1, im, im)
+            }
+            Search::D => {
+                let a = if am == 0 && ma == 0 { page } else { am } | SLOT_MASK;
+                let im = ma & !a;
+                ((a.max(im) >> 11) + 1, a | im, im)
+            }
+        };
+        let (looked, like) = if compares { (looked, like) } else { (looked & !like, 0) };
+        let mask = looked >> 11;
+        // The walk meets matching slots `stride` apart, rounded up to where the next match lies.
+        let step = stride.checked_add(mask).map(|s| s & !mask).unwrap_or(0);
+        let regular = (mask + 1).is_power_of_two() && step.is_power_of_two() && step <= u64::from(SEGMENT_SLOTS);
+        let step = if regular { u32::try_from(step).ok() } else { None };
+        Self { stride, mask, like: like >> 11, step }
     }
 }

@@ -4,6 +4,8 @@
 //! as that generation does), or a kernel release that stands for an ID.
 
 use crate::copies::Copies;
+use crate::dispatch::{Dispatch, Fallback};
+use crate::eras::Era;
 use crate::kernel::KernelVersion;
 use crate::param::{self, BootParam, DEFAULT_SLABS, Force};
 use crate::plan::align;
@@ -13,6 +15,10 @@ use trace::Pool;
 
 /// Slots a pool may have at most here: 128 GiB, far more than the kernel gets, and affordable to simulate.
 pub const MAX_SLABS: u64 = 1 << 26;
+
+/// Time from the worker being woken to its pool being there when nobody says: a guess of the right order for a queue
+/// that is not busy and memory that is not short.
+const WORKER_NS: u64 = 1_000_000;
 
 /// A policy's parameter, for listings and messages.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +38,26 @@ pub static PARAMETERS: &[Parameter] = &[
     Parameter { name: "start", doc: "physical address of the pool", applies: |_| true },
     Parameter { name: "hi_nslabs", doc: "slots of the 64-bit pool", applies: Generation::has_high_pool },
     Parameter { name: "hi_start", doc: "physical address of the 64-bit pool", applies: Generation::has_high_pool },
+    Parameter {
+        name: "worker",
+        doc: "with +dynamic: how long after a refusal the worker has its pool ready, such as 1ms",
+        applies: |g| g.dynamic.is_some(),
+    },
+    Parameter {
+        name: "hi_threshold",
+        doc: "what-if, in no kernel: devices that reach this address go to the 64-bit pool, instead of all 64 bits",
+        applies: Generation::has_high_pool,
+    },
+    Parameter {
+        name: "fallback",
+        doc: "what-if, in no kernel: where a full pool's requests go: none, hi-lo, lo-hi (if the device reaches it), both",
+        applies: Generation::has_high_pool,
+    },
+    Parameter {
+        name: "kernel",
+        doc: "a release the policy stands for, such as 6.12, for what changes within it: set-up, bounce rules, copies",
+        applies: |g| !g.has_high_pool(),
+    },
     Parameter { name: "force", doc: "on: everything bounces; off: only what must", applies: |_| true },
     Parameter { name: "swiotlb", doc: "a kernel command line value, such as 65536,force", applies: |_| true },
     Parameter { name: "copies", doc: "a kernel release to copy as, such as 5.15.16", applies: |_| true },
@@ -97,6 +123,20 @@ pub enum PolicyError {
         /// Slots.
         nslabs: u64,
     },
+    /// The policy's kernels have no pools that come and go.
+    #[error("policy {id} has no dynamic pools: they came with 6.6; with them: {}", dynamic_ids())]
+    NotDynamic {
+        /// The policy.
+        id: &'static str,
+    },
+    /// A parameter only dynamic pools have.
+    #[error("parameter `{name}` is for dynamic pools: write {id}+dynamic")]
+    NeedsDynamic {
+        /// The parameter.
+        name: &'static str,
+        /// The policy.
+        id: &'static str,
+    },
     /// The two pools of `rfc64` share addresses.
     #[error("the two pools overlap at {at:#x}; give hi_start an address after the first pool's end")]
     Overlap {
@@ -108,6 +148,14 @@ pub enum PolicyError {
 fn ids() -> String {
     GENERATIONS.iter().map(|g| g.id).collect::<Vec<_>>().join(", ")
 }
+
+fn dynamic_ids() -> String {
+    let ids = GENERATIONS.iter().filter(|g| g.dynamic.is_some()).map(|g| format!("{}{DYNAMIC}", g.id));
+    ids.collect::<Vec<_>>().join(", ")
+}
+
+/// Behind a policy's name: its kernel is built with `CONFIG_SWIOTLB_DYNAMIC` (SPEC 5).
+const DYNAMIC: &str = "+dynamic";
 
 /// A policy: a generation and what the user fixed about its pools.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,8 +170,11 @@ pub struct Policy {
     hi_start: Option<u64>,
     force: Option<Force>,
     boot: Option<BootParam>,
+    dispatch: Dispatch,
     kernel: KernelVersion,
-    copies: &'static Copies,
+    copies: Option<&'static Copies>,
+    dynamic: bool,
+    worker_ns: Option<u64>,
 }
 
 /// What is known of the machine a policy is put on: the recorded pool, or a guess.
@@ -159,14 +210,29 @@ impl Base {
 pub struct Setup {
     /// The allocator's rules.
     pub rules: &'static Generation,
+    /// The direct mapping's rules.
+    pub era: &'static Era,
     /// The pools; `rfc64` may have two, the 64-bit one last.
     pub pools: Vec<Geometry>,
+    /// Which of two pools a request goes to.
+    pub dispatch: Dispatch,
     /// Whether mappings bounce that need not.
     pub force: Force,
     /// When and from where it copies.
     pub copies: &'static Copies,
     /// The pool that was recorded, when this follows from one.
     pub recorded: Geometry,
+    /// Pools come and go; how they do in a replay.
+    pub growth: Option<GrowthSetup>,
+}
+
+/// What a replay assumes of pools that come and go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GrowthSetup {
+    /// Time from the worker being woken to its pool being there.
+    pub worker_ns: u64,
+    /// The last address the worker's pools may have (SPEC 5, `phys_limit`).
+    pub phys_limit: u64,
 }
 
 impl Setup {
@@ -185,8 +251,22 @@ impl Setup {
             out.push(("hi_nslabs", high.nslabs.to_string()));
             out.push(("hi_start", format!("{:#x}", high.start)));
         }
+        let Dispatch { hi_threshold, fallback } = self.dispatch;
+        if hi_threshold != u64::MAX {
+            out.push(("hi_threshold", format!("{hi_threshold:#x}")));
+        }
+        if fallback != Fallback::None {
+            out.push(("fallback", fallback.name().to_owned()));
+        }
         if self.copies != Copies::of_generation(self.rules) {
             out.push(("copies", self.copies.era.to_owned()));
+        }
+        if let Some(growth) = self.growth {
+            out.push(("worker", format!("{} us", growth.worker_ns / 1000)));
+        }
+        let newest = Era::of_kernel(KernelVersion::of_generation(self.rules));
+        if self.era != newest {
+            out.push(("bounce_rules", self.era.kernels.to_owned()));
         }
         if self.force != Force::Normal {
             out.push(("force", if self.force == Force::Always { "on" } else { "noforce" }.to_owned()));
@@ -201,7 +281,8 @@ impl Policy {
     /// # Errors
     /// [`PolicyError`] with what is known, when the text is not a policy.
     pub fn parse(text: &str) -> Result<Self, PolicyError> {
-        let (id, params) = text.split_once(':').unwrap_or((text, ""));
+        let (name, params) = text.split_once(':').unwrap_or((text, ""));
+        let (id, dynamic) = name.strip_suffix(DYNAMIC).map_or((name, false), |id| (id, true));
         let (rules, caveat) = match Generation::by_id(id) {
             Some(rules) => (rules, None),
             None => {
@@ -227,16 +308,41 @@ impl Policy {
             hi_start: None,
             force: None,
             boot: None,
+            dispatch: Dispatch::default(),
             kernel,
-            copies: Copies::of_kernel(kernel),
+            copies: None,
+            dynamic: false,
+            worker_ns: None,
         };
+        let mut items = Vec::new();
         let mut rest = params;
         while !rest.is_empty() {
             let (item, after) = next_parameter(rest);
-            policy.set(item)?;
+            items.push(item);
             rest = after;
         }
-        Ok(policy)
+        // How a kernel reads the others may depend on which it is.
+        items.sort_by_key(|item| !item.starts_with("kernel="));
+        for item in items {
+            policy.set(item)?;
+        }
+        if dynamic { policy.with_dynamic() } else { Ok(policy) }
+    }
+
+    /// The same policy with dynamic pools, as if `+dynamic` stood behind its name.
+    ///
+    /// # Errors
+    /// When its kernels have none.
+    pub fn with_dynamic(mut self) -> Result<Self, PolicyError> {
+        if self.rules.dynamic.is_none() {
+            return Err(PolicyError::NotDynamic { id: self.rules.id });
+        }
+        let name = self.text.find(':').unwrap_or(self.text.len());
+        if !self.text[..name].ends_with(DYNAMIC) {
+            self.text.insert_str(name, DYNAMIC);
+        }
+        self.dynamic = true;
+        Ok(self)
     }
 
     fn set(&mut self, item: &str) -> Result<(), PolicyError> {
@@ -257,8 +363,22 @@ impl Policy {
                 self.areas = Some(areas.ok_or_else(|| bad(wanted))?);
             }
             "start" => self.start = Some(number()?),
+            "worker" => {
+                let wanted = "a time such as 500us, 1ms or 2s";
+                self.worker_ns = Some(duration(value.unwrap_or("")).ok_or_else(|| bad(wanted))?);
+            }
             "hi_nslabs" => self.hi_nslabs = Some(number()?),
             "hi_start" => self.hi_start = Some(number()?),
+            "hi_threshold" => self.dispatch.hi_threshold = number()?,
+            "fallback" => {
+                let fallback = Fallback::from_name(value.unwrap_or(""));
+                self.dispatch.fallback = fallback.ok_or_else(|| bad("`none`, `hi-lo`, `lo-hi` or `both`"))?;
+            }
+            "kernel" => {
+                let of_policy = |release: &&str| Generation::of_release(release).is_some_and(|(g, _)| g.id == rules.id);
+                let kernel = value.filter(of_policy).and_then(KernelVersion::parse);
+                self.kernel = kernel.ok_or_else(|| bad("a kernel release this policy stands for"))?;
+            }
             "force" => {
                 self.force = Some(match value {
                     None | Some("on") => Force::Always,
@@ -268,7 +388,7 @@ impl Policy {
             }
             "copies" => {
                 let era = Copies::by_name(value.unwrap_or(""));
-                self.copies = era.ok_or_else(|| bad("a kernel release such as 5.15.16"))?;
+                self.copies = Some(era.ok_or_else(|| bad("a kernel release such as 5.15.16"))?);
             }
             _ => {
                 let value = value.ok_or_else(|| bad("a kernel command line value"))?;
@@ -288,6 +408,18 @@ impl Policy {
     #[must_use]
     pub fn kernel(&self) -> KernelVersion {
         self.kernel
+    }
+
+    /// When and from where it copies: as `copies` says, else as its kernel does.
+    #[must_use]
+    pub fn copies(&self) -> &'static Copies {
+        self.copies.unwrap_or_else(|| Copies::of_kernel(self.kernel))
+    }
+
+    /// The direct mapping's rules: which mappings bounce (SPEC 6.1).
+    #[must_use]
+    pub fn era(&self) -> &'static Era {
+        Era::of_kernel(self.kernel)
     }
 
     /// The policy as it was written.
@@ -349,7 +481,21 @@ impl Policy {
             }
             pools.push(high);
         }
-        Ok(Setup { rules, pools, force, copies: self.copies, recorded: base.pool })
+        if self.worker_ns.is_some() && !self.dynamic {
+            return Err(PolicyError::NeedsDynamic { name: "worker", id: rules.id });
+        }
+        let worker_ns = self.worker_ns.unwrap_or(WORKER_NS);
+        let growth = self.dynamic.then_some(GrowthSetup { worker_ns, phys_limit: 0xffff_ffff });
+        Ok(Setup {
+            rules,
+            era: self.era(),
+            pools,
+            dispatch: self.dispatch,
+            force,
+            copies: self.copies(),
+            recorded: base.pool,
+            growth,
+        })
     }
 
     /// `swiotlb=0` is the default size where the pool's size is a global that starts at 0 (SPEC 2.2).
@@ -395,6 +541,19 @@ fn next_parameter(text: &str) -> (&str, &str) {
         }
     }
     (&text[..end], text.get(end + 1..).unwrap_or(""))
+}
+
+/// A whole number of ns, us, ms or s, in nanoseconds.
+fn duration(text: &str) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let unit = match &text[digits..] {
+        "ns" => 1,
+        "us" => 1_000,
+        "ms" => 1_000_000,
+        "s" => 1_000_000_000,
+        _ => return None,
+    };
+    text[..digits].parse::<u64>().ok()?.checked_mul(unit)
 }
 
 pub(crate) fn integer(text: &str) -> Option<u64> {

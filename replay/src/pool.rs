@@ -7,10 +7,9 @@
 use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
 
 use crate::bits;
+use crate::bounds::Bounds;
 
 const SEG: u64 = SEGMENT_SLOTS as u64;
-/// Segments a group of the upper summary stands for.
-const GROUP: usize = 64;
 
 /// Where a pool is and how it is divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,22 +46,45 @@ pub struct AreaState {
 }
 
 /// The slots of one pool.
+///
+/// Costs less than one byte a slot: a cache line a segment, and a bound of some bytes.
 #[derive(Clone, Debug)]
 pub struct SlotPool {
     geometry: Geometry,
     area_slots: u64,
+    /// Bits to shift a slot number by to get its area, where areas are a power of two.
+    area_shift: Option<u32>,
     areas: Vec<AreaState>,
-    /// A segment's free slots.
-    free: Vec<u128>,
-    /// At least the longest free run of each segment; lowered when a search finds less.
-    longest: Vec<u8>,
-    /// At least the largest `longest` of each group of segments.
-    longest_of_group: Vec<u8>,
-    /// Length of the allocation that begins in a slot; 0 elsewhere.
-    length: Vec<u8>,
-    /// Padding slots in front of the allocation's first data slot.
-    pad: Vec<u8>,
+    segments: Vec<Segment>,
+    bounds: Bounds,
     used: u64,
+}
+
+/// The slots of a segment, one bit a slot: all that is known of them, in one cache line.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+struct Segment {
+    /// Free slots.
+    free: u128,
+    /// First slots of allocations; and the first slot behind the pool, in a segment it ends in. So an allocation ends
+    /// where the next begins or a slot is free.
+    starts: u128,
+    /// First data slots of allocations, behind their pads.
+    data: u128,
+}
+
+impl Segment {
+    /// Slots of the allocation that begins in slot `at`.
+    #[inline]
+    fn length(&self, at: u32) -> u32 {
+        bits::end(!(self.free | self.starts), at + 1) - at
+    }
+
+    /// The first slot of the allocation that covers slot `at`, if it begins in this segment (it does).
+    #[inline]
+    fn start(&self, at: u32) -> Option<u32> {
+        bits::begin(!self.starts, at + 1).checked_sub(1)
+    }
 }
 
 /// Slots taken by one allocation.
@@ -80,21 +102,21 @@ impl SlotPool {
     pub fn new(geometry: Geometry) -> Self {
         let n = usize::try_from(geometry.nslabs).unwrap_or(usize::MAX);
         let segments = n.div_ceil(SEG as usize);
+        let area_slots = geometry.area_slots();
         let mut pool = Self {
             geometry,
-            area_slots: geometry.area_slots(),
+            area_slots,
+            area_shift: area_slots.is_power_of_two().then(|| area_slots.trailing_zeros()),
             areas: vec![AreaState::default(); geometry.areas.max(1) as usize],
-            free: vec![u128::MAX; segments],
-            longest: vec![SEG as u8; segments],
-            longest_of_group: vec![SEG as u8; segments.div_ceil(GROUP)],
-            length: vec![0; n],
-            pad: vec![0; n],
+            segments: vec![Segment { free: u128::MAX, starts: 0, data: 0 }; segments],
+            bounds: Bounds::new(segments),
             used: 0,
         };
         // A last segment that is cut short ends its free runs there (SPEC 2.6, 6.6+; before, the kernel overruns).
-        let rest = geometry.nslabs % SEG;
-        if let (Some(last), true) = (pool.free.last_mut(), rest != 0) {
-            *last = bits::below(rest as u32);
+        let rest = (geometry.nslabs % SEG) as u32;
+        if let (Some(last), true) = (pool.segments.last_mut(), rest != 0) {
+            last.free = bits::below(rest);
+            last.starts = 1 << rest;
         }
         pool
     }
@@ -142,16 +164,18 @@ impl SlotPool {
 
     /// The area a slot belongs to.
     pub(crate) fn area_of(&self, slot: u64) -> usize {
-        usize::try_from(slot / self.area_slots.max(1)).unwrap_or(usize::MAX).min(self.areas.len() - 1)
+        let area = match self.area_shift {
+            Some(shift) => slot >> shift,
+            None => slot / self.area_slots.max(1),
+        };
+        usize::try_from(area).unwrap_or(usize::MAX).min(self.areas.len() - 1)
     }
 
     /// Length of the free run from `slot` to the first busy slot or the end of the segment: the kernel's `list[slot]`.
     #[must_use]
     pub fn run_at(&self, slot: u64) -> u32 {
-        match self.free.get((slot / SEG) as usize) {
-            Some(free) => (free >> (slot % SEG)).trailing_ones(),
-            None => 0,
-        }
+        let at = (slot % SEG) as u32;
+        bits::end(self.segment((slot / SEG) as usize), at) - at
     }
 
     /// The kernel's `list[]`, for comparison with it.
@@ -162,57 +186,46 @@ impl SlotPool {
     /// The longest free run inside one segment, exactly.
     #[must_use]
     pub fn largest_run(&self) -> u32 {
-        self.free.iter().map(|&f| bits::longest_run(f)).max().unwrap_or(0)
+        self.segments.iter().map(|s| bits::longest_run(s.free)).max().unwrap_or(0)
     }
 
     /// Free runs, as many as segments and busy slots cut the pool into.
     #[must_use]
     pub fn free_runs(&self) -> u64 {
-        self.free.iter().map(|&f| u64::from((f & !(f << 1)).count_ones())).sum()
+        self.segments.iter().map(|s| u64::from((s.free & !(s.free << 1)).count_ones())).sum()
+    }
+
+    /// Bytes the pool takes on the heap.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        self.segments.capacity() * size_of::<Segment>()
+            + self.areas.capacity() * size_of::<AreaState>()
+            + self.bounds.heap_bytes()
     }
 
     /// Free slots of a segment, as bits.
     pub(crate) fn segment(&self, segment: usize) -> u128 {
-        self.free.get(segment).copied().unwrap_or(0)
+        self.segments.get(segment).map_or(0, |s| s.free)
     }
 
-    /// The first segment in `from..to` that may have a run of `n` free slots.
-    pub(crate) fn hopeful(&mut self, from: usize, to: usize, n: u8) -> Option<usize> {
-        let mut seg = from;
-        while seg < to {
-            let group = seg / GROUP;
-            let end = ((group + 1) * GROUP).min(to);
-            if self.longest_of_group[group] >= n {
-                if let Some(found) = self.longest[seg..end].iter().position(|&l| l >= n) {
-                    return Some(seg + found);
-                }
-                if seg.is_multiple_of(GROUP) && end == ((group + 1) * GROUP).min(self.longest.len()) {
-                    self.longest_of_group[group] = n - 1;
-                }
-            }
-            seg = end;
-        }
-        None
-    }
-
-    /// Remembers that a segment has no run longer than `longest`.
-    pub(crate) fn lower(&mut self, segment: usize, longest: u32) {
-        self.longest[segment] = longest as u8;
+    /// The bounds on the segments' runs, which searches look through and sharpen.
+    pub(crate) fn bounds_mut(&mut self) -> &mut Bounds {
+        &mut self.bounds
     }
 
     /// Takes slots and moves the area's cursor behind them (SPEC 3.7). The slots must be free.
     pub(crate) fn take(&mut self, area: usize, run: Run, pad: u32) {
         let base = area as u64 * self.area_slots;
         let Run { first, n } = run;
+        let at = (first % SEG) as u32;
         debug_assert!(n >= 1 && first % SEG + n <= SEG, "a run never leaves its segment (I1, I9)");
-        let bits = bits::below(n as u32) << (first % SEG);
-        let free = &mut self.free[(first / SEG) as usize];
-        debug_assert_eq!(*free & bits, bits, "slots are taken once (I1)");
-        *free &= !bits;
-        self.length[first as usize] = n as u8;
-        if pad > 0 {
-            self.pad[first as usize + pad as usize] = pad as u8;
-        }
+        debug_assert!(u64::from(pad) < n, "there is data behind the pads");
+        let slots = bits::run(at, n as u32);
+        let segment = &mut self.segments[(first / SEG) as usize];
+        debug_assert_eq!(segment.free & slots, slots, "slots are taken once (I1)");
+        segment.free &= !slots;
+        segment.starts |= 1 << at;
+        segment.data |= 1 << (at + pad);
         let area = &mut self.areas[area];
         area.used += n;
         let next = first - base + n;
@@ -222,34 +235,35 @@ impl SlotPool {
 
     /// The allocation whose data begins in `slot` (SPEC 4: the pads in front of it belong to it).
     pub(crate) fn allocation_at(&self, slot: u64) -> Option<Run> {
-        let pad = u64::from(*self.pad.get(usize::try_from(slot).ok()?)?);
-        let first = slot.checked_sub(pad)?;
-        match self.length[first as usize] {
-            0 => None,
-            n => Some(Run { first, n: u64::from(n) }),
+        let (segment, at) = (self.segments.get((slot / SEG) as usize)?, (slot % SEG) as u32);
+        if segment.data >> at & 1 == 0 {
+            return None;
         }
+        let start = segment.start(at)?;
+        Some(Run { first: slot - u64::from(at - start), n: segment.length(start).into() })
     }
 
     /// The allocation that covers `slot`, wherever it begins.
     pub(crate) fn allocation_over(&self, slot: u64) -> Option<Run> {
-        let segment = slot - slot % SEG;
-        let first = (segment..=slot).rev().find(|&s| self.length.get(s as usize).is_some_and(|&n| n != 0))?;
-        let n = u64::from(self.length[first as usize]);
-        (first + n > slot).then_some(Run { first, n })
+        let (segment, at) = (self.segments.get((slot / SEG) as usize)?, (slot % SEG) as u32);
+        if slot >= self.geometry.nslabs || segment.free >> at & 1 == 1 {
+            return None;
+        }
+        let start = segment.start(at)?;
+        Some(Run { first: slot - u64::from(at - start), n: segment.length(start).into() })
     }
 
     /// Gives an allocation's slots back; the cursor stays (SPEC 4).
     pub(crate) fn release(&mut self, run: Run) {
         let Run { first, n } = run;
-        let segment = (first / SEG) as usize;
-        let free = &mut self.free[segment];
-        *free |= bits::below(n as u32) << (first % SEG);
-        let merged = bits::run_around(*free, (first % SEG) as u32) as u8;
-        self.longest[segment] = self.longest[segment].max(merged);
-        let group = &mut self.longest_of_group[segment / GROUP];
-        *group = (*group).max(merged);
-        self.length[first as usize] = 0;
-        self.pad[first as usize..(first + n) as usize].fill(0);
+        let (number, at) = ((first / SEG) as usize, (first % SEG) as u32);
+        let segment = &mut self.segments[number];
+        let slots = bits::run(at, n as u32);
+        segment.free |= slots;
+        segment.starts &= !slots;
+        segment.data &= !slots;
+        let (from, to) = (bits::begin(segment.free, at), bits::end(segment.free, at + n as u32));
+        self.bounds.raise(number, from, to - from);
         let area = self.area_of(first);
         self.areas[area].used -= n;
         self.used -= n;

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use crate::bounds::Wanted;
+use crate::growth::Transient;
+use crate::machine::Forbidden;
 use crate::plan::Plan;
 use crate::pool::SlotPool;
 use crate::walk::{Boundaries, Found, find};
@@ -15,8 +18,10 @@ trace::words! {
         Empty = "empty",
         /// There is no pool, or the pool has no slots.
         NoPool = "no_pool",
-        /// The device does not reach the buffer, and bouncing is switched off.
+        /// The device does not reach the buffer, and bouncing is switched off or no copy will do.
         NotAddressable = "not_addressable",
+        /// It would have to bounce, and something about the mapping forbids a copy.
+        Forbidden = "forbidden",
         /// More than one segment holds, whatever else is in the pool.
         TooLarge = "too_large",
         /// The data alone would fit a segment; with the offset kept in front it does not.
@@ -41,6 +46,12 @@ trace::words! {
         Fragmented = "fragmented",
         /// Slots were found, but the device does not reach them.
         PoolAboveMask = "pool_above_mask",
+        /// No pool had room, and the one made for the request began at a wrong address; the worker's next pool, which
+        /// was on its way, would have served it (6.6+ with pools that grow).
+        GrowPending = "grow_pending",
+        /// No pool had room, and there were no pages within the device's reach to make one for the request (6.6+ with
+        /// pools that grow).
+        TransientRefused = "transient_refused",
     }
 }
 
@@ -55,6 +66,15 @@ pub struct AreaRefusal {
     pub free: u64,
     /// Its longest free run.
     pub largest_run: u32,
+}
+
+/// Why an allocator that grows had no pool in time (SPEC 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Growing {
+    /// Slots of the pool the worker was to add.
+    pub worker_slots: u64,
+    /// What became of a pool for the request alone.
+    pub transient: Transient,
 }
 
 /// A refused request, with the numbers a person can check. `Display` says them in a sentence.
@@ -79,6 +99,10 @@ pub struct Refusal {
     /// Where the bounce buffer would have ended, and how far the device reaches (only [`Cause::PoolAboveMask`]
     /// and [`Cause::NotAddressable`]).
     pub out_of_reach: Option<(u64, u64)>,
+    /// What came of growing (only [`Cause::GrowPending`] and [`Cause::TransientRefused`]).
+    pub growing: Option<Growing>,
+    /// What forbids a copy ([`Cause::Forbidden`] and [`Cause::NotAddressable`]).
+    pub forbidden: Option<Forbidden>,
     /// Area by area, in the order tried; empty when the cause does not depend on what is free.
     pub areas: Vec<AreaRefusal>,
 }
@@ -120,20 +144,23 @@ impl Fits {
         let seg = u64::from(SEGMENT_SLOTS);
         let (from, to) = (area as u64 * pool.area_slots(), (area as u64 + 1) * pool.area_slots());
         let mut fits = Self { run: false, matching: false, within: false, both: false };
-        let Some(n) = u8::try_from(plan.n).ok().filter(|&n| u32::from(n) <= SEGMENT_SLOTS) else { return fits };
-        let boundaries = Boundaries::new(plan);
+        let Some(n) = u32::try_from(plan.n).ok().filter(|n| (1..=SEGMENT_SLOTS).contains(n)) else { return fits };
+        let wanted = Wanted::new(n, 0, 1);
+        let boundaries = Boundaries::new(plan, pool.geometry().nslabs);
         let (mut next, end) = ((from / seg) as usize, to.div_ceil(seg) as usize);
-        while let Some(segment) = if empty { Some(next).filter(|&s| s < end) } else { pool.hopeful(next, end, n) } {
+        while let Some(segment) =
+            if empty { Some(next).filter(|&s| s < end) } else { pool.bounds_mut().next(next, end, &wanted) }
+        {
             next = segment + 1;
             let base = segment as u64 * seg;
             let free = if empty { u128::MAX } else { pool.segment(segment) };
             let edges = !bits::below(from.saturating_sub(base) as u32) & bits::below((to - base).min(seg) as u32);
-            let starts = bits::starts(free, n.into()) & edges;
+            let starts = bits::starts(free, n) & edges;
             if starts == 0 {
                 continue;
             }
             let matching = starts & matching(plan, base);
-            let within = starts & boundaries.allowed(base, n.into());
+            let within = starts & boundaries.allowed(base, n);
             fits.run = true;
             fits.matching |= matching != 0;
             fits.within |= within != 0;
@@ -148,11 +175,11 @@ impl Fits {
 
 /// The slots of the segment at `base` whose address the masks allow.
 fn matching(plan: &Plan, base: u64) -> u128 {
-    let period = plan.mask + 1;
+    let period = plan.shape.mask + 1;
     if plan.never {
         0
     } else if period.is_power_of_two() && period <= u64::from(SEGMENT_SLOTS) {
-        bits::every(period as u32, (plan.value.wrapping_sub(plan.first + base) & plan.mask) as u32)
+        bits::every(period as u32, plan.value.wrapping_sub(plan.first + base))
     } else {
         (0..SEGMENT_SLOTS).filter(|&k| plan.matches(base + u64::from(k))).fold(0, |bits, k| bits | 1 << k)
     }
@@ -184,7 +211,7 @@ pub(crate) fn cause(pool: &mut SlotPool, plan: &Plan, cpu: u32, livelock: bool) 
 }
 
 /// Causes that lie in the request alone.
-fn size_cause(plan: &Plan) -> Option<Cause> {
+pub(crate) fn size_cause(plan: &Plan) -> Option<Cause> {
     let most = u64::from(SEGMENT_SLOTS);
     match (plan.n, plan.n_bare) {
         (0, _) => Some(Cause::Empty),
@@ -193,11 +220,24 @@ fn size_cause(plan: &Plan) -> Option<Cause> {
     }
 }
 
+/// The cause of a request that not even an empty pool could serve.
+pub(crate) fn impossible(pool: &mut SlotPool, plan: &Plan) -> Option<Cause> {
+    size_cause(plan).or_else(|| match plan.n > plan.max_slots {
+        true => Some(Cause::BoundaryImpossible),
+        false => (!Fits::of(pool, 0, plan, true).both).then_some(Cause::AlignmentImpossible),
+    })
+}
+
 /// Everything about a refusal whose cause is known.
 pub(crate) fn explain(pool: &mut SlotPool, plan: &Plan, cpu: u32, size: u64, search: Search, cause: Cause) -> Refusal {
     let of_state = !matches!(
         cause,
-        Cause::Empty | Cause::NoPool | Cause::NotAddressable | Cause::TooLarge | Cause::TooLargeWithOffset
+        Cause::Empty
+            | Cause::NoPool
+            | Cause::NotAddressable
+            | Cause::Forbidden
+            | Cause::TooLarge
+            | Cause::TooLargeWithOffset
     );
     let mut areas = Vec::new();
     if of_state && cause != Cause::PoolAboveMask {
@@ -222,6 +262,8 @@ pub(crate) fn explain(pool: &mut SlotPool, plan: &Plan, cpu: u32, size: u64, sea
         largest_run: pool.largest_run(),
         boundary_slots: plan.max_slots,
         out_of_reach: None,
+        growing: None,
+        forbidden: None,
         areas,
     }
 }
@@ -235,8 +277,13 @@ impl fmt::Display for Refusal {
             Cause::NotAddressable => {
                 write!(f, "the device does not reach the buffer")?;
                 self.reach(f)?;
-                write!(f, ", and bouncing is switched off")
+                match self.forbidden {
+                    Some(why) => write!(f, ", and {}", why.in_short()),
+                    None if nslabs == 0 => write!(f, ", and there is no bounce pool"),
+                    None => write!(f, ", and bouncing is switched off"),
+                }
             }
+            Cause::Forbidden => write!(f, "{}", self.forbidden.map_or("a copy is forbidden", Forbidden::sentence)),
             Cause::TooLarge | Cause::TooLargeWithOffset => {
                 write!(f, "needs {slots} slots: {}; a segment has {SEGMENT_SLOTS}", self.bytes())
             }
@@ -294,6 +341,10 @@ impl fmt::Display for Refusal {
                 "needs {slots} slots: {}; {free} of {nslabs} are free, the longest run has {largest_run}",
                 self.bytes()
             ),
+            Cause::GrowPending | Cause::TransientRefused => {
+                write!(f, "needs {slots} slots: {}; no pool had room", self.bytes())?;
+                self.growing(f)
+            }
             Cause::PoolAboveMask => {
                 write!(f, "slots were free, but the device does not reach them")?;
                 self.reach(f)
@@ -306,6 +357,20 @@ impl Refusal {
     fn bytes(&self) -> String {
         let size = bytes(self.size);
         if self.offset == 0 { size } else { format!("{size} + {} offset", bytes(self.offset)) }
+    }
+
+    fn growing(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(Growing { worker_slots, transient }) = self.growing else { return Ok(()) };
+        match transient {
+            Transient::Refused { limit } => write!(
+                f,
+                ", and there were no pages at or below {limit:#x} for one of its own; a pool of {worker_slots} was on its way"
+            ),
+            Transient::Unfit { start } => write!(
+                f,
+                ", and in one of its own at {start:#x} it would begin at an address the masks do not allow; a pool of {worker_slots} was on its way"
+            ),
+        }
     }
 
     fn reach(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -52,6 +52,38 @@ pub enum Grammar {
     TwoPools,
 }
 
+/// How the pools are gone through when there are several (SPEC 3.8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoolWalk {
+    /// All areas of the newest pool, then all of the next.
+    PoolFirst,
+    /// The CPU's area of every pool, newest first, then the next area of every pool.
+    AreaFirst,
+}
+
+/// What `CONFIG_SWIOTLB_DYNAMIC` does in a generation that has it (SPEC 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dynamic {
+    /// SPEC 3.8.
+    pub walk: PoolWalk,
+    /// A request above a segment is refused before anything is tried; else it wakes the worker and gets pages in
+    /// vain (SPEC 3.8).
+    pub refuses_oversize: bool,
+    /// Whether there is a counter of transient slots, `io_tlb_transient_nslabs` (SPEC 6.7).
+    pub counts_transient: bool,
+}
+
+/// How coherent memory is taken from a restricted pool (SPEC 2.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coherent {
+    /// Without an alignment: a buffer may begin in the middle of a page.
+    Unaligned,
+    /// Aligned to its own size, rounded up to 2^k pages.
+    ByOrder,
+    /// As [`Coherent::ByOrder`]; what is not page aligned all the same is given back and refused.
+    ByOrderChecked,
+}
+
 /// One generation of the allocator.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Generation {
@@ -80,7 +112,21 @@ pub struct Generation {
     /// Whether the kernel keeps a high water mark itself (6.4+, SPEC 6.7). Its mark has seen slots that were taken and
     /// given back within one call; a mark read off `io_tlb_used` between calls has not.
     pub keeps_high_water: bool,
+    /// Pools that come and go (6.6+, SPEC 5), for kernels built with them.
+    pub dynamic: Option<Dynamic>,
+    /// Pools of a device's own (5.15+, SPEC 2.7).
+    pub restricted: Option<Coherent>,
 }
+
+const POOLS: Option<Dynamic> =
+    Some(Dynamic { walk: PoolWalk::PoolFirst, refuses_oversize: false, counts_transient: false });
+const AREAS: Option<Dynamic> =
+    Some(Dynamic { walk: PoolWalk::AreaFirst, refuses_oversize: true, counts_transient: false });
+const COUNTS: Option<Dynamic> =
+    Some(Dynamic { walk: PoolWalk::AreaFirst, refuses_oversize: true, counts_transient: true });
+const OPEN: Option<Coherent> = Some(Coherent::Unaligned);
+const ORDER: Option<Coherent> = Some(Coherent::ByOrder);
+const CHECKED: Option<Coherent> = Some(Coherent::ByOrderChecked);
 
 /// Every policy, oldest first.
 #[rustfmt::skip]
@@ -90,19 +136,19 @@ pub static GENERATIONS: &[Generation] = {
     use Search::{A, B, BSplit, C, D};
     use SizeRule::{Alloc, AllocPlusOffset as Plus, PaddedTogether as Together};
     &[
-        row("legacy", "up to 5.11",                 "one pool, one lock, alignment by slot number",     A,      false, false, Ignored, Alloc,    false, false, Globals,  false),
-        row("rfc64",  "the February 2021 RFC",      "legacy with a second, 64-bit pool",                A,      false, false, Ignored, Alloc,    false, false, TwoPools, false),
-        row("v5_12",  "5.12 to 5.14, late 5.10.y",  "min_align_mask; a search that can spin for ever",  B,      true,  false, Ignored, Plus,     false, false, Globals,  false),
-        row("v5_15",  "early 5.15.y",               "buffers at address 0 escape the match",            B,      true,  true,  Ignored, Plus,     false, false, Preset,   false),
-        row("v5_16",  "5.16 to 5.19, late 5.15.y",  "the caller's alignment widens the stride",         B,      true,  true,  Used,    Plus,     false, false, Preset,   false),
-        row("v6_0",   "6.0, 6.2, early 6.1.y",      "areas by CPU",                                     B,      true,  true,  Used,    Plus,     false, true,  Areas,    false),
-        row("v6_1y",  "late 6.1.y",                 "split masks, on the search that can spin",         BSplit, true,  true,  Used,    Plus,     false, true,  Areas,    false),
-        row("v6_3",   "6.3 to 6.5",                 "a counted search; page bits follow the buffer",    C,      true,  true,  Used,    Plus,     false, true,  Areas,    true),
-        row("v6_6",   "6.6 (early), 6.7",           "v6_3 in pools (one pool here: no growth)",         C,      true,  true,  Used,    Plus,     false, true,  Areas,    true),
-        row("v6_6y",  "late 6.6.y",                 "split masks and padding slots",                    D,      true,  true,  Used,    Plus,     true,  true,  Areas,    true),
-        row("v6_8",   "6.8",                        "v6_6 walking areas before pools",                  C,      true,  true,  Used,    Plus,     false, true,  Areas,    true),
-        row("v6_9",   "6.9",                        "split masks and padding slots",                    D,      true,  true,  Used,    Plus,     true,  true,  Areas,    true),
-        row("v6_10",  "6.10 to 7.2",                "mapping and offset padded together",               D,      true,  true,  Used,    Together, true,  true,  Areas,    true),
+        row("legacy", "up to 5.11",                 "one pool, one lock, alignment by slot number",     A,      false, false, Ignored, Alloc,    false, false, Globals,  false, None,   None),
+        row("rfc64",  "the February 2021 RFC",      "legacy with a second, 64-bit pool",                A,      false, false, Ignored, Alloc,    false, false, TwoPools, false, None,   None),
+        row("v5_12",  "5.12 to 5.14, late 5.10.y",  "min_align_mask; a search that can spin for ever",  B,      true,  false, Ignored, Plus,     false, false, Globals,  false, None,   None),
+        row("v5_15",  "early 5.15.y",               "buffers at address 0 escape the match",            B,      true,  true,  Ignored, Plus,     false, false, Preset,   false, None,   OPEN),
+        row("v5_16",  "5.16 to 5.19, late 5.15.y",  "the caller's alignment widens the stride",         B,      true,  true,  Used,    Plus,     false, false, Preset,   false, None,   OPEN),
+        row("v6_0",   "6.0, 6.2, early 6.1.y",      "areas by CPU",                                     B,      true,  true,  Used,    Plus,     false, true,  Areas,    false, None,   OPEN),
+        row("v6_1y",  "late 6.1.y",                 "split masks, on the search that can spin",         BSplit, true,  true,  Used,    Plus,     false, true,  Areas,    false, None,   OPEN),
+        row("v6_3",   "6.3 to 6.5",                 "a counted search; page bits follow the buffer",    C,      true,  true,  Used,    Plus,     false, true,  Areas,    true,  None,   OPEN),
+        row("v6_6",   "6.6 (early), 6.7",           "v6_3 in pools, which may come and go",             C,      true,  true,  Used,    Plus,     false, true,  Areas,    true,  POOLS,  OPEN),
+        row("v6_6y",  "late 6.6.y",                 "split masks and padding slots",                    D,      true,  true,  Used,    Plus,     true,  true,  Areas,    true,  POOLS,  ORDER),
+        row("v6_8",   "6.8",                        "v6_6 walking areas before pools",                  C,      true,  true,  Used,    Plus,     false, true,  Areas,    true,  AREAS,  OPEN),
+        row("v6_9",   "6.9",                        "split masks and padding slots",                    D,      true,  true,  Used,    Plus,     true,  true,  Areas,    true,  COUNTS, CHECKED),
+        row("v6_10",  "6.10 to 7.2",                "mapping and offset padded together",               D,      true,  true,  Used,    Together, true,  true,  Areas,    true,  COUNTS, CHECKED),
     ]
 };
 
@@ -120,6 +166,8 @@ const fn row(
     areas: bool,
     grammar: Grammar,
     keeps_high_water: bool,
+    dynamic: Option<Dynamic>,
+    restricted: Option<Coherent>,
 ) -> Generation {
     Generation {
         id,
@@ -134,6 +182,8 @@ const fn row(
         areas,
         grammar,
         keeps_high_water,
+        dynamic,
+        restricted,
     }
 }
 

@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 
-use trace::Direction;
-
+use crate::machine::Terms;
 use crate::plan::Request;
 
 /// One step of a load, 32 bytes. What many steps have in common is kept once, as their [`Class`].
@@ -49,9 +48,8 @@ pub(crate) enum What {
 pub(crate) struct Map {
     pub align_mask: u64,
     pub cpu: u32,
-    pub direction: Direction,
-    /// Not copied at the map when the generation heeds that.
-    pub skips_sync: bool,
+    /// What decides, beside the device's limits, whether it bounces and is copied.
+    pub terms: Terms,
     /// The next map belongs to the same scatterlist; only unmaps that were missed stand in between.
     pub more: bool,
     /// Refused in reality.

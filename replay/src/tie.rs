@@ -7,12 +7,11 @@ use trace::{Device, Direction, Event, Op};
 
 use crate::lifetimes::Lifetimes;
 use crate::load::{LoadDevice, LoadNotes, Recorded, Surroundings};
+use crate::machine::Terms;
 use crate::plan::Limits;
 use crate::snapshot;
 use crate::step::{Class, Classes, Map, Step, What};
 
-/// `DMA_ATTR_SKIP_CPU_SYNC`: the driver copies, or nobody does.
-const SKIP_CPU_SYNC: u64 = 1 << 5;
 /// An unmap this soon after its buffer was given out again is late, not another one: the event is written after the
 /// slots are free, and another CPU was quicker.
 const LATE_NS: u64 = 1_000_000;
@@ -65,8 +64,13 @@ pub(crate) struct Tie<'a> {
 
 impl<'a> Tie<'a> {
     pub fn new(devices: &[Device], around: &Surroundings<'a>) -> Self {
-        let known: Vec<_> =
-            devices.iter().map(|d| LoadDevice { id: d.id, name: d.name.clone(), limits: Limits::from(d) }).collect();
+        let load_device = |d: &Device| LoadDevice {
+            id: d.id,
+            name: d.name.clone(),
+            limits: Limits::from(d),
+            untrusted: d.untrusted.unwrap_or(false),
+        };
+        let known: Vec<_> = devices.iter().map(load_device).collect();
         Self {
             around: *around,
             positions: (0..).zip(&known).map(|(i, d)| (d.id, i)).collect(),
@@ -109,7 +113,8 @@ impl<'a> Tie<'a> {
             return at;
         }
         let at = self.devices.len() as u32;
-        self.devices.push(LoadDevice { id, name: format!("device {id}"), limits: Limits::NONE });
+        let name = format!("device {id}");
+        self.devices.push(LoadDevice { id, name, limits: Limits::NONE, untrusted: false });
         self.positions.insert(id, at);
         at
     }
@@ -143,8 +148,12 @@ impl<'a> Tie<'a> {
         let what = What::Map(Map {
             align_mask: event.align_mask.unwrap_or(0),
             cpu: event.cpu,
-            direction,
-            skips_sync: event.attrs.unwrap_or(0) & SKIP_CPU_SYNC != 0,
+            terms: Terms {
+                direction,
+                attrs: event.attrs.unwrap_or(0),
+                untrusted: self.devices[device as usize].untrusted,
+                p2p: false,
+            },
             more: false,
             refused,
             held: false,
@@ -188,7 +197,7 @@ impl<'a> Tie<'a> {
             self.notes.unmatched_unmaps += 1;
             return;
         };
-        let skips = event.attrs.unwrap_or(0) & SKIP_CPU_SYNC != 0;
+        let skips = event.attrs.unwrap_or(0) & Terms::SKIP_CPU_SYNC != 0;
         if let Some(alive) = self.remove(id) {
             // How long before the recording a held one was mapped is not known.
             if alive.key.0 != HELD {
@@ -363,8 +372,7 @@ impl<'a> Tie<'a> {
             let what = What::Map(Map {
                 align_mask: 0,
                 cpu,
-                direction: Direction::Bidirectional,
-                skips_sync: true,
+                terms: Terms { attrs: Terms::SKIP_CPU_SYNC, ..Terms::PLAIN },
                 more: false,
                 refused: false,
                 held: true,

@@ -3,13 +3,14 @@
 //! A kernel search visits slots in a fixed order: it passes slots whose address does not match one by one, and after
 //! a slot that matches but is busy (or would cross a boundary) it goes on `stride` slots further. So within one
 //! sweep from a slot upward, the slots it *looks at* form a chain that depends on the request only, not on what is
-//! free: the first match, then the first match at least `stride` further, and so on. [`Sweep::first_fit`] finds the
+//! free: the first match, then the first match at least `stride` further, and so on. [`Sweep::fit_on_chain`] finds the
 //! first free run on that chain, a segment at a time. What differs between the letters is how many sweeps there are
 //! and where they end; that is [`find`].
 
 use trace::pool::SEGMENT_SLOTS;
 
 use crate::bits;
+use crate::bounds::Wanted;
 use crate::plan::{Plan, align};
 use crate::pool::SlotPool;
 use crate::rules::Search;
@@ -28,6 +29,7 @@ pub(crate) enum Found {
 }
 
 /// Searches one area as the kernel of that letter does.
+#[inline]
 pub(crate) fn find(pool: &mut SlotPool, area: usize, plan: &Plan, search: Search) -> Found {
     let len = pool.area_slots();
     let state = pool.areas()[area];
@@ -40,42 +42,22 @@ pub(crate) fn find(pool: &mut SlotPool, area: usize, plan: &Plan, search: Search
     if plan.n > len.wrapping_sub(state.used) {
         return Found::Nothing;
     }
-    let wrap = |i| if i >= len { 0 } else { i };
-    let mut sweep = Sweep { base: area as u64 * len, pool, plan };
-    let found = match search {
-        // Round once in steps of the stride, to where it began.
-        Search::A => {
-            let begin = wrap(align(state.index, plan.stride));
-            sweep.first_fit(begin, len).or_else(|| sweep.first_fit(0, begin))
-        }
-        // Ends only on the slot it began with. A second sweep that steps over it goes on to the end of the area, and
-        // as every further sweep repeats it, for ever.
-        Search::B | Search::BSplit => {
-            let begin = wrap(align(state.index, plan.stride));
-            match sweep.first_fit(begin, len) {
-                Some(slot) => Some(slot),
-                None if begin == 0 => None,
-                None => {
-                    let steps_over = sweep.last_before(0, begin).is_some_and(|last| last + plan.stride > begin);
-                    let end = if steps_over { len } else { begin };
-                    match sweep.first_fit(0, end) {
-                        None if steps_over => return Found::Livelock,
-                        found => found,
-                    }
-                }
-            }
-        }
-        // Counts the slots gone past: what the first sweep jumped beyond the area's end is missing in the second.
-        Search::C | Search::D => {
-            let begin = state.index;
-            sweep.first_fit(begin, len).or_else(|| {
-                let overshoot =
-                    sweep.last_before(begin, len).map_or(0, |last| (last + plan.stride).saturating_sub(len));
-                sweep.first_fit(0, begin.saturating_sub(overshoot))
-            })
-        }
+    // Searches A and B begin at a multiple of the stride, C and D at the bare cursor.
+    let begin = match search {
+        Search::A | Search::B | Search::BSplit => align(state.index, plan.shape.stride),
+        Search::C | Search::D => state.index,
     };
-    found.map_or(Found::Nothing, Found::Slot)
+    let begin = if begin >= len { 0 } else { begin };
+    let mut sweep = Sweep { base: area as u64 * len, pool, plan };
+    // The first slot looked at is the one right behind the last allocation: in an empty pool it is taken.
+    let first = sweep.next_match(begin, len);
+    if let Some(first) = first.map(|first| sweep.base + first)
+        && u64::from(sweep.pool.run_at(first)) >= plan.n
+        && !plan.spans(first)
+    {
+        return Found::Slot(first);
+    }
+    sweep.search(begin, first, len, search)
 }
 
 /// The chain of slots one sweep over an area looks at. Positions are counted from the area's first slot.
@@ -86,42 +68,73 @@ struct Sweep<'a> {
 }
 
 impl Sweep<'_> {
+    /// The search of the area's `len` slots from `begin`, of which `first` is the first slot looked at.
+    fn search(&mut self, begin: u64, first: Option<u64>, len: u64, search: Search) -> Found {
+        let stride = self.plan.shape.stride;
+        if let Some(slot) = first.and_then(|first| self.fit_on_chain(first, len)) {
+            return Found::Slot(slot);
+        }
+        let end = match search {
+            // Round once in steps of the stride, to where it began.
+            Search::A => begin,
+            // Ends only on the slot it began with. A second sweep that steps over it goes on to the end of the area,
+            // and as every further sweep repeats it, for ever.
+            Search::B | Search::BSplit => match self.last_before(0, begin) {
+                Some(last) if last + stride > begin => len,
+                _ => begin,
+            },
+            // Counts the slots gone past: what the first sweep jumped beyond the area's end is missing in the second.
+            Search::C | Search::D => {
+                let overshoot = self.last_before(begin, len).map_or(0, |last| (last + stride).saturating_sub(len));
+                begin.saturating_sub(overshoot)
+            }
+        };
+        match self.next_match(0, end).and_then(|first| self.fit_on_chain(first, end)) {
+            Some(slot) => Found::Slot(slot),
+            None if end > begin => Found::Livelock,
+            None => Found::Nothing,
+        }
+    }
+
     /// The first slot at or after `i` whose address matches, below `to`.
     fn next_match(&self, i: u64, to: u64) -> Option<u64> {
         let plan = self.plan;
         if plan.never {
             return None;
         }
-        if (plan.mask + 1).is_power_of_two() {
+        if (plan.shape.mask + 1).is_power_of_two() {
             // The mask has no holes: one slot in mask + 1 matches.
-            let ahead = plan.value.wrapping_sub(plan.first + self.base + i) & plan.mask;
+            let ahead = plan.value.wrapping_sub(plan.first + self.base + i) & plan.shape.mask;
             i.checked_add(ahead).filter(|&m| m < to)
         } else {
             (i..to).find(|&i| plan.matches(self.base + i))
         }
     }
 
-    /// The first slot of the chain from `from`, below `to`, that begins a long enough free run; pool-wide number.
-    fn first_fit(&mut self, from: u64, to: u64) -> Option<u64> {
-        let first = self.next_match(from, to)?;
-        match self.plan.step {
-            Some(step) => self.first_fit_by_segment(self.base + first, self.base + to, step),
-            None => self.first_fit_by_slot(first, to),
+    /// The first slot of the chain that begins at `first`, below `to`, with a long enough free run; pool-wide number.
+    fn fit_on_chain(&mut self, first: u64, to: u64) -> Option<u64> {
+        match self.plan.shape.step {
+            Some(step) => self.fit_by_segment(self.base + first, self.base + to, step),
+            None => self.fit_by_slot(first, to),
         }
     }
 
-    /// As [`Sweep::first_fit`] for a chain with one slot in every `step`, from pool-wide slot `from` to `to`.
-    fn first_fit_by_segment(&mut self, from: u64, to: u64, step: u32) -> Option<u64> {
+    /// As [`Sweep::fit_on_chain`] for a chain with one slot in every `step`, from pool-wide slot `from` to `to`.
+    fn fit_by_segment(&mut self, from: u64, to: u64, step: u32) -> Option<u64> {
         let n = u32::try_from(self.plan.n).ok().filter(|&n| n <= SEGMENT_SLOTS)?;
-        let chain = bits::every(step, (from % u64::from(step)) as u32);
-        let boundaries = Boundaries::new(self.plan);
+        let wanted = Wanted::new(n, from, step);
+        let chain = bits::every(step, from);
+        let residues = bits::every(step.min(4), from);
+        let boundaries = Boundaries::new(self.plan, self.pool.geometry().nslabs);
         let end = to.div_ceil(SEG) as usize;
         let mut segment = (from / SEG) as usize;
-        while let Some(hopeful) = self.pool.hopeful(segment, end, n as u8) {
+        while let Some(hopeful) = self.pool.bounds_mut().next(segment, end, &wanted) {
             let free = self.pool.segment(hopeful);
             let starts = bits::starts(free, n);
             if starts == 0 {
-                self.pool.lower(hopeful, bits::longest_run(free));
+                self.pool.bounds_mut().cap(hopeful, bits::longest_run(free));
+            } else if starts & residues == 0 {
+                self.pool.bounds_mut().lower(hopeful, &wanted);
             } else {
                 let base = hopeful as u64 * SEG;
                 let edges =
@@ -136,15 +149,15 @@ impl Sweep<'_> {
         None
     }
 
-    /// As [`Sweep::first_fit`] for the rare chain without a regular step: slot by slot.
-    fn first_fit_by_slot(&self, first: u64, to: u64) -> Option<u64> {
+    /// As [`Sweep::fit_on_chain`] for the rare chain without a regular step: slot by slot.
+    fn fit_by_slot(&self, first: u64, to: u64) -> Option<u64> {
         let mut at = Some(first);
         while let Some(i) = at {
             let slot = self.base + i;
             if !self.plan.spans(slot) && u64::from(self.pool.run_at(slot)) >= self.plan.n {
                 return Some(slot);
             }
-            at = self.next_match(i.checked_add(self.plan.stride)?, to);
+            at = self.next_match(i.checked_add(self.plan.shape.stride)?, to);
         }
         None
     }
@@ -152,12 +165,12 @@ impl Sweep<'_> {
     /// The last slot of the chain from `from` that lies below `to`.
     fn last_before(&self, from: u64, to: u64) -> Option<u64> {
         let first = self.next_match(from, to)?;
-        if let Some(step) = self.plan.step {
+        if let Some(step) = self.plan.shape.step {
             let step = u64::from(step);
             return Some(first + (to - 1 - first) / step * step);
         }
         let mut last = first;
-        while let Some(next) = last.checked_add(self.plan.stride).and_then(|i| self.next_match(i, to)) {
+        while let Some(next) = last.checked_add(self.plan.shape.stride).and_then(|i| self.next_match(i, to)) {
             last = next;
         }
         Some(last)
@@ -165,36 +178,46 @@ impl Sweep<'_> {
 }
 
 /// The device's segment boundaries, as bits of a pool segment.
-pub(crate) struct Boundaries<'a> {
-    plan: &'a Plan,
-    /// Boundaries lie at least a segment apart, so a segment has at most one inside.
-    sparse: bool,
-    /// Allowed starts of any segment, when boundaries repeat in each.
-    everywhere: u128,
+pub(crate) struct Boundaries {
+    shift: u64,
+    max_slots: u64,
+    /// Allowed starts of any segment, unless boundaries lie further apart than that and inside the pool.
+    everywhere: Option<u128>,
 }
 
-impl<'a> Boundaries<'a> {
-    pub fn new(plan: &'a Plan) -> Self {
-        let sparse = plan.max_slots >= SEG;
-        let everywhere = if sparse {
-            u128::MAX
+impl Boundaries {
+    /// For runs of `plan.n` slots of a pool of `nslabs`.
+    #[inline]
+    pub fn new(plan: &Plan, nslabs: u64) -> Self {
+        let &Plan { n, shift, max_slots, .. } = plan;
+        let first = shift & max_slots.wrapping_sub(1);
+        let everywhere = if n > max_slots {
+            Some(0)
+        } else if first + nslabs <= max_slots {
+            Some(u128::MAX)
+        } else if max_slots <= SEG {
+            // The first slots behind each boundary are allowed, up to the last from which a run reaches the next.
+            let behind_boundary = bits::below((max_slots - n + 1) as u32);
+            let period = bits::every(max_slots as u32, 0);
+            Some(behind_boundary.wrapping_mul(period).rotate_left(first.wrapping_neg() as u32 & (SEG - 1) as u32))
         } else {
-            (0..SEG).filter(|&slot| !plan.spans(slot)).fold(0, |bits, slot| bits | 1 << slot)
+            None
         };
-        Self { plan, sparse, everywhere }
+        Self { shift, max_slots, everywhere }
     }
 
     /// Slots of the segment at pool slot `base` from which `n` slots cross no boundary.
+    #[inline]
     pub fn allowed(&self, base: u64, n: u32) -> u128 {
-        if !self.sparse || self.plan.max_slots == 1 << 53 {
-            return self.everywhere;
+        if let Some(everywhere) = self.everywhere {
+            return everywhere;
         }
-        let to_boundary = (self.plan.shift + base).wrapping_neg() & (self.plan.max_slots - 1);
+        let to_boundary = (self.shift + base).wrapping_neg() & (self.max_slots - 1);
         if to_boundary >= SEG {
             return u128::MAX;
         }
-        // Starts from `n - 1` before the boundary to just before it would cross.
+        // Not from `n - 1` before the boundary to just before it.
         let before = to_boundary as u32;
-        !(bits::below(before) & !bits::below((before + 1).saturating_sub(n)))
+        !bits::run((before + 1).saturating_sub(n), before.min(n - 1))
     }
 }

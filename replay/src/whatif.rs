@@ -15,7 +15,7 @@ use trace::pool::SLOT_BYTES;
 use crate::allocator::Taken;
 use crate::copies::Part;
 use crate::load::Load;
-use crate::machine::{Machine, Mapped, Reason};
+use crate::machine::{FalseBoundaries, Machine, Mapped, Reason, Terms};
 use crate::occupancy::Occupancy;
 use crate::outcome::{DeviceOutcome, OnFail, Options, Outcome, RefusedMap};
 use crate::plan::Limits;
@@ -98,6 +98,8 @@ impl<'a> Replay<'a> {
             retried_ok: 0,
             held_refused: 0,
             unknown_frames: 0,
+            parted: 0,
+            false_boundaries: FalseBoundaries::default(),
         };
         Self {
             load,
@@ -159,6 +161,8 @@ impl<'a> Replay<'a> {
         self.out.final_slots = self.used;
         self.out.assumed = self.due.assumed();
         self.out.unknown_frames = self.machine.unknown_frames();
+        self.out.parted = self.machine.parted();
+        self.out.false_boundaries = self.machine.false_boundaries();
         self.out
     }
 
@@ -219,7 +223,7 @@ impl<'a> Replay<'a> {
 
     /// Maps a buffer that was mapped before the recording: only its slots count.
     fn hold(&mut self, step: &Step, device: u32, map: &Map) {
-        let state = match self.machine.map(&map.request(step), &self.limits[device as usize]) {
+        let state = match self.machine.map_on(&map.request(step), &self.limits[device as usize], &map.terms) {
             Ok(Mapped::Direct { .. }) => None,
             Ok(Mapped::Bounced { taken, .. }) => {
                 self.took(step.time_ns, device, &taken);
@@ -242,12 +246,12 @@ impl<'a> Replay<'a> {
         let counts = u64::from(asked != Asked::Again { counted: true });
         self.out.maps += counts;
         of_device.maps += counts;
-        let state = match self.machine.map(&request, &limits) {
+        let state = match self.machine.map_on(&request, &limits, &map.terms) {
             Ok(Mapped::Direct { .. }) => None,
             Ok(Mapped::Bounced { taken, reason, .. }) => {
                 self.out.bounces[reason as usize] += counts;
                 of_device.bounces += counts;
-                if self.machine.copies().copies_at_map(map.direction, map.skips_sync) {
+                if self.machine.copies().copies_at_map(map.terms.direction, map.terms.has(Terms::SKIP_CPU_SYNC)) {
                     self.out.bytes_at_map += request.size;
                 }
                 self.took(now_ns, device, &taken);
@@ -310,7 +314,7 @@ impl<'a> Replay<'a> {
 
     /// Counts slots taken by a map.
     fn took(&mut self, time_ns: u64, device: u32, taken: &Taken) {
-        let (pool, slots) = (usize::from(taken.pool), u64::from(taken.nslots));
+        let (pool, slots) = (taken.pool as usize, u64::from(taken.nslots));
         self.changes += 1;
         self.used[pool] += slots;
         self.out.peak_slots[pool] = self.out.peak_slots[pool].max(self.used[pool]);
@@ -322,7 +326,7 @@ impl<'a> Replay<'a> {
 
     fn release(&mut self, taken: &Taken, device: u32, time_ns: u64) {
         self.machine.unmap(taken, &self.limits[device as usize]);
-        let (pool, slots) = (usize::from(taken.pool), u64::from(taken.nslots));
+        let (pool, slots) = (taken.pool as usize, u64::from(taken.nslots));
         self.changes += 1;
         self.used[pool] -= slots;
         self.out.occupancy.set(time_ns, pool, self.used[pool]);

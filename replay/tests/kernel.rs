@@ -19,6 +19,13 @@ const SETS: &[(&str, &[&str])] = &[
     ("6.12.117", &["v6_10"]),
 ];
 
+/// The same for kernels built with pools that come and go.
+const DYNAMIC: &[(&str, &[&str])] = &[
+    ("6.6.87-dyn", &["v6_6y+dynamic"]),
+    ("6.8.0-dyn", &["v6_8+dynamic"]),
+    ("6.12.117-dyn", &["v6_10+dynamic", "6.12.117+dynamic:worker=1s"]),
+];
+
 fn vectors() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/kernel")
 }
@@ -73,6 +80,21 @@ fn plain_sets() {
 }
 
 #[test]
+fn dynamic_sets() {
+    let names = names(&vectors().join("events-dyn"));
+    assert_eq!(names.len(), 3);
+    for (kernel, policies) in DYNAMIC {
+        for name in &names {
+            let script = read(&vectors().join(format!("events-dyn/{name}.events.csv.gz")));
+            let expected = read(&vectors().join(format!("{kernel}/{name}.answers.csv.gz")));
+            for policy in *policies {
+                compare(&format!("{policy} on {name}"), &answers(&script, policy), &expected);
+            }
+        }
+    }
+}
+
+#[test]
 fn xen_pv_sets() {
     let folder = vectors().join("xen-x86");
     let names = names(&folder);
@@ -84,9 +106,21 @@ fn xen_pv_sets() {
     }
 }
 
+#[test]
+fn xen_arm_sets() {
+    let folder = vectors().join("xen-arm");
+    let names = names(&folder);
+    assert_eq!(names.len(), 2);
+    for name in &names {
+        let script = read(&folder.join(format!("{name}.events.csv.gz")));
+        let expected = read(&folder.join(format!("{name}.answers.csv.gz")));
+        compare(&format!("v6_1y on {name}"), &answers(&script, "v6_1y"), &expected);
+    }
+}
+
 /// Which requests go through the pool, and the bus addresses of those that do not, are the same whatever the allocator.
 #[test]
-fn xen_pv_decisions_do_not_depend_on_the_allocator() {
+fn xen_decisions_do_not_depend_on_the_allocator() {
     let decisions = |answers: &str| -> Vec<String> {
         let maps = answers.lines().filter(|l| l.starts_with("xmap"));
         maps.map(|l| {
@@ -99,12 +133,13 @@ fn xen_pv_decisions_do_not_depend_on_the_allocator() {
         })
         .collect()
     };
-    let folder = vectors().join("xen-x86");
-    for name in names(&folder) {
-        let script = read(&folder.join(format!("{name}.events.csv.gz")));
-        let expected = decisions(&read(&folder.join(format!("{name}.answers.csv.gz"))));
-        for policy in ["legacy", "rfc64", "v6_10"] {
-            assert_eq!(decisions(&answers(&script, policy)), expected, "{policy} on {name}");
+    for folder in ["xen-x86", "xen-arm"].map(|set| vectors().join(set)) {
+        for name in names(&folder) {
+            let script = read(&folder.join(format!("{name}.events.csv.gz")));
+            let expected = decisions(&read(&folder.join(format!("{name}.answers.csv.gz"))));
+            for policy in ["legacy", "rfc64", "v6_10"] {
+                assert_eq!(decisions(&answers(&script, policy)), expected, "{policy} on {name}");
+            }
         }
     }
 }

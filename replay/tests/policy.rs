@@ -107,6 +107,10 @@ fn mistakes_are_named_and_the_right_words_given() {
     assert!(matches!(refused("legacy:swiotlb=99999999999999999999"), PolicyError::TooLarge { .. }));
     assert!(matches!(refused("v6_10:start=0xfffffffffffff800"), PolicyError::BadStart { .. }));
     assert!(matches!(refused("v6_10:start=1"), PolicyError::BadStart { .. }));
+    assert!(message("v6_3+dynamic").contains("no dynamic pools: they came with 6.6; with them: v6_6+dynamic, v6_6y+"));
+    assert!(message("v6_10+dynamic:worker=5").contains("`5` is not a time such as 500us"));
+    assert!(message("v6_3:worker=1ms").contains("no parameter `worker`"));
+    assert!(refused("v6_10:worker=1ms").to_string().contains("write v6_10+dynamic"));
     assert!(matches!(refused("rfc64:hi_nslabs=128,hi_start=0x74000000"), PolicyError::Overlap { .. }));
 }
 
@@ -119,8 +123,7 @@ fn scripts_with_mistakes_name_the_line() {
     assert!(message("pool,74000000,512").starts_with("line 1: the areas is missing"));
     assert!(message("\n\npool,0,1,1,9").starts_with("line 3: `9` is one field too many"));
     assert!(message("pool,0,128,1\nunmap,4").starts_with("line 2: mapping 4 is undone, but was never made"));
-    assert!(message("pool,0,128,1\nwork").contains("pools that grow are not modelled"));
-    assert!(message("pool,0,128,1\nopt,coherent,1").contains("Xen on ARM is not modelled"));
+    assert!(message("pool,0,128,1\nopt,colour,1").starts_with("line 2: `colour` is not an option"));
     assert!(message("hello").starts_with("line 1: `hello` is not a kind of line"));
     let both = "pool,0,128,1\ndev,0,ff,0,0,0\nmap,0,0,0,1,0,0\nxmap,1,0,0,1,0";
     assert!(message(both).starts_with("line 4: Xen maps"));
@@ -134,6 +137,97 @@ fn a_mark_and_an_empty_script_change_nothing() {
     let head = "# swiotlb answers v1 kernel=v6_10 base=74000000 nslabs=512 nareas=1 area_nslabs=512 dynamic=0\n";
     assert_eq!(out, format!("{head}end,0,0\n"));
     assert!(script.is_empty());
+}
+
+#[test]
+fn dynamic_is_a_word_behind_the_name_or_a_flag() {
+    let written = Policy::parse("v6_10+dynamic:worker=2ms,nslabs=4096").unwrap();
+    let flagged = Policy::parse("v6_10:worker=2ms,nslabs=4096").unwrap().with_dynamic().unwrap();
+    assert_eq!(written, flagged);
+    assert_eq!(flagged.text(), "v6_10+dynamic:worker=2ms,nslabs=4096");
+    assert_eq!(flagged.clone().with_dynamic().unwrap(), flagged);
+    assert_eq!(written.resolve(&BASE).unwrap().growth.unwrap().worker_ns, 2_000_000);
+    let release = Policy::parse("6.12.117+deb13-amd64+dynamic").unwrap();
+    assert_eq!(release.rules().id, "v6_10");
+    assert!(release.caveat().unwrap().starts_with("6.12.117+deb13-amd64 is taken"));
+    assert_eq!(Policy::parse("v6_10").unwrap().resolve(&BASE).unwrap().growth, None);
+}
+
+const GROWS: &str = "pool,74000000,512,1\nregion,40000000,1048576\ndev,0,ffffffffffffffff,0,0,0\n\
+    map,0,0,1000,262144,0,0\nmap,1,0,1000,262144,0,0\nmap,2,0,1000,262144,0,0\nmap,3,0,1000,262144,0,0\n\
+    map,4,0,1000,2048,0,0\nwork\nmap,5,0,1000,2049,0,0\nunmap,5\nunmap,4\nwork\n";
+
+fn lines(script: &str, policy: &str) -> Vec<String> {
+    let mut out = String::new();
+    Script::parse(script).unwrap().answers(&Policy::parse(policy).unwrap(), &mut out).unwrap();
+    out.lines().skip(1).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_dynamic_script_under_a_policy_that_does_not_grow() {
+    let answers = lines(GROWS, "v6_10");
+    assert_eq!(
+        answers[4..],
+        [
+            "map,4,FAIL,,512",
+            "work,0",
+            "map,5,FAIL,,512",
+            "unmap,5,SKIP,,512",
+            "unmap,4,SKIP,,512",
+            "work,0",
+            "end,512,512"
+        ]
+    );
+    assert_eq!(answers[3], "map,3,740c0000,384,512");
+}
+
+#[test]
+fn a_dynamic_script_under_one_that_does() {
+    // The pool of 512 slots that the worker wants takes a whole MiB, and a page of it is taken.
+    let expected = [
+        "map,3,740c0000,384,512,74000000",
+        "page+,40000000,0",
+        "map,4,40000000,0,513,40000000",
+        "page+,NONE,8",
+        "work,1",
+    ];
+    let answers = lines(GROWS, "v6_10+dynamic");
+    assert_eq!(answers[3..8], expected);
+    assert_eq!(
+        answers[8..],
+        [
+            "page+,40001000,0",
+            "map,5,40001000,0,515,40001000",
+            "page-,40001000,0",
+            "unmap,5,,,513",
+            "page-,40000000,0",
+            "unmap,4,,,512",
+            "page+,40000000,8",
+            "work,1",
+            "end,512,515"
+        ]
+    );
+}
+
+#[test]
+fn without_a_region_there_is_no_page() {
+    let script: String = GROWS.lines().filter(|l| !l.starts_with("region")).map(|l| format!("{l}\n")).collect();
+    assert_eq!(lines(&script, "v6_10+dynamic")[4..8], ["page+,NONE,0", "map,4,FAIL,,512", "page+,NONE,8", "work,1"]);
+}
+
+#[test]
+fn pages_above_the_limit_are_given_back_and_lower_zones_asked() {
+    // The only pages lie above 4 GiB, where neither the worker (DMA32, then DMA) nor a 40-bit device at 2^40 looks.
+    let script = "pool,74000000,512,1\nregion,10000000000,4194304\ndev,0,ffffffffff,0,0,0\ndev,1,1ffffffffff,0,0,0\n\
+        map,0,0,1000,262144,0,0\nmap,1,0,1000,262144,0,0\nmap,2,0,1000,262144,0,0\nmap,3,0,1000,262144,0,0\n\
+        map,4,0,1000,2048,0,0\nmap,5,0,1000,2048,0,1\nwork\n";
+    let pair = ["page+,10000000000,0", "page-,10000000000,0"];
+    let answers = lines(script, "v6_9+dynamic");
+    assert_eq!(answers[4..10], [pair, pair, pair].concat());
+    assert_eq!(answers[10..13], ["map,4,FAIL,,512", "page+,10000000000,0", "map,5,10000000000,0,513,10000000000"]);
+    let worker = ["page+,10000100000,8", "page-,10000100000,8"];
+    assert_eq!(answers[13..17], [worker, worker].concat());
+    assert_eq!(answers[17], "work,1");
 }
 
 #[test]

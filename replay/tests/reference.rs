@@ -5,6 +5,7 @@ mod bytes;
 #[path = "reference/differential.rs"]
 mod differential;
 #[path = "reference/mod.rs"]
+#[allow(dead_code, reason = "shared with other tests")]
 mod literal;
 
 use differential::{Case, Step, compare};

@@ -42,7 +42,7 @@ fn run_with(events: &[Event], nslabs: u64, on_fail: OnFail) -> Outcome {
     let load = Load::collect(events, &[], &Surroundings::default());
     let base = Base { pool: Geometry { start: POOL, nslabs, areas: 1 }, cpus: Some(1), force: true };
     let setup = Policy::parse("v6_10").unwrap().resolve(&base).unwrap();
-    replay(&load, &mut Machine::new(&setup, Platform::Native), &Options { on_fail, ..Options::default() })
+    replay(&load, &mut Machine::new(&setup, Platform::native()), &Options { on_fail, ..Options::default() })
 }
 
 /// Retried, served by a retry, dropped.

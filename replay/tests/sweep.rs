@@ -54,7 +54,7 @@ fn jobs<'a>(platforms: &'a [Platform]) -> Vec<Job<'a>> {
 #[test]
 fn outcomes_are_those_of_single_replays() {
     let load = load(20_000);
-    let platforms = [Platform::Native, Platform::XenPv(P2m::new())];
+    let platforms = [Platform::native(), Platform::xen_pv(P2m::new())];
     let jobs = jobs(&platforms);
     let single: Vec<_> = jobs
         .iter()
@@ -76,7 +76,7 @@ fn outcomes_are_those_of_single_replays() {
 #[test]
 fn what_is_done_when_a_sweep_is_stopped_is_kept() {
     let load = load(300_000);
-    let platforms = [Platform::Native];
+    let platforms = [Platform::native()];
     let jobs = jobs(&platforms);
     let stop = AtomicBool::new(false);
     // In the midst of the third.

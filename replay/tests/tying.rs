@@ -51,7 +51,7 @@ fn of_two_alike_the_oldest_is_undone_first() {
     let events = [map(1, LOW, 2048), on(1, map(2, LOW, 2048)), unmap(3, LOW, 2048), map(4, 9 * LOW, big)];
     let base = Base { pool: Geometry { start: POOL, nslabs: 256, areas: 2 }, cpus: Some(2), force: true };
     let setup = Policy::parse("v6_10").unwrap().resolve(&base).unwrap();
-    let mut machine = Machine::new(&setup, Platform::Native);
+    let mut machine = Machine::new(&setup, Platform::native());
     let out = replay(&load(&events), &mut machine, &Options::default());
     assert_eq!(out.total_failures(), 0);
     assert_eq!(machine.allocator().pools()[0].areas().iter().map(|a| a.used).collect::<Vec<_>>(), [128, 1]);

@@ -251,7 +251,7 @@ fn xen_bounces_what_straddles_or_lies_too_high() {
     ];
     let load = Load::collect(&events, &devices(), &Surroundings::default());
     let setup = Policy::parse("v6_10:force=off").unwrap().resolve(&base(512)).unwrap();
-    let mut machine = Machine::new(&setup, Platform::XenPv(p2m.clone()));
+    let mut machine = Machine::new(&setup, Platform::xen_pv(p2m.clone()));
     let out = replay(&load, &mut machine, &Options::default());
     assert_eq!(out.bounced(Reason::Straddle), 1);
     assert_eq!(out.bounced(Reason::Mask), 1);
@@ -259,7 +259,7 @@ fn xen_bounces_what_straddles_or_lies_too_high() {
     assert_eq!((out.total_bounces(), out.total_failures(), out.unknown_frames), (3, 0, 1));
     // A larger pool has no recorded frames: it is taken to lie low, as Xen's set-up sees to.
     let setup = Policy::parse("v6_10:nslabs=4096").unwrap().resolve(&base(512)).unwrap();
-    let out = replay(&load, &mut Machine::new(&setup, Platform::XenPv(p2m)), &Options::default());
+    let out = replay(&load, &mut Machine::new(&setup, Platform::xen_pv(p2m)), &Options::default());
     assert_eq!((out.total_failures(), out.total_bounces()), (0, 6));
 }
 
@@ -309,7 +309,7 @@ proptest! {
         let around = Surroundings { pool: Some(&recorded), ..Surroundings::default() };
         let load = Load::collect(&events, &devices(), &around);
         let setup = Policy::parse(&format!("{}:nslabs=256", GENERATIONS[policy].id)).unwrap().resolve(&base(512)).unwrap();
-        let platform = if xen { Platform::XenPv(P2m::new()) } else { Platform::Native };
+        let platform = if xen { Platform::xen_pv(P2m::new()) } else { Platform::native() };
         let mut machine = Machine::new(&setup, platform);
         let on_fail = NonZeroU64::new(after).filter(|_| after % 4 != 0).map_or(OnFail::Drop, OnFail::Retry);
         let out = replay(&load, &mut machine, &Options { refusals: 1000, buckets: 50, on_fail });

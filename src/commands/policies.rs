@@ -38,6 +38,14 @@ pub(crate) fn run(args: &PoliciesArgs) -> anyhow::Result<ExitCode> {
         for parameter in replay::PARAMETERS {
             output::line(&mut io::stdout(), format_args!("  {:<12} {}", parameter.name, parameter.doc))?;
         }
+        output::line(&mut io::stdout(), "\nPlatforms, as --platform NAME:name=value,name=value:")?;
+        for row in replay::PLATFORMS {
+            let parameters = row.parameters.join(" ");
+            output::line(&mut io::stdout(), format_args!("  {:<14} {} [{parameters}]", row.kind.name(), row.doc))?;
+        }
+        for parameter in replay::PLATFORM_PARAMETERS {
+            output::line(&mut io::stdout(), format_args!("  {:<14} {}", parameter.name, parameter.doc))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -11,7 +11,7 @@ use analysis::verdict::label;
 use anyhow::Context as _;
 use flate2::read::MultiGzDecoder;
 use indicatif::ProgressBar;
-use replay::{PlatformKind, Policy, Script};
+use replay::{Policy, Script};
 use serde_json::json;
 use trace::Trace;
 
@@ -132,10 +132,9 @@ fn write_answers(args: &ReplayArgs, answers: &Path) -> anyhow::Result<ExitCode> 
     let [policy] = args.machine.policies.as_slice() else {
         return Err(Usage("--answers takes exactly one --policy".to_owned()).into());
     };
-    let script = Script::parse(&read_script(&args.input)?).with_context(|| args.input.display().to_string())?;
-    let recorded = if script.is_xen() { PlatformKind::XenPv } else { PlatformKind::Native };
-    if args.machine.platform.is_some_and(|platform| platform != recorded) {
-        return Err(Usage(format!("these requests are for platform {recorded}; leave --platform out")).into());
+    let mut script = Script::parse(&read_script(&args.input)?).with_context(|| args.input.display().to_string())?;
+    if let Some(platform) = args.machine.platform {
+        script = script.on(platform).map_err(|error| Usage(error.to_string()))?;
     }
     let mut text = String::new();
     script.answers(policy, &mut text)?;

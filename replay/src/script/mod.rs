@@ -2,19 +2,25 @@
 //! compare byte for byte. A script is a list of requests; [`Script::answers`] writes what a policy says to each.
 //!
 //! Plain sets (`map`, `smap`, `unmap`) ask the slot allocator, Xen sets (`xmap`, `xunmap`) the whole decision of a
-//! PV guest.
+//! guest of Xen. Dynamic sets (`region`, `work`) also say where new pools' pages come from and when the growth worker
+//! runs; `dynamic.rs` says what a policy without pools that grow makes of them.
 
+mod dynamic;
+mod platform;
 mod read;
 
 use std::fmt::{self, Write};
+use std::time::Duration;
 
-use crate::machine::{Machine, Mapped, Platform, Reason};
-use crate::p2m::P2m;
+use crate::allocator::{Allocator, Stop};
+use crate::machine::{FrameTable, Machine, Mapped, Platform, PlatformKind, PlatformSpec, Reason};
+use crate::pages::Buddy;
 use crate::param;
 use crate::plan::{Limits, Request};
 use crate::policy::{Base, Policy, PolicyError};
 use crate::pool::Geometry;
 use crate::refusal::Cause;
+use platform::Told;
 use read::{Fields, Reader};
 use trace::pool::P2mKind;
 
@@ -29,13 +35,13 @@ pub enum ScriptError {
         /// What is wrong with it.
         what: String,
     },
-    /// A kind of script that is not modelled.
-    #[error("line {line}: {what}; only scripts for one fixed pool and for Xen PV (x86) can be replayed")]
-    Unsupported {
-        /// Line number, from 1.
-        line: usize,
-        /// What it would take.
-        what: &'static str,
+    /// The script is for another kind of platform.
+    #[error("these requests are for platform {told}, not for {asked}; leave --platform out")]
+    Platform {
+        /// What was asked for.
+        asked: PlatformSpec,
+        /// What the script's lines are for.
+        told: PlatformKind,
     },
     /// There is no `pool` line.
     #[error("the script has no `pool` line; it must say where the pool is before the first map")]
@@ -56,19 +62,58 @@ pub struct Script {
     force: bool,
     /// A Xen set: other header, other lines.
     xen: bool,
+    platform: PlatformSpec,
+    told: Told,
+    /// Where pages for new pools come from.
+    region: Buddy,
     steps: Vec<Step>,
-    /// The names the script gives its mappings, by the dense number used in `steps`.
-    ids: Vec<u64>,
+    /// What the script calls the mapping of each map and unmap, in order.
+    names: Vec<u64>,
+    /// Who asks, by the number used in `steps`.
+    askers: Vec<Asker>,
+    /// Changes of frame tables, by the number used in `steps`.
+    changes: Vec<Change>,
+    /// Mappings alive at once, at most.
+    alive: usize,
 }
 
+/// A line that asks or changes something; 32 bytes, for scripts have millions.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Map { kind: Kind, id: u32, request: Request, limits: Limits },
-    Unmap { kind: Kind, id: u32 },
+    /// `place` is the mapping's number among those alive; a number is used again once it has been undone.
+    Map {
+        kind: Kind,
+        place: u32,
+        asker: u32,
+        cpu: u32,
+        orig_addr: u64,
+        size: u64,
+    },
+    /// Undoes what was mapped last at `place`, or nothing: a mapping undone twice has no place.
+    Unmap {
+        kind: Kind,
+        place: Option<u32>,
+        asker: u32,
+    },
+    Change(u32),
+    /// The growth worker may run.
+    Work,
+    Mark,
+}
+
+/// A device, and the alignment mask its requests come with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Asker {
+    limits: Limits,
+    align_mask: u64,
+}
+
+/// A change of the frame tables.
+#[derive(Clone, Copy, Debug)]
+enum Change {
     P2m { pfn: u64, mfn: u64, count: u64, kind: P2mKind },
     M2p { mfn: u64, pfn: u64, count: u64 },
     P2mSize(u64),
-    Mark,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,12 +146,14 @@ impl Script {
                 reader.line(&mut Fields { line: number + 1, fields: line.split(',') })?;
             }
         }
-        let Reader { pool, force, xen, steps, ids, .. } = reader;
+        let Reader { pool, force, xen, told, steps, names, askers, changes, places, region, .. } = reader;
         let pool = pool.ok_or(ScriptError::NoPool)?;
-        Ok(Self { pool, force, xen: xen.unwrap_or(false), steps, ids })
+        let xen = xen.unwrap_or(false);
+        let platform = if xen { told.xen() } else { PlatformSpec::new(PlatformKind::Native) };
+        Ok(Self { pool, force, xen, platform, told, steps, names, askers, changes, alive: places as usize, region })
     }
 
-    /// Whether the script asks for a PV guest's whole decision.
+    /// Whether the script asks for the whole decision of a guest of Xen.
     #[must_use]
     pub fn is_xen(&self) -> bool {
         self.xen
@@ -115,7 +162,7 @@ impl Script {
     /// Maps and unmaps in the script.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.steps.iter().filter(|s| matches!(s, Step::Map { .. } | Step::Unmap { .. })).count()
+        self.names.len()
     }
 
     /// Whether the script asks nothing.
@@ -133,17 +180,9 @@ impl Script {
         let (nslabs, areas) = param::round(policy.rules(), self.pool.nslabs, self.pool.areas);
         let pool = Geometry { nslabs, areas, ..self.pool };
         let setup = policy.resolve(&Base { pool, cpus: Some(self.pool.areas), force: self.force })?;
-        let platform = if self.xen { Platform::XenPv(self.initial_p2m()) } else { Platform::Native };
-        Ok(Machine::new(&setup, platform))
-    }
-
-    /// The frame table as it stands before the first map.
-    fn initial_p2m(&self) -> P2m {
-        let mut p2m = P2m::new();
-        for step in self.steps.iter().take_while(|s| !matches!(s, Step::Map { .. })) {
-            change(&mut p2m, step);
-        }
-        p2m
+        let mut machine = Machine::new(&setup, self.initial_platform());
+        machine.allocator_mut().take_pages_from(Box::new(self.region.clone()));
+        Ok(machine)
     }
 
     /// Replays the script and writes the answers, header line included.
@@ -151,41 +190,63 @@ impl Script {
     /// # Errors
     /// When the policy does not fit or the answers cannot be written.
     pub fn answers(&self, policy: &Policy, out: &mut impl Write) -> Result<(), ScriptError> {
-        let mut machine = self.machine(policy)?;
-        self.header(policy, &machine, out)?;
-        let mut live: Vec<Option<Live>> = vec![None; self.ids.len()];
+        let mut play = Play::new(self, policy)?;
+        play.machine.allocator_mut().log_pages();
+        self.header(policy, &play.machine, out)?;
+        let mut names = self.names.iter();
         for step in &self.steps {
-            match *step {
-                Step::Map { kind, id, request, limits } => {
-                    let answer = map(&mut machine, kind, &request, &limits);
-                    write_map(out, kind, self.ids[id as usize], answer, machine.allocator().used())?;
-                    live[id as usize] = answer.ok().map(|mapped| Live { mapped, limits });
+            let answer = play.step(step);
+            dynamic::write_pages(&mut play.machine, out)?;
+            let allocator = play.machine.allocator();
+            let used = allocator.used();
+            match (step, answer) {
+                (&Step::Map { kind, .. }, Answer::Map(mapped)) => {
+                    write_map(out, kind, *names.next().unwrap_or(&0), mapped, allocator)?;
                 }
-                Step::Unmap { kind, id } => {
+                (&Step::Unmap { kind, .. }, answer) => {
                     let (name, blanks) = (kind.words().1, if kind == Kind::Xmap { ",," } else { "," });
-                    let skip = match live[id as usize].take() {
-                        Some(live) => {
-                            unmap(&mut machine, kind, live);
-                            ""
-                        }
-                        None => "SKIP",
-                    };
-                    writeln!(out, "{name},{},{skip}{blanks},{}", self.ids[id as usize], machine.allocator().used())?;
+                    let skip = if matches!(answer, Answer::Nothing) { "SKIP" } else { "" };
+                    writeln!(out, "{name},{},{skip}{blanks},{used}", names.next().unwrap_or(&0))?;
                 }
-                Step::Mark => {}
-                ref table => {
-                    if let Some(p2m) = machine.p2m_mut() {
-                        change(p2m, table);
-                    }
-                }
+                (_, Answer::Work(ran)) => writeln!(out, "work,{}", u8::from(ran))?,
+                (_, Answer::Exists) => writeln!(out, "p2m,EEXIST")?,
+                _ => {}
             }
         }
-        write!(out, "end,{}", machine.allocator().used())?;
+        write!(out, "end,{}", play.machine.allocator().used())?;
         if !self.xen {
-            write!(out, ",{}", machine.allocator().high_water())?;
+            write!(out, ",{}", play.machine.allocator().high_water())?;
         }
         writeln!(out)?;
         Ok(())
+    }
+
+    /// Replays the script without writing answers, and times it on the caller's `clock`: from the `mark` line, or from
+    /// the start when there is none, to the end.
+    ///
+    /// # Errors
+    /// When the policy does not fit.
+    pub fn time(&self, policy: &Policy, mut clock: impl FnMut() -> Duration) -> Result<Timing, ScriptError> {
+        let mut play = Play::new(self, policy)?;
+        let mark = self.steps.iter().rposition(|step| matches!(step, Step::Mark)).unwrap_or(0);
+        let (before, timed) = self.steps.split_at(mark);
+        for step in before {
+            play.step(step);
+        }
+        let mut timing = Timing::default();
+        let begin = clock();
+        for step in timed {
+            match (step, play.step(step)) {
+                (Step::Map { .. }, answer) => {
+                    timing.maps += 1;
+                    timing.refused += u64::from(matches!(answer, Answer::Map(Err(_))));
+                }
+                (Step::Unmap { .. }, _) => timing.unmaps += 1,
+                _ => {}
+            }
+        }
+        timing.elapsed = clock().saturating_sub(begin);
+        Ok(timing)
     }
 
     fn header(&self, policy: &Policy, machine: &Machine, out: &mut impl Write) -> fmt::Result {
@@ -195,15 +256,17 @@ impl Script {
         let Geometry { start, nslabs, areas } = *pool.geometry();
         if self.xen {
             let force = u8::from(self.force);
+            let arch = if self.platform.row().frames == FrameTable::Arm { "arm" } else { "x86-pv" };
             return writeln!(
                 out,
-                "# xen swiotlb answers v1 kernel={id} arch=x86-pv base={start:x} nslabs={nslabs} nareas={areas} force={force}"
+                "# xen swiotlb answers v1 kernel={id} arch={arch} base={start:x} nslabs={nslabs} nareas={areas} force={force}"
             );
         }
         let area = pool.area_slots();
         write!(
             out,
-            "# swiotlb answers v1 kernel={id} base={start:x} nslabs={nslabs} nareas={areas} area_nslabs={area} dynamic=0"
+            "# swiotlb answers v1 kernel={id} base={start:x} nslabs={nslabs} nareas={areas} area_nslabs={area} dynamic={}",
+            u8::from(machine.allocator().grows())
         )?;
         if let Some(high) = pools.get(1) {
             let Geometry { start, nslabs, .. } = *high.geometry();
@@ -213,60 +276,174 @@ impl Script {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Live {
-    mapped: Mapped,
-    limits: Limits,
+/// What a timed replay came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timing {
+    /// Maps behind the mark.
+    pub maps: u64,
+    /// Maps of these that were refused.
+    pub refused: u64,
+    /// Unmaps behind the mark, those of refused maps included.
+    pub unmaps: u64,
+    /// Time from the mark to the end.
+    pub elapsed: Duration,
 }
 
-fn map(machine: &mut Machine, kind: Kind, request: &Request, limits: &Limits) -> Result<Mapped, Cause> {
-    match kind {
-        Kind::Map => {
-            let taken = machine.allocate(request, limits)?;
-            Ok(Mapped::Bounced { dma_addr: taken.tlb_addr, taken, reason: Reason::Forced })
-        }
-        Kind::Smap => machine.bounce(request, limits, Reason::Forced),
-        Kind::Xmap => machine.map(request, limits).map_err(|refused| refused.cause),
+impl Timing {
+    /// Nanoseconds a pair of a map and an unmap, or of any two requests; nothing when there were none.
+    #[must_use]
+    pub fn ns_per_pair(&self) -> Option<f64> {
+        let requests = self.maps + self.unmaps;
+        (requests > 0).then(|| self.elapsed.as_nanos() as f64 * 2.0 / requests as f64)
     }
 }
 
-fn unmap(machine: &mut Machine, kind: Kind, live: Live) {
-    match live.mapped {
-        Mapped::Bounced { dma_addr, taken, .. } => {
-            // The kernel goes back from the bus address, so a frame that has changed hands is not found (SPEC 10.3).
-            let found = kind != Kind::Xmap || machine.finds_pool(dma_addr);
-            if found {
-                machine.unmap(&taken, &live.limits);
+/// A script being played to a machine.
+struct Play<'a> {
+    script: &'a Script,
+    machine: Machine,
+    live: Vec<Live>,
+    /// Bus addresses by place; Xen sets only, elsewhere it is the bounce buffer's own.
+    dma_addrs: Vec<u64>,
+}
+
+/// What is mapped at a place.
+#[derive(Clone, Copy, Debug)]
+enum Live {
+    Nothing,
+    Direct,
+    /// Through the bounce buffer at that address.
+    Bounced(u64),
+}
+
+/// What a step is answered.
+enum Answer {
+    Map(Result<Mapped, Stop>),
+    Unmapped,
+    /// Whether the worker was woken and ran.
+    Work(bool),
+    /// A change of frame tables that the kernel refuses.
+    Exists,
+    /// Nothing was there to be undone, or nothing was asked.
+    Nothing,
+}
+
+impl<'a> Play<'a> {
+    fn new(script: &'a Script, policy: &Policy) -> Result<Self, ScriptError> {
+        Ok(Self {
+            script,
+            machine: script.machine(policy)?,
+            live: vec![Live::Nothing; script.alive],
+            dma_addrs: vec![0; if script.xen { script.alive } else { 0 }],
+        })
+    }
+
+    #[inline(always)]
+    fn step(&mut self, step: &Step) -> Answer {
+        match *step {
+            Step::Map { kind, place, asker, cpu, orig_addr, size } => {
+                let Asker { ref limits, align_mask } = self.script.askers[asker as usize];
+                let mapped = self.map(kind, &Request { orig_addr, size, align_mask, cpu }, limits);
+                self.live[place as usize] = match mapped {
+                    Ok(Mapped::Bounced { taken, dma_addr, .. }) => {
+                        self.remember(place, dma_addr);
+                        Live::Bounced(taken.tlb_addr)
+                    }
+                    Ok(Mapped::Direct { dma_addr }) => {
+                        self.remember(place, dma_addr);
+                        Live::Direct
+                    }
+                    Err(_) => Live::Nothing,
+                };
+                return Answer::Map(mapped);
+            }
+            Step::Unmap { kind, place: Some(place), asker } => {
+                let limits = &self.script.askers[asker as usize].limits;
+                let tlb_addr = match std::mem::replace(&mut self.live[place as usize], Live::Nothing) {
+                    Live::Nothing => return Answer::Nothing,
+                    Live::Direct => None,
+                    Live::Bounced(tlb_addr) => Some(tlb_addr),
+                };
+                if kind == Kind::Xmap {
+                    self.machine.unmap_from_bus(self.dma_addrs[place as usize], tlb_addr, limits);
+                } else if let Some(tlb_addr) = tlb_addr {
+                    self.machine.unmap_at(tlb_addr, limits);
+                }
+                return Answer::Unmapped;
+            }
+            Step::Change(number) => {
+                if !self.script.changes[number as usize].apply(self.machine.platform_mut()) {
+                    return Answer::Exists;
+                }
+            }
+            Step::Work => return Answer::Work(self.machine.allocator_mut().run_worker()),
+            Step::Unmap { place: None, .. } | Step::Mark => {}
+        }
+        Answer::Nothing
+    }
+
+    fn remember(&mut self, place: u32, dma_addr: u64) {
+        if let Some(known) = self.dma_addrs.get_mut(place as usize) {
+            *known = dma_addr;
+        }
+    }
+
+    #[inline(always)]
+    fn map(&mut self, kind: Kind, request: &Request, limits: &Limits) -> Result<Mapped, Stop> {
+        match kind {
+            Kind::Map => {
+                let taken = self.machine.allocate(request, limits)?;
+                Ok(Mapped::Bounced { dma_addr: taken.tlb_addr, taken, reason: Reason::Forced })
+            }
+            Kind::Smap => self.machine.bounce(request, limits, Reason::Forced),
+            Kind::Xmap => self.machine.map(request, limits).map_err(|refused| match refused.cause {
+                Cause::Livelock => Stop::Livelock,
+                _ => Stop::Refused,
+            }),
+        }
+    }
+}
+
+impl Change {
+    /// Enters a change into the frame table; `false` when the kernel refuses it.
+    fn apply(self, platform: &mut Platform) -> bool {
+        if let (Some(tree), Self::P2m { pfn, mfn, count, .. }) = (platform.tree_mut(), self) {
+            return tree.insert(pfn, mfn, count);
+        }
+        if let Some(p2m) = platform.p2m_mut() {
+            match self {
+                Self::P2m { pfn, mfn, count, kind } => p2m.set(pfn, mfn, count, kind),
+                Self::M2p { mfn, pfn, count } => p2m.set_m2p(mfn, pfn, count),
+                Self::P2mSize(size) => p2m.set_size(size),
             }
         }
-        Mapped::Direct { .. } => {}
+        true
     }
 }
 
-fn write_map(out: &mut impl Write, kind: Kind, id: u64, answer: Result<Mapped, Cause>, used: u64) -> fmt::Result {
-    let word = kind.words().0;
+fn write_map(
+    out: &mut impl Write,
+    kind: Kind,
+    id: u64,
+    answer: Result<Mapped, Stop>,
+    allocator: &Allocator,
+) -> fmt::Result {
+    let (word, used) = (kind.words().0, allocator.used());
     match (kind, answer) {
         (Kind::Xmap, Ok(Mapped::Direct { dma_addr })) => writeln!(out, "{word},{id},DIRECT,{dma_addr:x},,{used}"),
         (Kind::Xmap, Ok(Mapped::Bounced { dma_addr, taken, .. })) => {
             writeln!(out, "{word},{id},BOUNCE,{dma_addr:x},{:x},{used}", taken.tlb_addr)
         }
         (_, Ok(Mapped::Bounced { taken, .. })) => {
-            writeln!(out, "{word},{id},{:x},{},{used}", taken.tlb_addr, taken.first_slot)
+            write!(out, "{word},{id},{:x},{},{used}", taken.tlb_addr, taken.first_slot)?;
+            dynamic::write_pool(&taken, allocator, out)?;
+            writeln!(out)
         }
         (_, Ok(Mapped::Direct { dma_addr })) => writeln!(out, "{word},{id},{dma_addr:x},,{used}"),
-        (_, Err(cause)) => {
-            let refused = if cause == Cause::Livelock { "HANG" } else { "FAIL" };
+        (_, Err(stop)) => {
+            let refused = if stop == Stop::Livelock { "HANG" } else { "FAIL" };
             let blanks = if kind == Kind::Xmap { ",,," } else { ",," };
             writeln!(out, "{word},{id},{refused}{blanks}{used}")
         }
-    }
-}
-
-fn change(p2m: &mut P2m, step: &Step) {
-    match *step {
-        Step::P2m { pfn, mfn, count, kind } => p2m.set(pfn, mfn, count, kind),
-        Step::M2p { mfn, pfn, count } => p2m.set_m2p(mfn, pfn, count),
-        Step::P2mSize(size) => p2m.set_size(size),
-        _ => {}
     }
 }

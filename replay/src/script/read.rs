@@ -3,8 +3,11 @@
 use std::collections::HashMap;
 use std::str::FromStr;
 
-use super::{Kind, ScriptError, Step};
-use crate::plan::{Limits, Request};
+use super::platform::Told;
+use super::{Asker, Change, Kind, ScriptError, Step};
+use crate::machine::FrameTable;
+use crate::pages::Buddy;
+use crate::plan::Limits;
 use crate::pool::Geometry;
 use trace::pool::P2mKind;
 
@@ -14,10 +17,20 @@ pub(super) struct Reader {
     pub pool: Option<Geometry>,
     pub force: bool,
     pub xen: Option<bool>,
+    pub region: Buddy,
+    pub told: Told,
     devices: HashMap<u64, Limits>,
     pub steps: Vec<Step>,
-    pub ids: Vec<u64>,
-    numbers: HashMap<u64, u32>,
+    pub names: Vec<u64>,
+    pub askers: Vec<Asker>,
+    asker_numbers: HashMap<Asker, u32>,
+    pub changes: Vec<Change>,
+    /// Places given out so far.
+    pub places: u32,
+    /// Places whose mappings have been undone.
+    vacant: Vec<u32>,
+    /// Where each mapping is, and whose; nothing once it has been undone.
+    mappings: HashMap<u64, Option<(u32, u32)>>,
 }
 
 impl Reader {
@@ -45,17 +58,26 @@ impl Reader {
             "xunmap" => self.unmap(f, Kind::Xmap)?,
             "mark" => self.steps.push(Step::Mark),
             "opt" => self.option(f)?,
-            "p2m" => self.frames(f, P2mKind::Own)?,
+            "p2m" => {
+                self.told.frames(f, FrameTable::Pv)?;
+                self.frames(f, P2mKind::Own)?;
+            }
             "foreign" => self.frames(f, P2mKind::Foreign)?,
             "ident" => {
+                self.told.frames(f, FrameTable::Pv)?;
                 let (pfn, count) = (f.hex("pfn")?, f.dec("count")?);
-                self.steps.push(Step::P2m { pfn, mfn: pfn, count, kind: P2mKind::Identity });
+                self.change(f, Change::P2m { pfn, mfn: pfn, count, kind: P2mKind::Identity })?;
             }
             "m2p" => {
+                self.told.frames(f, FrameTable::Pv)?;
                 let (mfn, pfn, count) = (f.hex("mfn")?, f.hex("pfn")?, f.dec("count")?);
-                self.steps.push(Step::M2p { mfn, pfn, count });
+                self.change(f, Change::M2p { mfn, pfn, count })?;
             }
-            "region" | "work" => return Err(f.unsupported("pools that grow are not modelled")),
+            "region" => {
+                let (base, bytes) = (f.hex("base")?, f.dec("bytes")?);
+                self.region.add(base, bytes);
+            }
+            "work" => self.steps.push(Step::Work),
             other => return Err(f.wrong(format!("`{other}` is not a kind of line"))),
         }
         f.end()
@@ -63,7 +85,7 @@ impl Reader {
 
     fn map(&mut self, f: &mut Fields<'_>, kind: Kind) -> Result<(), ScriptError> {
         self.is_of(f, kind == Kind::Xmap)?;
-        let id = self.number(f)?;
+        let name = f.dec("id")?;
         let (cpu, orig_addr, size) = (f.dec("cpu")?, f.hex("address")?, f.dec("size")?);
         let align_mask = if kind == Kind::Map { f.hex("alignment mask")? } else { 0 };
         let device = f.dec("device")?;
@@ -73,26 +95,61 @@ impl Reader {
         if self.pool.is_none() {
             return Err(ScriptError::NoPool);
         }
-        let request = Request { orig_addr, size, align_mask, cpu };
-        self.steps.push(Step::Map { kind, id, request, limits });
+        let asker = self.asker(f, Asker { limits, align_mask })?;
+        let place = match self.mappings.get(&name) {
+            // Mapped again without having been undone: what was there is forgotten.
+            Some(&Some((place, _))) => place,
+            _ => self.place(f)?,
+        };
+        self.mappings.insert(name, Some((place, asker)));
+        self.names.push(name);
+        self.steps.push(Step::Map { kind, place, asker, cpu, orig_addr, size });
         Ok(())
     }
 
     fn unmap(&mut self, f: &mut Fields<'_>, kind: Kind) -> Result<(), ScriptError> {
         self.is_of(f, kind == Kind::Xmap)?;
-        let known = self.ids.len();
-        let id = self.number(f)?;
-        if id as usize == known {
-            return Err(f.wrong(format!("mapping {} is undone, but was never made", self.ids[known])));
+        let name = f.dec("id")?;
+        let Some(mapping) = self.mappings.get_mut(&name) else {
+            return Err(f.wrong(format!("mapping {name} is undone, but was never made")));
+        };
+        let (place, asker) = mapping.take().unzip();
+        self.vacant.extend(place);
+        self.names.push(name);
+        self.steps.push(Step::Unmap { kind, place, asker: asker.unwrap_or(0) });
+        Ok(())
+    }
+
+    /// A place nobody has.
+    fn place(&mut self, f: &Fields<'_>) -> Result<u32, ScriptError> {
+        if let Some(place) = self.vacant.pop() {
+            return Ok(place);
         }
-        self.steps.push(Step::Unmap { kind, id });
+        let place = self.places;
+        self.places = place.checked_add(1).ok_or_else(|| f.wrong("too many mappings".to_owned()))?;
+        Ok(place)
+    }
+
+    /// The number of a device and an alignment mask.
+    fn asker(&mut self, f: &Fields<'_>, asker: Asker) -> Result<u32, ScriptError> {
+        let next = u32::try_from(self.askers.len()).map_err(|_| f.wrong("too many devices".to_owned()))?;
+        let number = *self.asker_numbers.entry(asker).or_insert(next);
+        if number == next {
+            self.askers.push(asker);
+        }
+        Ok(number)
+    }
+
+    fn change(&mut self, f: &Fields<'_>, change: Change) -> Result<(), ScriptError> {
+        let number = u32::try_from(self.changes.len()).map_err(|_| f.wrong("too many frames".to_owned()))?;
+        self.changes.push(change);
+        self.steps.push(Step::Change(number));
         Ok(())
     }
 
     fn frames(&mut self, f: &mut Fields<'_>, kind: P2mKind) -> Result<(), ScriptError> {
         let (pfn, mfn, count) = (f.hex("pfn")?, f.hex("mfn")?, f.dec("count")?);
-        self.steps.push(Step::P2m { pfn, mfn, count, kind });
-        Ok(())
+        self.change(f, Change::P2m { pfn, mfn, count, kind })
     }
 
     fn option(&mut self, f: &mut Fields<'_>) -> Result<(), ScriptError> {
@@ -100,28 +157,14 @@ impl Reader {
         match name {
             "force" => self.force = f.hex::<u64>("force")? != 0,
             "p2msize" => {
+                self.told.frames(f, FrameTable::Pv)?;
                 let size = f.hex("size")?;
-                self.steps.push(Step::P2mSize(size));
+                self.change(f, Change::P2mSize(size))?;
             }
-            // How far the tables go; no decision depends on it.
-            "maxpfn" | "m2psize" => {
-                f.hex::<u64>("size")?;
-            }
-            "coherent" | "cacheflush" => return Err(f.unsupported("Xen on ARM is not modelled")),
+            other if self.told.option(f, other)? => {}
             other => return Err(f.wrong(format!("`{other}` is not an option"))),
         }
         Ok(())
-    }
-
-    /// The dense number of the mapping named in the next field.
-    fn number(&mut self, f: &mut Fields<'_>) -> Result<u32, ScriptError> {
-        let id = f.dec("id")?;
-        let next = u32::try_from(self.ids.len()).map_err(|_| f.wrong("too many mappings".to_owned()))?;
-        let number = *self.numbers.entry(id).or_insert(next);
-        if number == next {
-            self.ids.push(id);
-        }
-        Ok(number)
     }
 
     fn is_of(&mut self, f: &Fields<'_>, xen: bool) -> Result<(), ScriptError> {
@@ -140,19 +183,15 @@ pub(super) struct Fields<'a> {
 }
 
 impl Fields<'_> {
-    fn wrong(&self, what: String) -> ScriptError {
+    pub fn wrong(&self, what: String) -> ScriptError {
         ScriptError::Line { line: self.line, what }
-    }
-
-    fn unsupported(&self, what: &'static str) -> ScriptError {
-        ScriptError::Unsupported { line: self.line, what }
     }
 
     fn dec<T: FromStr>(&mut self, name: &str) -> Result<T, ScriptError> {
         self.field(name, "a number", |text| text.parse().ok())
     }
 
-    fn hex<T: TryFrom<u64>>(&mut self, name: &str) -> Result<T, ScriptError> {
+    pub fn hex<T: TryFrom<u64>>(&mut self, name: &str) -> Result<T, ScriptError> {
         self.field(name, "a hexadecimal number", |text| {
             let digits = text.strip_prefix("0x").unwrap_or(text);
             u64::from_str_radix(digits, 16).ok().and_then(|n| n.try_into().ok())

@@ -34,6 +34,25 @@ fn align(x: u64, a: u64) -> u64 {
     (x + a - 1) & !(a - 1)
 }
 
+/// The offset kept in front, and the bytes the search is asked for.
+fn asize(rules: &Generation, request: &Request, limits: &Limits) -> (u64, u64) {
+    let Request { orig_addr: orig, size, align_mask: am, .. } = *request;
+    let ma = if rules.min_align { limits.min_align_mask } else { 0 };
+    let alloc = if am == 0 { size } else { align(size, am + 1) };
+    let off = if rules.pads { orig & ma & (am | 2047) } else { orig & ma & 2047 };
+    let asize = match rules.size {
+        SizeRule::Alloc => alloc,
+        SizeRule::AllocPlusOffset => alloc + off,
+        SizeRule::PaddedTogether => align(size + off, am + 1),
+    };
+    (off, asize)
+}
+
+/// Slots a request takes, offset and padding included.
+pub fn slots(rules: &Generation, request: &Request, limits: &Limits) -> u64 {
+    nr(asize(rules, request, limits).1)
+}
+
 impl Reference {
     pub fn new(rules: &'static Generation, pool: Geometry) -> Self {
         let n = pool.nslabs as usize;
@@ -61,17 +80,11 @@ impl Reference {
         Answer::Failed
     }
 
-    fn search(&mut self, area: usize, request: &Request, limits: &Limits) -> Answer {
-        let Request { orig_addr: orig, size, align_mask: am, .. } = *request;
+    pub fn search(&mut self, area: usize, request: &Request, limits: &Limits) -> Answer {
+        let Request { orig_addr: orig, align_mask: am, .. } = *request;
         let rules = self.rules;
         let ma = if rules.min_align { limits.min_align_mask } else { 0 };
-        let alloc = if am == 0 { size } else { align(size, am + 1) };
-        let off = if rules.pads { orig & ma & (am | 2047) } else { orig & ma & 2047 };
-        let asize = match rules.size {
-            SizeRule::Alloc => alloc,
-            SizeRule::AllocPlusOffset => alloc + off,
-            SizeRule::PaddedTogether => align(size + off, am + 1),
-        };
+        let (off, asize) = asize(rules, request, limits);
         let (pad, lo) = (off >> 11, off & 2047);
         let n = nr(asize);
         let bd = limits.boundary;

@@ -63,7 +63,7 @@ pub fn pool(nslabs: u64) -> Pool {
 
 pub fn run(load: &Load, policy: &str, nslabs: u64) -> Outcome {
     let setup = Policy::parse(policy).unwrap().resolve(&base(nslabs)).unwrap();
-    replay(load, &mut Machine::new(&setup, Platform::Native), &Options::default())
+    replay(load, &mut Machine::new(&setup, Platform::native()), &Options::default())
 }
 
 pub fn load(events: &[Event]) -> Load {

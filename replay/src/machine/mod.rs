@@ -1,0 +1,293 @@
+//! A machine to replay on: a policy's allocator on a platform.
+
+mod boundary;
+mod decide;
+mod platform;
+mod terms;
+
+use crate::allocator::{Allocator, Stop, Taken};
+use crate::copies::Copies;
+use crate::dispatch::Fallback;
+use crate::eras::{Era, IommuRule};
+use crate::p2m::P2m;
+use crate::pages::Zones;
+use crate::param::Force;
+use crate::plan::{Limits, Request};
+use crate::policy::Setup;
+use crate::pool::Geometry;
+use crate::refusal::{Cause, Refusal};
+use trace::pool::SLOT_BYTES;
+
+pub use boundary::FalseBoundaries;
+use decide::Decision;
+use platform::Frames;
+pub use platform::{
+    BoundaryBase, FrameTable, Ops, PLATFORM_PARAMETERS, PLATFORMS, Platform, PlatformError, PlatformKind,
+    PlatformParameter, PlatformRow, PlatformSpec,
+};
+use terms::PAGE;
+pub use terms::{Forbidden, Mapped, Reason, Refused, Terms};
+
+/// A policy's allocator on a platform.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    allocator: Allocator,
+    platform: Platform,
+    row: &'static PlatformRow,
+    era: &'static Era,
+    fallback: Fallback,
+    force: Force,
+    copies: &'static Copies,
+    /// Machine address a pool is taken to begin at, for pools whose frames the table does not name.
+    assumed: Vec<Option<u64>>,
+    /// Translations that had to be assumed because the table does not name a frame.
+    unknown_frames: u64,
+    false_boundaries: FalseBoundaries,
+    parted: u64,
+}
+
+impl Machine {
+    /// Empty pools on a platform.
+    ///
+    /// On Xen PV a pool that is not the recorded one has no recorded frames. Xen's set-up makes each segment of it
+    /// contiguous in machine memory, the ordinary pool's below 4 GiB (SPEC 9, 10.4); it is taken to lie at machine
+    /// address 0, and `rfc64`'s second at 4 GiB.
+    #[must_use]
+    pub fn new(setup: &Setup, platform: Platform) -> Self {
+        let known = |pool: &Geometry, p2m: &P2m| {
+            let frames = (pool.nslabs / 2).max(1);
+            pool.start >= setup.recorded.start
+                && pool.end() <= setup.recorded.end()
+                && (0..frames).step_by(64).all(|i| p2m.get(pool.start / PAGE + i).is_some())
+        };
+        let assumed = (0u64..).zip(&setup.pools).map(|(i, pool)| match &platform.frames {
+            Frames::Pv(p2m) if !known(pool, p2m) => Some(i << 32),
+            _ => None,
+        });
+        let mut machine = Self {
+            assumed: assumed.collect(),
+            allocator: Allocator::new(setup.rules, &setup.pools),
+            row: platform.spec().row(),
+            platform,
+            era: setup.era,
+            fallback: setup.dispatch.fallback,
+            force: setup.force,
+            copies: setup.copies,
+            unknown_frames: 0,
+            false_boundaries: FalseBoundaries::default(),
+            parted: 0,
+        };
+        machine.allocator.set_hi_threshold(setup.dispatch.hi_threshold);
+        machine.set_boundary_base();
+        // A pool made through Xen's hook never grows (SPEC 5, 10.4).
+        if let (Some(growth), false) = (setup.growth, matches!(machine.platform.frames, Frames::Pv(_))) {
+            let mut taken: Vec<_> = setup.pools.iter().map(|pool| (pool.start, pool.end())).collect();
+            taken.sort_unstable();
+            machine.allocator.grow_from(Box::new(Zones::around(&taken)), growth.phys_limit);
+        }
+        machine
+    }
+
+    /// The allocator.
+    #[must_use]
+    pub fn allocator(&self) -> &Allocator {
+        &self.allocator
+    }
+
+    /// The allocator, to run its worker or to give it other pages.
+    pub fn allocator_mut(&mut self) -> &mut Allocator {
+        &mut self.allocator
+    }
+
+    /// When and from where it copies.
+    #[must_use]
+    pub fn copies(&self) -> &'static Copies {
+        self.copies
+    }
+
+    /// The platform.
+    #[must_use]
+    pub fn platform(&self) -> &Platform {
+        &self.platform
+    }
+
+    /// The platform, to change its frame table as grants come and go.
+    pub fn platform_mut(&mut self) -> &mut Platform {
+        &mut self.platform
+    }
+
+    /// Translations that had to be assumed because a frame was not in the recorded table: the frame was then taken
+    /// for its own machine frame.
+    #[must_use]
+    pub fn unknown_frames(&self) -> u64 {
+        self.unknown_frames
+    }
+
+    /// Buffers given to their device as one range although their bus frames part: it would use somebody else's memory.
+    /// Only a design that does not ask lets them through.
+    #[must_use]
+    pub fn parted(&self) -> u64 {
+        self.parted
+    }
+
+    /// Maps a plain buffer: decides whether it bounces, and takes slots if so.
+    ///
+    /// # Errors
+    /// As [`Machine::map_on`].
+    pub fn map(&mut self, request: &Request, limits: &Limits) -> Result<Mapped, Refused> {
+        self.map_on(request, limits, &Terms::PLAIN)
+    }
+
+    /// Maps a buffer on the given terms: decides whether it bounces, and takes slots if so.
+    ///
+    /// # Errors
+    /// Why it was refused. Slots and counters are as before, but a map refused for [`Cause::PoolAboveMask`] has moved
+    /// the search index, as in the kernel (SPEC 6.2).
+    pub fn map_on(&mut self, request: &Request, limits: &Limits, terms: &Terms) -> Result<Mapped, Refused> {
+        let seen = self.look_up(request);
+        let memory = !terms.has(Terms::MMIO);
+        self.unknown_frames += u64::from(memory && seen.unknown);
+        match self.decide(&seen, request, limits, terms) {
+            Decision::Direct(dma_addr) => {
+                self.parted += u64::from(memory && seen.parts.is_some());
+                Ok(Mapped::Direct { dma_addr })
+            }
+            Decision::Bounce(reason) => {
+                let request = self.aligned(request);
+                self.bounce(&request, limits, reason).map_err(|stop| {
+                    let cause = self.allocator.cause(&request, limits, stop);
+                    Refused { cause, reason: Some(reason), forbidden: None }
+                })
+            }
+            Decision::Refuse(refused) => Err(refused),
+        }
+    }
+
+    /// A request as it reaches the allocator: behind an IOMMU it is for whole granules (SPEC 6.1).
+    fn aligned(&self, request: &Request) -> Request {
+        let granule = self.platform.spec().iommu.filter(|_| self.era.iommu == IommuRule::Granules).unwrap_or(1);
+        Request { align_mask: request.align_mask | (granule - 1), ..*request }
+    }
+
+    /// Takes slots, as `swiotlb_tbl_map_single()` does: whether the device reaches them is not asked.
+    ///
+    /// # Errors
+    /// That there were none; [`Allocator::cause`] says why.
+    #[inline]
+    pub fn allocate(&mut self, request: &Request, limits: &Limits) -> Result<Taken, Stop> {
+        match self.allocator.take(request, limits) {
+            Err(stop) if self.fallback != Fallback::None => self.fall_back(request, limits, stop),
+            answer => answer,
+        }
+    }
+
+    /// Asks the other pool, if the request may go there. What is told of a refusal is the device's own pool's.
+    fn fall_back(&mut self, request: &Request, limits: &Limits, stop: Stop) -> Result<Taken, Stop> {
+        let Some(other) = self.other_pool(limits) else { return Err(stop) };
+        self.allocator.send_to(Some(other));
+        let answer = self.allocator.take(request, limits);
+        self.allocator.send_to(None);
+        answer.map_err(|_| stop)
+    }
+
+    /// The pool a request falls back to, if any (SPEC 11, what-if).
+    fn other_pool(&self, limits: &Limits) -> Option<usize> {
+        let high = self.allocator.pools().get(1)?.geometry();
+        let last = high.start + (high.nslabs * SLOT_BYTES).saturating_sub(1);
+        match (self.allocator.pool_for(limits), self.fallback) {
+            (1, Fallback::HiLo | Fallback::Both) => Some(0),
+            (0, Fallback::LoHi | Fallback::Both) => Some(1).filter(|_| self.bus_of_pool(1, last) <= limits.reach),
+            _ => None,
+        }
+    }
+
+    /// Maps through the pool whatever the device reaches of the buffer, as `swiotlb_map()` does (SPEC 6.2).
+    ///
+    /// # Errors
+    /// That it was refused; [`Allocator::cause`] says why.
+    pub fn bounce(&mut self, request: &Request, limits: &Limits, reason: Reason) -> Result<Mapped, Stop> {
+        let high_water = self.allocator.high_water();
+        let taken = match self.allocate(request, limits) {
+            Ok(taken) => taken,
+            Err(stop) => {
+                self.check_refused(request, limits);
+                return Err(stop);
+            }
+        };
+        let dma_addr = self.bus_of_pool(taken.pool as usize, taken.tlb_addr);
+        // An IOMMU maps the bounce buffer to where the device reaches it.
+        if self.platform.spec().iommu.is_none() && !limits.capable(dma_addr, request.size) {
+            self.allocator.undo(&taken, limits, high_water);
+            return Err(Stop::AboveMask);
+        }
+        self.check_accepted(&taken, dma_addr, limits);
+        Ok(Mapped::Bounced { dma_addr, taken, reason })
+    }
+
+    /// Gives a bounce buffer back; `false` when no allocation begins there.
+    pub fn unmap(&mut self, taken: &Taken, limits: &Limits) -> bool {
+        self.unmap_at(taken.tlb_addr, limits)
+    }
+
+    /// Gives back the bounce buffer at an address; `false` when no allocation begins there.
+    #[inline]
+    pub fn unmap_at(&mut self, tlb_addr: u64, limits: &Limits) -> bool {
+        self.allocator.unmap(tlb_addr, limits).is_some()
+    }
+
+    /// Undoes a mapping as Xen's operations do: they know the bus address only, and go back from it (SPEC 10.3, 10.8).
+    /// A frame that has changed hands is not found, and its slots stay taken. `tlb_addr` is the bounce buffer if there
+    /// is one; it serves where the pool's frames are assumed, which are in no table.
+    pub fn unmap_from_bus(&mut self, dma_addr: u64, tlb_addr: Option<u64>, limits: &Limits) -> bool {
+        let assumed = |tlb_addr: &u64| {
+            let pool = self.allocator.pools().iter().position(|pool| pool.contains(*tlb_addr));
+            pool.is_some_and(|pool| self.assumed_base(pool).is_some())
+        };
+        let found = tlb_addr.filter(assumed).or_else(|| self.pool_address(dma_addr));
+        found.is_some_and(|tlb_addr| self.unmap_at(tlb_addr, limits))
+    }
+
+    fn assumed_base(&self, pool: usize) -> Option<u64> {
+        self.assumed.get(pool).copied().flatten()
+    }
+
+    /// The bus address of an address in a pool.
+    fn bus_of_pool(&self, pool: usize, tlb_addr: u64) -> u64 {
+        let frame = match (&self.platform.frames, self.assumed_base(pool)) {
+            (Frames::Identity, _) => return tlb_addr,
+            (_, Some(base)) => return base + (tlb_addr - self.allocator.pools()[pool].geometry().start),
+            (Frames::Pv(p2m), None) => p2m.span(tlb_addr / PAGE, 1).mfn,
+            (Frames::Arm(tree), None) => tree.bfn(tlb_addr / PAGE),
+        };
+        (frame << 12) | (tlb_addr % PAGE)
+    }
+
+    /// The physical address of a bus address that the kernel finds to lie in a pool (SPEC 10.3, 10.8).
+    fn pool_address(&self, dma_addr: u64) -> Option<u64> {
+        let frame = dma_addr / PAGE;
+        let pfn = match &self.platform.frames {
+            Frames::Identity => Some(frame),
+            Frames::Pv(p2m) => p2m.local_pfn(frame),
+            Frames::Arm(tree) => Some(frame).filter(|&pfn| tree.is_valid(pfn)),
+        };
+        let phys = pfn?.wrapping_mul(PAGE) | (dma_addr % PAGE);
+        self.allocator.pool_at(phys).map(|_| phys)
+    }
+
+    /// The arithmetic behind a refusal just given; nothing may have changed in between.
+    pub fn explain(&mut self, request: &Request, limits: &Limits, refused: &Refused) -> Refusal {
+        let mut refusal = self.allocator.explain(&self.aligned(request), limits, refused.cause);
+        let last = request.size.wrapping_sub(1);
+        refusal.forbidden = refused.forbidden;
+        refusal.out_of_reach = match refused.cause {
+            Cause::NotAddressable => Some((self.look_up(request).dma_addr.wrapping_add(last), limits.reach)),
+            Cause::PoolAboveMask => {
+                let pool = self.allocator.pool_for(limits);
+                let end = self.allocator.pools().get(pool).map_or(0, |p| p.geometry().end());
+                Some((end.wrapping_sub(1), limits.reach))
+            }
+            _ => None,
+        };
+        refusal
+    }
+}

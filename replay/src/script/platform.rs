@@ -1,0 +1,192 @@
+//! Which platform a script is for: some lines and options are of x86's PV guests only, some of ARM only.
+
+use super::read::Fields;
+use super::{Script, ScriptError, Step};
+use crate::machine::{FrameTable, Platform, PlatformKind, PlatformSpec};
+
+/// What a script's lines say about the platform.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Told {
+    frames: Option<FrameTable>,
+    coherent: Option<bool>,
+    flush: Option<bool>,
+    max_pfn: Option<u64>,
+}
+
+impl Told {
+    /// A line that only one kind of frame table has.
+    pub fn frames(&mut self, f: &Fields<'_>, frames: FrameTable) -> Result<(), ScriptError> {
+        if *self.frames.get_or_insert(frames) == frames {
+            return Ok(());
+        }
+        Err(f.wrong(
+            "lines for x86 (p2m, ident, m2p) and for ARM (coherent, cacheflush) do not mix in one script".to_owned(),
+        ))
+    }
+
+    /// An option beside `force`; `false` when it is none of these.
+    pub fn option(&mut self, f: &mut Fields<'_>, name: &str) -> Result<bool, ScriptError> {
+        match name {
+            "maxpfn" => self.max_pfn = Some(f.hex("size")?),
+            // How far the table of other domains' frames goes; no decision depends on it.
+            "m2psize" => {
+                f.hex::<u64>("size")?;
+                self.frames(f, FrameTable::Pv)?;
+            }
+            "coherent" => {
+                self.coherent = Some(f.hex::<u64>("switch")? != 0);
+                self.frames(f, FrameTable::Arm)?;
+            }
+            "cacheflush" => {
+                self.flush = Some(f.hex::<u64>("switch")? != 0);
+                self.frames(f, FrameTable::Arm)?;
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// The platform of a script that asks for whole decisions; x86's, which all kernels have, when no line tells.
+    pub fn xen(&self) -> PlatformSpec {
+        self.complete(PlatformSpec::new(match self.frames {
+            Some(FrameTable::Arm) => PlatformKind::XenArm,
+            _ => PlatformKind::XenPv,
+        }))
+    }
+
+    /// A platform with what the script says about it.
+    fn complete(&self, mut spec: PlatformSpec) -> PlatformSpec {
+        if let Some(coherent) = self.coherent {
+            spec.set_coherent(coherent);
+        }
+        spec.flush = self.flush.unwrap_or(spec.flush);
+        spec
+    }
+}
+
+impl Script {
+    /// The platform the script is for.
+    #[must_use]
+    pub fn platform(&self) -> &PlatformSpec {
+        &self.platform
+    }
+
+    /// The same requests on another platform with the same kind of frame table.
+    ///
+    /// # Errors
+    /// [`ScriptError::Platform`] when the script's lines are for another kind of table.
+    pub fn on(mut self, platform: PlatformSpec) -> Result<Self, ScriptError> {
+        let asked = platform.row().frames;
+        let fits = match (self.xen, self.told.frames) {
+            (false, _) => asked == FrameTable::Identity,
+            (true, Some(told)) => asked == told,
+            (true, None) => asked != FrameTable::Identity,
+        };
+        if !fits {
+            return Err(ScriptError::Platform { asked: platform, told: self.platform.kind() });
+        }
+        self.platform = self.told.complete(platform);
+        Ok(self)
+    }
+
+    /// The platform with its frame table as it stands before the first map. ARM's tree fills as the script goes.
+    pub(super) fn initial_platform(&self) -> Platform {
+        let mut platform = Platform::new(self.platform);
+        if let (Some(tree), Some(max_pfn)) = (platform.tree_mut(), self.told.max_pfn) {
+            tree.set_max_pfn(max_pfn);
+        }
+        if platform.p2m_mut().is_some() {
+            for step in self.steps.iter().take_while(|s| !matches!(s, Step::Map { .. })) {
+                if let Step::Change(number) = *step {
+                    self.changes[number as usize].apply(&mut platform);
+                }
+            }
+        }
+        platform
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Policy;
+
+    const HEAD: &str = "pool,50000000,512,1\ndev,0,ffffffffffffffff,0,ffffffff,10000\n";
+
+    fn answers(script: Script) -> Vec<String> {
+        let mut out = String::new();
+        script.answers(&Policy::parse("v6_1y").unwrap(), &mut out).unwrap();
+        out.lines().map(str::to_owned).collect()
+    }
+
+    fn script(lines: &str) -> Result<Script, ScriptError> {
+        Script::parse(&format!("{HEAD}{lines}"))
+    }
+
+    #[test]
+    fn a_page_granted_twice_is_refused_on_arm() {
+        let lines = "opt,coherent,1\nforeign,90000,60000,2\nforeign,90001,70000,1\nxmap,0,0,90000000,4096,0\nforeign,90000,80000,1\nxmap,1,0,90000000,4096,0\n";
+        let out = answers(script(lines).unwrap());
+        assert!(out[0].contains(" arch=arm base=50000000 "), "{}", out[0]);
+        assert_eq!(out[1..], ["xmap,0,DIRECT,60000000,,0", "p2m,EEXIST", "xmap,1,DIRECT,60000000,,0", "end,0"]);
+    }
+
+    /// SPEC 10.8: a bounce for the caches' sake takes a foreign page, no hypercall and a device that is not coherent.
+    #[test]
+    fn caches_nobody_can_flush_are_a_reason() {
+        let bounces = |coherent: u8, flush: u8, page: &str| {
+            let lines = format!(
+                "opt,coherent,{coherent}\nopt,cacheflush,{flush}\nforeign,90000,60000,1\nxmap,0,0,{page},64,0\n"
+            );
+            answers(script(&lines).unwrap())[1].contains("BOUNCE")
+        };
+        assert!(bounces(0, 0, "90000000"));
+        assert!(!bounces(1, 0, "90000000") && !bounces(0, 1, "90000000") && !bounces(0, 0, "90001000"));
+    }
+
+    /// SPEC 10.8: frames are compared as 32 bits, so a foreign frame 2^44 away counts as one's own.
+    #[test]
+    fn frames_are_compared_as_32_bits() {
+        let lines = "opt,coherent,0\nopt,cacheflush,0\nforeign,90000,100090000,1\nxmap,0,0,90000000,64,0\n";
+        assert_eq!(answers(script(lines).unwrap())[1], "xmap,0,DIRECT,100090000000,,0");
+    }
+
+    /// SPEC 10.8, is_pool: what is not valid memory is in no pool, so its slots are never given back.
+    #[test]
+    fn a_bounce_buffer_beyond_valid_memory_is_not_found_again() {
+        let lines = "opt,coherent,1\nopt,force,1\nopt,maxpfn,50000\nxmap,0,0,90000000,64,0\nxunmap,0\n";
+        assert_eq!(
+            answers(script(lines).unwrap())[1..],
+            ["xmap,0,BOUNCE,50000000,50000000,1", "xunmap,0,,,,1", "end,1"]
+        );
+    }
+
+    #[test]
+    fn the_lines_tell_the_platform() {
+        let kind = |lines: &str| script(&format!("{lines}xmap,0,0,1000,64,0\n")).map(|s| s.platform().kind());
+        assert_eq!(kind("opt,coherent,1\n"), Ok(PlatformKind::XenArm));
+        assert_eq!(kind("opt,cacheflush,1\nforeign,1,2,1\n"), Ok(PlatformKind::XenArm));
+        assert_eq!(kind("p2m,1,2,1\n"), Ok(PlatformKind::XenPv));
+        assert_eq!(kind("opt,m2psize,100\n"), Ok(PlatformKind::XenPv));
+        assert_eq!(kind("foreign,1,2,1\nopt,maxpfn,100\n"), Ok(PlatformKind::XenPv), "both have these");
+        assert!(matches!(kind("p2m,1,2,1\nopt,coherent,1\n"), Err(ScriptError::Line { line: 4, .. })));
+        assert_eq!(script("map,0,0,1000,64,0,0\n").map(|s| s.platform().kind()), Ok(PlatformKind::Native));
+    }
+
+    #[test]
+    fn a_script_is_not_played_on_another_kind_of_platform() {
+        let on = |lines: &str, platform: &str| {
+            let asked = PlatformSpec::parse(platform).unwrap();
+            script(&format!("{lines}xmap,0,0,1000,64,0\n")).unwrap().on(asked).map(|s| s.platform().to_string())
+        };
+        assert_eq!(on("p2m,1,2,1\n", "unified:bbase=machine_start"), Ok("hch-unified:bbase=machine_start".to_owned()));
+        assert_eq!(on("opt,coherent,1\n", "stefano-arm"), Ok("stefano-arm:coherent=on".to_owned()));
+        assert_eq!(on("foreign,1,2,1\n", "xen-arm"), Ok("xen-arm".to_owned()));
+        let refused = on("p2m,1,2,1\n", "xen-arm").unwrap_err().to_string();
+        assert_eq!(refused, "these requests are for platform xen-pv, not for xen-arm; leave --platform out");
+        assert!(on("foreign,1,2,1\n", "native").is_err());
+        let plain = || script("map,0,0,1000,64,0,0\n").unwrap();
+        assert!(plain().on(PlatformKind::XenPv.into()).is_err());
+        assert!(plain().on(PlatformKind::XenAuto.into()).is_ok());
+    }
+}
