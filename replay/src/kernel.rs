@@ -25,6 +25,22 @@ pub enum KernelVersion {
     },
 }
 
+/// A text that is no kernel release.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not a kernel release such as 6.12 or 5.15.148, nor rfc64")]
+pub struct NoKernel {
+    /// What was given.
+    pub text: String,
+}
+
+impl std::str::FromStr for KernelVersion {
+    type Err = NoKernel;
+
+    fn from_str(text: &str) -> Result<Self, NoKernel> {
+        Self::parse(text).ok_or_else(|| NoKernel { text: text.to_owned() })
+    }
+}
+
 /// What some kernels do and others do not; [`FACTS`] says which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each is described where it is dated, in FACTS")]
@@ -157,6 +173,22 @@ impl KernelVersion {
             if (m, n) == (major, minor) && patch.is_none_or(|p| p >= from))
     }
 
+    /// What must be said about its facts: some come from a neighbour that was sampled (SPEC 0, 15.3).
+    #[must_use]
+    pub fn caveat(self) -> Option<&'static str> {
+        let branch = self.branch();
+        let changed = |d: &Dated| d.stable.iter().any(|&(major, minor, _)| (major, minor) == branch);
+        match branch {
+            (..5, _) | (5, ..=9) => Some("kernels before 5.10 were not sampled; taken as 5.10"),
+            (5, 13) => Some("not sampled; taken as 5.14"),
+            (7, 3..) | (8.., _) => Some("newer than the newest kernel sampled, 7.2"),
+            _ if FACTS.iter().any(changed) => Some(
+                "this stable branch changed on its way, at patches nobody knows exactly; without one its newest is meant",
+            ),
+            _ => None,
+        }
+    }
+
     /// Whether it does what the fact says.
     #[must_use]
     pub fn has(self, fact: Fact) -> bool {
@@ -194,7 +226,8 @@ mod tests {
         {
             assert_eq!(kernel(text).to_string(), shown);
         }
-        assert_eq!(KernelVersion::parse("six"), None);
+        let error = "six".parse::<KernelVersion>().unwrap_err().to_string();
+        assert_eq!(error, "`six` is not a kernel release such as 6.12 or 5.15.148, nor rfc64");
         assert_eq!(KernelVersion::parse("6"), None);
         assert_eq!(KernelVersion::parse(""), None);
     }

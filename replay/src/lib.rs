@@ -14,6 +14,7 @@
 //! | [`dispatch`] | which of `rfc64`'s two pools a request goes to |
 //! | [`param`], [`policy`] | what a pool size becomes in a kernel; policies as people write them |
 //! | [`axis`] | a parameter in many values, to sweep over |
+//! | [`boot`], [`largest`] | what `swiotlb=` becomes on a machine, step by step; the largest mapping promised |
 //! | [`eras`] | the table of bounce rules, which change with the kernel's version |
 //! | [`p2m`], [`tree`] | Xen's frame tables: of PV guests, of ARM |
 //! | [`machine`] | a policy on a platform: what bounces, and why |
@@ -27,6 +28,7 @@
 pub mod allocator;
 pub mod axis;
 mod bits;
+pub mod boot;
 mod bounds;
 mod checker;
 pub mod copies;
@@ -34,6 +36,7 @@ pub mod dispatch;
 pub mod eras;
 pub mod growth;
 pub mod kernel;
+pub mod largest;
 pub mod lifetimes;
 pub mod load;
 pub mod machine;

@@ -34,6 +34,11 @@ impl BootParam {
     /// over without a word.
     #[must_use]
     pub fn parse(value: &str, grammar: Grammar) -> Self {
+        Self::parse_with_tail(value, grammar).0
+    }
+
+    /// The same, and what those kernels pass over.
+    pub(crate) fn parse_with_tail(value: &str, grammar: Grammar) -> (Self, &str) {
         let (nslabs, rest) = number(value);
         let mut rest = rest.strip_prefix(',').unwrap_or(rest);
         let mut second = None;
@@ -41,7 +46,10 @@ impl BootParam {
             (second, rest) = number(rest);
             rest = rest.strip_prefix(',').unwrap_or(rest);
         }
-        Self { nslabs, second, force: Force::from_name(rest).unwrap_or(Force::Normal) }
+        // The word must be all that remains, and `normal` is ours, not the kernel's.
+        let force = Force::from_name(rest).filter(|&word| word != Force::Normal);
+        let tail = if force.is_some() { "" } else { rest };
+        (Self { nslabs, second, force: force.unwrap_or(Force::Normal) }, tail)
     }
 }
 
@@ -63,13 +71,27 @@ fn number(text: &str) -> (Option<u64>, &str) {
 /// and a power of two (SPEC 2.2, 2.3).
 #[must_use]
 pub fn round(rules: &Generation, nslabs: u64, areas: u32) -> (u64, u32) {
-    let segment = u64::from(SEGMENT_SLOTS);
     if rules.grammar != Grammar::Areas {
-        return (nslabs.checked_next_multiple_of(segment).unwrap_or(u64::MAX), 1);
+        return (round_to_segments(nslabs), 1);
     }
-    let areas = areas.max(1).checked_next_power_of_two().unwrap_or(1 << 31);
-    let least = segment * u64::from(areas);
-    if nslabs < least { (least, areas) } else { (nslabs.checked_next_power_of_two().unwrap_or(u64::MAX), areas) }
+    let areas = round_areas(areas);
+    (round_for_areas(nslabs, areas), areas)
+}
+
+/// A power of two (SPEC 2.2, 2.3).
+pub(crate) fn round_areas(areas: u32) -> u32 {
+    areas.max(1).checked_next_power_of_two().unwrap_or(1 << 31)
+}
+
+/// At least a segment an area, and a power of two (SPEC 2.3).
+pub(crate) fn round_for_areas(nslabs: u64, areas: u32) -> u64 {
+    let least = u64::from(SEGMENT_SLOTS) * u64::from(areas);
+    if nslabs < least { least } else { nslabs.checked_next_power_of_two().unwrap_or(u64::MAX) }
+}
+
+/// Whole segments (SPEC 2.2).
+pub(crate) fn round_to_segments(nslabs: u64) -> u64 {
+    nslabs.checked_next_multiple_of(u64::from(SEGMENT_SLOTS)).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -7,8 +7,9 @@ use crate::copies::Copies;
 use crate::dispatch::{Dispatch, Fallback};
 use crate::eras::Era;
 use crate::kernel::KernelVersion;
+use crate::largest;
 use crate::param::{self, BootParam, DEFAULT_SLABS, Force};
-use crate::plan::align;
+use crate::plan::{Limits, align};
 use crate::pool::Geometry;
 use crate::rules::{GENERATIONS, Generation, Grammar};
 use trace::Pool;
@@ -218,6 +219,8 @@ pub struct Setup {
     pub dispatch: Dispatch,
     /// Whether mappings bounce that need not.
     pub force: Force,
+    /// The kernel it stands for.
+    pub kernel: KernelVersion,
     /// When and from where it copies.
     pub copies: &'static Copies,
     /// The pool that was recorded, when this follows from one.
@@ -236,6 +239,12 @@ pub struct GrowthSetup {
 }
 
 impl Setup {
+    /// Bytes this kernel promises a device for one mapping through its pool (SPEC 6.4).
+    #[must_use]
+    pub fn max_mapping_size(&self, limits: &Limits) -> u64 {
+        largest::max_mapping_size(self.kernel, limits.min_align_mask)
+    }
+
     /// The parameters as they came out, by name.
     #[must_use]
     pub fn describe(&self) -> Vec<(&'static str, String)> {
@@ -492,6 +501,7 @@ impl Policy {
             pools,
             dispatch: self.dispatch,
             force,
+            kernel: self.kernel,
             copies: self.copies(),
             recorded: base.pool,
             growth,

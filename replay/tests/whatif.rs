@@ -8,7 +8,8 @@ use std::num::NonZeroU64;
 
 use proptest::prelude::*;
 use replay::{
-    Cause, GENERATIONS, Load, Machine, OnFail, Options, P2m, Platform, Policy, Reason, Script, Surroundings, replay,
+    Cause, GENERATIONS, Load, Machine, OnFail, Options, P2m, PLATFORMS, Platform, Policy, Reason, Script, Surroundings,
+    replay,
 };
 use support::*;
 use trace::pool::P2mKind;
@@ -297,6 +298,7 @@ fn any_event() -> impl Strategy<Value = Event> {
             sg_index,
             direction: Some(Direction::ALL[direction]),
             align_mask: align.filter(|a| a % 5 == 0),
+            attrs: align,
             ..Event::new(Op::ALL[op], if sg_index.is_some() { 7 } else { time_ns }, time_ns as u32 % 9, 1, device)
         })
 }
@@ -304,13 +306,12 @@ fn any_event() -> impl Strategy<Value = Event> {
 proptest! {
     /// Nonsense may be replayed, but the books must balance.
     #[test]
-    fn any_events_at_all(events in prop::collection::vec(any_event(), 0..300), policy in 0usize..GENERATIONS.len(), xen: bool, after in 0u64..2_000_000) {
+    fn any_events_at_all(events in prop::collection::vec(any_event(), 0..300), policy in 0usize..GENERATIONS.len(), platform in 0usize..PLATFORMS.len(), after in 0u64..2_000_000) {
         let recorded = pool(512);
         let around = Surroundings { pool: Some(&recorded), ..Surroundings::default() };
         let load = Load::collect(&events, &devices(), &around);
         let setup = Policy::parse(&format!("{}:nslabs=256", GENERATIONS[policy].id)).unwrap().resolve(&base(512)).unwrap();
-        let platform = if xen { Platform::xen_pv(P2m::new()) } else { Platform::native() };
-        let mut machine = Machine::new(&setup, platform);
+        let mut machine = Machine::new(&setup, Platform::new(PLATFORMS[platform].kind.into()));
         let on_fail = NonZeroU64::new(after).filter(|_| after % 4 != 0).map_or(OnFail::Drop, OnFail::Retry);
         let out = replay(&load, &mut machine, &Options { refusals: 1000, buckets: 50, on_fail });
         let used: Vec<u64> = machine.allocator().pools().iter().map(|p| p.used()).collect();

@@ -38,6 +38,10 @@ pub(crate) fn run(args: &PoliciesArgs) -> anyhow::Result<ExitCode> {
         for parameter in replay::PARAMETERS {
             output::line(&mut io::stdout(), format_args!("  {:<12} {}", parameter.name, parameter.doc))?;
         }
+        output::line(&mut io::stdout(), "\nWhat bounces, by kernel (a release as policy, or kernel=, chooses):")?;
+        for era in replay::ERAS {
+            output::line(&mut io::stdout(), format_args!("  {:<12} {}", era.kernels, era.doc))?;
+        }
         output::line(&mut io::stdout(), "\nPlatforms, as --platform NAME:name=value,name=value:")?;
         for row in replay::PLATFORMS {
             let parameters = row.parameters.join(" ");

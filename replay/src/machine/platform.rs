@@ -116,7 +116,7 @@ pub static PLATFORM_PARAMETERS: &[PlatformParameter] = &[
     },
     PlatformParameter {
         name: "kmalloc",
-        doc: "small kmalloc buffers bounce (6.5 and newer, where the architecture chose it; x86 did not): the CPU's cache alignment",
+        doc: "small kmalloc buffers bounce (6.5 and newer, where the architecture chose it; x86 is believed not to): the CPU's cache alignment",
         wanted: "a power of two from 8 to 4096, or `off`",
     },
     PlatformParameter {
