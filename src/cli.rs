@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use replay::{PlatformError, PlatformSpec, Policy, PolicyError};
+use replay::{OnFail, PlatformError, PlatformSpec, Policy, PolicyError};
 
 /// Shows what Linux's bounce-buffer allocator does, records it, and replays it under other policies.
 #[derive(Debug, Parser)]
@@ -88,6 +88,9 @@ pub(crate) struct MachineArgs {
     /// Address translation, NAME or NAME:name=value,… [default: what the trace was recorded on]
     #[arg(long, value_name = "PLATFORM", value_parser = platform)]
     pub(crate) platform: Option<PlatformSpec>,
+    /// What a driver does that is refused here alone: `drop` (goes without) or `retry:1ms`
+    #[arg(long, value_name = "DROP|RETRY", default_value_t)]
+    pub(crate) on_fail: OnFail,
 }
 
 /// MiB to bytes, of a size the kernel takes.

@@ -1,10 +1,10 @@
 //! Replays one trace under several policies and fills a [`Comparison`].
 
 use replay::{
-    Base, Cause, FalseBoundaries, Generation, Load, Machine, Options, Outcome, P2m, Platform, PlatformKind,
+    Base, Cause, FalseBoundaries, Generation, Load, Machine, OnFail, Options, Outcome, P2m, Platform, PlatformKind,
     PlatformSpec, Policy, Reason, Setup, Start, Surroundings,
 };
-use trace::{Event, Meta, Pool, Trace, field};
+use trace::{Event, Meta, Op, Pool, Trace, field};
 
 use crate::comparison::{Comparison, Curve, PolicyDetail, PolicyDeviceRow, PolicyRow, RefusalRow, TraceFacts};
 use crate::{AnalysisError, devices, verdict};
@@ -25,7 +25,8 @@ pub fn own_platform(meta: &Meta) -> PlatformKind {
     }
 }
 
-/// Replays `trace` under each policy; `platform` is the recorded one unless given. `progress` is told the policy that
+/// Replays `trace` under each policy; `platform` is the recorded one unless given, `on_fail` what drivers are taken to do
+/// that are refused. `progress` is told the policy that
 /// is about to be replayed.
 ///
 /// # Errors
@@ -34,6 +35,7 @@ pub fn compare(
     trace: &Trace,
     policies: &[Policy],
     platform: Option<PlatformSpec>,
+    on_fail: OnFail,
     mut progress: impl FnMut(&str),
 ) -> Result<Comparison, AnalysisError> {
     let meta = trace.meta();
@@ -48,20 +50,32 @@ pub fn compare(
         })
         .collect::<Result<Vec<Setup>, _>>()?;
 
-    let events = trace.events().collect::<Result<Vec<Event>, _>>()?;
     let p2m = (!trace.p2m().is_empty()).then(|| P2m::from_runs(trace.p2m()));
     let around = Surroundings { pool, snapshot: trace.snapshot(), snapshot_ns: meta.snapshot_ns, p2m: p2m.as_ref() };
-    let load = Load::collect(&events, trace.devices(), &around);
+    let mut load = Load::builder(trace.devices(), &around);
+    // Of the events, only those that `verify` looks at are kept; ten million would be a gigabyte and a half.
+    let mut slot_events = Vec::new();
+    for event in trace.events() {
+        let event = event?;
+        load.push(&event);
+        if matches!(event.op, Op::SlotAlloc | Op::SlotFailed | Op::SlotFree) {
+            slot_events.push(event);
+        }
+    }
+    let load = load.finish();
     let platform = Platform::recorded(platform.unwrap_or_else(|| own_platform(meta).into()), trace.p2m());
 
-    let mut comparison =
-        Comparison { facts: facts(trace, &events, &load), devices: devices::devices(trace)?, ..Comparison::default() };
+    let mut comparison = Comparison {
+        facts: facts(trace, &slot_events, &load),
+        devices: devices::devices(trace)?,
+        ..Comparison::default()
+    };
     for (policy, setup) in policies.iter().zip(&setups) {
         progress(policy.text());
         let mut machine = Machine::new(setup, platform.clone());
-        let outcome = replay::replay(&load, &mut machine, &Options::default());
+        let outcome = replay::replay(&load, &mut machine, &Options { on_fail, ..Options::default() });
         comparison.rows.push(row(setup, platform.spec(), &outcome));
-        comparison.details.push(detail(policy, setup, &load, &outcome));
+        comparison.details.push(detail(policy, setup, &load, on_fail, &outcome));
     }
     comparison.verdict = verdict::sentences(&comparison);
     Ok(comparison)
@@ -72,7 +86,7 @@ fn base(meta: &Meta, pool: Option<&Pool>) -> Base {
     pool.map_or_else(|| Base::without_pool(cpus), |pool| Base::of_pool(pool, cpus))
 }
 
-fn facts(trace: &Trace, events: &[Event], load: &Load) -> TraceFacts {
+fn facts(trace: &Trace, slot_events: &[Event], load: &Load) -> TraceFacts {
     let meta = trace.meta();
     let recorded = load.recorded();
     let mut host = format!("Linux {}", meta.host.release);
@@ -93,18 +107,18 @@ fn facts(trace: &Trace, events: &[Event], load: &Load) -> TraceFacts {
         really_mapped: recorded.maps,
         really_bounced: recorded.bounces,
         really_failed: recorded.failures,
-        predicted: predicted(trace, events),
+        predicted: predicted(trace, slot_events),
         caveats: caveats(trace, load),
     }
 }
 
 /// Slot choices of the recorded kernel, and how many its own policy predicts.
-fn predicted(trace: &Trace, events: &[Event]) -> Option<(u64, u64)> {
+fn predicted(trace: &Trace, slot_events: &[Event]) -> Option<(u64, u64)> {
     let meta = trace.meta();
     let pool = meta.pools.first()?;
     let (rules, _) = own_policy(meta)?;
     let start = Start { pool, snapshot: trace.snapshot(), snapshot_ns: meta.snapshot_ns };
-    let verdict = replay::verify(events, trace.devices(), &start, rules);
+    let verdict = replay::verify(slot_events, trace.devices(), &start, rules);
     (verdict.total > 0).then_some((verdict.total, verdict.exact + verdict.after_swap))
 }
 
@@ -211,7 +225,7 @@ fn pool_name(setup: &Setup, pool: usize) -> &'static str {
     }
 }
 
-fn detail(policy: &Policy, setup: &Setup, load: &Load, outcome: &Outcome) -> PolicyDetail {
+fn detail(policy: &Policy, setup: &Setup, load: &Load, on_fail: OnFail, outcome: &Outcome) -> PolicyDetail {
     let device = |i: u32| load.devices().get(i as usize).map_or("?", |device| device.name.as_str()).to_owned();
     let curves = setup.pools.iter().enumerate().map(|(i, pool)| Curve {
         pool: pool_name(setup, i).to_owned(),
@@ -245,14 +259,25 @@ fn detail(policy: &Policy, setup: &Setup, load: &Load, outcome: &Outcome) -> Pol
         curves: curves.collect(),
         refusals: refusals.collect(),
         devices,
-        assumptions: assumptions(policy, load, outcome),
+        assumptions: assumptions(policy, load, on_fail, outcome),
     }
 }
 
 /// What a what-if had to assume (docs/models.md), one sentence each.
-fn assumptions(policy: &Policy, load: &Load, outcome: &Outcome) -> Vec<String> {
+fn assumptions(policy: &Policy, load: &Load, on_fail: OnFail, outcome: &Outcome) -> Vec<String> {
     let mut out: Vec<String> = policy.caveat().map(str::to_owned).into_iter().collect();
-    if outcome.dropped > 0 {
+    if let OnFail::Retry(after) = on_fail
+        && outcome.retried > 0
+    {
+        out.push(format!(
+            "{} requests served in reality are refused here: their drivers are taken to ask again every {}, until the time \
+             of their own unmap; {} are served then, {} never",
+            field::count(outcome.retried),
+            field::duration(after.get()),
+            field::count(outcome.retried_ok),
+            field::count(outcome.dropped)
+        ));
+    } else if outcome.dropped > 0 {
         out.push(format!(
             "{} requests served in reality are refused here: their drivers are taken to go without",
             field::count(outcome.dropped)

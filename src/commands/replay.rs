@@ -37,7 +37,7 @@ pub(crate) fn compare(trace: &Trace, machine: &MachineArgs) -> anyhow::Result<Co
     let bar = ProgressBar::new_spinner();
     bar.enable_steady_tick(Duration::from_millis(100));
     bar.set_message("reading the trace");
-    let comparison = analysis::compare(trace, &policies, machine.platform, |policy| {
+    let comparison = analysis::compare(trace, &policies, machine.platform, machine.on_fail, |policy| {
         bar.set_message(format!("replaying {policy}"));
     });
     bar.finish_and_clear();
