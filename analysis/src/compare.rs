@@ -293,17 +293,21 @@ fn detail(policy: &Policy, setup: &Setup, load: &Load, outcome: &Outcome, on_fai
 /// What a what-if had to assume (docs/models.md), one sentence each.
 fn assumptions(policy: &Policy, setup: &Setup, load: &Load, outcome: &Outcome, on_fail: OnFail) -> Vec<String> {
     let mut out: Vec<String> = policy.caveat().map(str::to_owned).into_iter().collect();
-    if outcome.dropped > 0 {
+    if let OnFail::Retry(after) = on_fail
+        && outcome.retried > 0
+    {
+        out.push(format!(
+            "{} requests served in reality are refused here: their drivers are taken to ask again every {}, until the time \
+             of their own unmap; {} are served then, {} never",
+            field::count(outcome.retried),
+            field::duration(after.get()),
+            field::count(outcome.retried_ok),
+            field::count(outcome.dropped)
+        ));
+    } else if outcome.dropped > 0 {
         out.push(format!(
             "{} requests served in reality are refused here: their drivers are taken to go without",
             field::count(outcome.dropped)
-        ));
-    }
-    if outcome.retried > 0 {
-        out.push(format!(
-            "{} requests served in reality are refused here at first and made again (--on-fail {on_fail}): {} are served before the time they were undone in reality",
-            field::count(outcome.retried),
-            field::count(outcome.retried_ok)
         ));
     }
     for assumed in &outcome.assumed {

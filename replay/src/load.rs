@@ -101,7 +101,7 @@ pub struct LoadBuilder<'a> {
 }
 
 impl<'a> LoadBuilder<'a> {
-    /// Takes one more event; they come in the order of the trace. About a quarter of a microsecond.
+    /// Takes one more event; they come in the order of the trace. Less than a microsecond.
     pub fn push(&mut self, event: &Event) {
         self.first_ns.get_or_insert(event.time_ns);
         self.tie.last_ns = self.tie.last_ns.max(event.time_ns);

@@ -342,7 +342,7 @@ impl<'a> Replay<'a> {
             self.states[step.id as usize] = state;
         } else if let Some(Bounced { taken, size }) = state {
             let lifetime_ns = self.load.lifetimes.typical(device, step.size);
-            let time_ns = step.time_ns.saturating_add(lifetime_ns).max(now_ns);
+            let time_ns = step.time_ns.saturating_add(lifetime_ns);
             self.due.push(time_ns, lifetime_ns, Bounce { taken, device, size });
             self.next_ns = self.next_ns.min(time_ns);
         }

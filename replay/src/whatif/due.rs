@@ -17,7 +17,7 @@ pub(super) struct Bounce {
 /// What is to be released, and what was assumed about when.
 #[derive(Debug, Default)]
 pub(super) struct Due {
-    /// Times, and numbers that break ties by age.
+    /// Times, and numbers that break ties by age; those of mappings taken back are passed over.
     times: BinaryHeap<Reverse<(u64, u64)>>,
     bounces: BTreeMap<u64, Bounce>,
     next_number: u64,
@@ -45,7 +45,7 @@ impl Due {
         self.assumed.entry((bounce.device, class)).or_insert(assumed).count += 1;
     }
 
-    /// Takes the next one out, with its time.
+    /// Takes the next one out, with its time; nothing when it was taken back.
     pub fn pop(&mut self) -> Option<(u64, Bounce)> {
         let Reverse((time_ns, number)) = self.times.pop()?;
         Some((time_ns, self.bounces.remove(&number)?))
@@ -55,7 +55,6 @@ impl Due {
     pub fn take_back(&mut self, first: u64) -> impl Iterator<Item = Bounce> + use<> {
         let back = self.bounces.split_off(&first);
         if !back.is_empty() {
-            self.times.retain(|&Reverse((_, number))| number < first);
             for bounce in back.values() {
                 if let Some(assumed) = self.assumed.get_mut(&(bounce.device, class(bounce.size))) {
                     assumed.count -= 1;
