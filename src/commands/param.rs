@@ -78,7 +78,11 @@ fn row(number: u64, step: &boot::Step) -> ParamStep {
 
 /// The answer in a sentence.
 fn verdict(query: &BootQuery, answer: &Explanation) -> String {
-    let machine = format!("Linux {}, {} CPUs, {} of RAM", query.kernel, count(query.cpus.into()), bytes(query.ram));
+    let kernel = match query.kernel.to_string() {
+        rfc if rfc == "rfc64" => "the RFC of 2021".to_owned(),
+        release => format!("Linux {release}"),
+    };
+    let machine = format!("{kernel}, {} CPUs, {} of RAM", count(query.cpus.into()), bytes(query.ram));
     let pools: Vec<String> = answer
         .pools
         .iter()

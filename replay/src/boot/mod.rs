@@ -204,7 +204,10 @@ struct CommandLine<'a> {
 impl<'a> CommandLine<'a> {
     fn read(text: &'a str) -> Self {
         let mut line = Self::default();
-        let bare = |word: &str| word.starts_with(|c: char| c.is_ascii_digit() || c == ',') || !text.contains('=');
+        let bare = |word: &str| {
+            word.starts_with(|c: char| c.is_ascii_digit() || c == ',')
+                || ["force", "noforce"].iter().any(|known| word.starts_with(known))
+        };
         for word in text.split_whitespace() {
             match word.split_once('=') {
                 Some(("swiotlb", value)) => line.swiotlb.push(value),
