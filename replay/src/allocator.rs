@@ -1,7 +1,7 @@
 //! A generation's allocator over its pools: which pool, which area, which slots.
 
 use crate::growth::Growth;
-use crate::plan::{Limits, PROFILES, Plan, Profile, Quick, Request};
+use crate::plan::{Limits, Ordinary, PROFILES, Plan, Profile, Request};
 use crate::pool::{Geometry, Run, SlotPool};
 use crate::refusal::{self, Cause, Refusal, area_order};
 use crate::rules::Generation;
@@ -144,7 +144,7 @@ impl Allocator {
             _ => known.insert(Profile::new(self.rules, start, limits)),
         };
         let own = request.cpu as usize & (pool.areas().len() - 1);
-        if let Some(Quick { slot, n, lo }) = profile.at_cursor(pool, own, request) {
+        if let Some(Ordinary { slot, n, lo }) = profile.first_sweep(pool, own, request) {
             pool.take(own, Run { first: slot, n }, 0);
             self.used += n;
             self.high_water = self.high_water.max(self.used);
@@ -155,7 +155,7 @@ impl Allocator {
         self.walk(pool_id, request, &plan)
     }
 
-    /// As [`Allocator::take`], for requests the first slot looked at does not serve.
+    /// As [`Allocator::take`], for requests the first sweep of the CPU's area does not serve.
     #[inline(never)]
     fn walk(&mut self, pool_id: usize, request: &Request, plan: &Plan) -> Result<Taken, Stop> {
         let Some(pool) = self.pools.get_mut(pool_id).filter(|_| request.size != 0) else { return Err(Stop::Refused) };

@@ -39,11 +39,32 @@ pub(crate) fn run(at: u32, n: u32) -> u128 {
     below(at + n) ^ below(at)
 }
 
-/// Whether a bit, up to 127, is set.
-#[inline]
-pub(crate) fn has(ones: u128, bit: u32) -> bool {
-    let half = if bit < 64 { ones as u64 } else { (ones >> 64) as u64 };
-    half >> (bit % 64) & 1 == 1
+/// 128 bits looked at one by one: a half is an index, not a branch.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Flags([u64; 2]);
+
+impl Flags {
+    #[inline]
+    pub fn has(self, bit: u32) -> bool {
+        self.0[bit as usize / 64 % 2] >> (bit % 64) & 1 == 1
+    }
+
+    #[inline]
+    pub fn set(&mut self, bit: u32) {
+        self.0[bit as usize / 64 % 2] |= 1 << (bit % 64);
+    }
+
+    #[inline]
+    pub fn clear(&mut self, bits: u128) {
+        self.0[0] &= !(bits as u64);
+        self.0[1] &= !((bits >> 64) as u64);
+    }
+
+    /// All of them.
+    #[inline]
+    pub fn bits(self) -> u128 {
+        u128::from(self.0[1]) << 64 | u128::from(self.0[0])
+    }
 }
 
 /// One bit in every `step` (a power of two up to 128), at `at` modulo `step`.
@@ -52,25 +73,21 @@ pub(crate) fn every(step: u32, at: u64) -> u128 {
     EVERY[usize::from((step - 1 + (at as u32 & (step - 1))) as u8)]
 }
 
-/// Bits at which a run of at least `n` ones starts; none when `n` is 0 or above 128.
+/// Bits at which a run of at least `n` ones (1 to 128) starts.
 #[inline]
 pub(crate) fn starts(ones: u128, n: u32) -> u128 {
-    // After a step the bits left are those with so many ones from them upward; shifts by constants are cheap.
-    let mut left = ones;
-    let mut have = 1;
-    macro_rules! double {
-        ($($by:literal)*) => {$(
-            if n >= 2 * $by {
-                left &= left >> $by;
-                have = 2 * $by;
-            }
-        )*};
+    // After a step the bits left are those with `have` ones from them upward. As many steps for every `n` up to 64, since
+    // a branch that cannot be foreseen costs more than a shift.
+    let (mut left, mut have) = (ones, 1);
+    let mut step = |left: u128| {
+        let by = (n - have).min(have);
+        have += by;
+        left & (left >> (by & 127))
+    };
+    for _ in 0..6 {
+        left = step(left);
     }
-    double!(1 2 4 8 16 32 64);
-    match n {
-        0 | 129.. => 0,
-        n => left & (left >> (n - have)),
-    }
+    if n > 64 { step(left) } else { left }
 }
 
 /// Length of the longest run of ones.
@@ -137,9 +154,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn words_of_runs_agree_with_counting(ones in words(), n in 0u32..140) {
+        fn words_of_runs_agree_with_counting(ones in words(), n in 1u32..=128) {
             let paper = runs(ones);
-            let expected = paper.iter().enumerate().filter(|&(_, &r)| n > 0 && r >= n);
+            let expected = paper.iter().enumerate().filter(|&(_, &r)| r >= n);
             prop_assert_eq!(starts(ones, n), expected.fold(0, |word, (bit, _)| word | 1 << bit));
             prop_assert_eq!(longest_run(ones), paper.iter().copied().max().unwrap_or(0));
             for bit in (0..128).filter(|&b| ones >> b & 1 == 1) {

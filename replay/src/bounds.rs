@@ -7,10 +7,8 @@
 //! slot. Bytes hold 0 to 127 (which stands for 128 too), so adding `128 - n` sets a byte's top bit exactly when the bound
 //! is at least `n`.
 
-/// Segments of a block: two a word, four bytes each.
-pub(crate) const BLOCK: usize = 8;
-/// Segments a group of the upper level stands for.
-const GROUP: usize = 64;
+/// Segments of a block: two a word, four bytes each. One segment of the upper level stands for a block.
+const BLOCK: usize = 8;
 /// The top bit of each byte, and the lowest.
 const TOPS: u64 = 0x8080_8080_8080_8080;
 const ONES: u64 = 0x0101_0101_0101_0101;
@@ -19,10 +17,10 @@ const MOST: u32 = 127;
 /// The bounds of a segment of which nothing is known.
 const FULL: Quad = MOST * ONES as Quad;
 
-/// The bounds of a segment (or group), a byte each: of runs that begin at slots 0, 1, 2 and 3 modulo 4.
+/// The bounds of a segment (or of a group, which is a block of segments), a byte each: of runs that begin at slots 0, 1, 2 and 3 modulo 4.
 type Quad = u32;
 
-/// The bounds of a pool's segments, and at least the largest of each 64 of them.
+/// The bounds of a pool's segments, and at least the largest of each block of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Bounds {
     segments: Vec<Block>,
@@ -96,6 +94,21 @@ pub(crate) struct Wanted {
     n: u32,
 }
 
+/// How far a search has come through the segments.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scan {
+    next: usize,
+    to: usize,
+}
+
+impl Scan {
+    /// Through segments `from..to`; whole blocks are looked at, so some behind `to` may be found too.
+    #[inline]
+    pub fn new(from: usize, to: usize) -> Self {
+        Self { next: from, to }
+    }
+}
+
 impl Wanted {
     /// A run of `n` slots (1 to 128) at `at` or a multiple of `step` (a power of two) further.
     #[inline]
@@ -137,40 +150,35 @@ impl Bounds {
     /// For segments about which nothing is known.
     pub fn new(segments: usize) -> Self {
         let blocks = |n: usize| vec![Block::FULL; n.div_ceil(BLOCK)];
-        Self { segments: blocks(segments), groups: blocks(segments.div_ceil(GROUP)) }
+        Self { segments: blocks(segments), groups: blocks(segments.div_ceil(BLOCK)) }
     }
 
-    /// The segments of a block that may do, as bits; those below `from` left out.
+    /// The next segments that may do, all in one block: the number of its first, and which as bits.
     #[inline]
-    pub fn hits(&self, block: usize, from: usize, wanted: &Wanted) -> u32 {
-        self.segments.get(block).map_or(0, |block| wanted.hits(block, from))
-    }
-
-    /// The next block, up to segment `to`, worth looking at behind one in which nothing more was found. `from` is the
-    /// segment the search began with.
-    #[inline]
-    pub fn next_block(&mut self, block: usize, from: usize, to: usize, wanted: &Wanted) -> Option<usize> {
-        let next = block + 1;
-        if next.is_multiple_of(GROUP / BLOCK) { self.next_group(next, from, to, wanted) } else { Some(next) }
-            .filter(|next| next * BLOCK < to)
-    }
-
-    /// As [`Bounds::next_block`] at the end of a group, all of which was looked at if the search began before it.
-    #[inline(never)]
-    fn next_group(&mut self, block: usize, from: usize, to: usize, wanted: &Wanted) -> Option<usize> {
-        let next = block * BLOCK / GROUP;
-        if from <= (next - 1) * GROUP {
-            // Segments looked at in vain may still have such runs, only not where they were wanted.
-            let blocks = &self.segments[block - GROUP / BLOCK..block];
-            if blocks.iter().all(|block| wanted.hits(block, 0) == 0) {
-                lower(&mut self.groups, next - 1, wanted.lowered());
+    pub fn next_hits(&mut self, scan: &mut Scan, wanted: &Wanted) -> Option<(usize, u32)> {
+        while scan.next < scan.to {
+            let (number, from) = (scan.next / BLOCK, scan.next % BLOCK);
+            let hits = wanted.hits(self.segments.get(number)?, from);
+            if hits != 0 {
+                scan.next = (number + 1) * BLOCK;
+                return Some((number * BLOCK, hits));
             }
+            if from == 0 {
+                lower(&mut self.groups, number, wanted.lowered());
+            }
+            scan.next = self.next_group(number + 1, wanted)? * BLOCK;
         }
-        let mut below = next % BLOCK;
-        for (number, groups) in self.groups.iter().enumerate().take(to.div_ceil(GROUP * BLOCK)).skip(next / BLOCK) {
+        None
+    }
+
+    /// The first block from `from` on that may hold a segment that may do.
+    #[inline]
+    fn next_group(&self, from: usize, wanted: &Wanted) -> Option<usize> {
+        let (first, mut below) = (from / BLOCK, from % BLOCK);
+        for (number, groups) in self.groups.get(first..)?.iter().enumerate() {
             let hits = wanted.hits(groups, below);
             if hits != 0 {
-                return Some((number * BLOCK + hits.trailing_zeros() as usize) * (GROUP / BLOCK));
+                return Some((first + number) * BLOCK + hits.trailing_zeros() as usize);
             }
             below = 0;
         }
@@ -179,14 +187,8 @@ impl Bounds {
 
     /// The first segment in `from..to` that may do.
     pub fn next(&mut self, from: usize, to: usize, wanted: &Wanted) -> Option<usize> {
-        let (mut block, mut below) = (from / BLOCK, from % BLOCK);
-        loop {
-            let hits = self.hits(block, below, wanted);
-            if hits != 0 {
-                return Some(block * BLOCK + hits.trailing_zeros() as usize).filter(|&found| found < to);
-            }
-            (block, below) = (self.next_block(block, from, to, wanted)?, 0);
-        }
+        let (first, hits) = self.next_hits(&mut Scan::new(from, to), wanted)?;
+        Some(first + hits.trailing_zeros() as usize).filter(|&found| found < to)
     }
 
     /// Whether no run whatever could raise a segment's bounds.
@@ -203,7 +205,7 @@ impl Bounds {
         let (known, raised) = (block.get(segment), larger(block.get(segment), longest));
         if known != raised {
             block.set(segment, raised);
-            let group = segment / GROUP;
+            let group = segment / BLOCK;
             let block = &mut self.groups[group / BLOCK];
             block.set(group, larger(block.get(group), longest));
         }

@@ -5,6 +5,7 @@ use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
 
 use crate::pool::SlotPool;
 use crate::rules::{AlignMask, Generation, Search, SizeRule};
+use crate::walk::{Boundaries, first_in_step};
 
 const SLOT_MASK: u64 = SLOT_BYTES - 1;
 const PAGE: u64 = 4096;
@@ -79,12 +80,11 @@ pub(crate) struct Profile {
     start: u64,
     /// The device's min_align_mask, as far as the generation obeys it.
     ma: u64,
-    max_slots: u64,
     /// See [`Plan`].
     never: bool,
     /// See [`Plan`].
     first: u64,
-    shift: u64,
+    boundaries: Boundaries,
     /// For ordinary requests, below a page and from a page up.
     shapes: [Shape; 2],
     /// Whether matching slots come at one distance, in ordinary requests.
@@ -108,10 +108,8 @@ pub(crate) struct Plan {
     pub never: bool,
     /// The pool's first slot number as the device's boundary mask shows it.
     pub first: u64,
-    /// SPEC 3, `shift`.
-    pub shift: u64,
-    /// Slots between segment boundaries; 0 when the device's boundary mask is not one less than a power of two.
-    pub max_slots: u64,
+    /// The device's segment boundaries.
+    pub boundaries: Boundaries,
 }
 
 /// Bitwise round-up, also for `to` that is not a power of two (SPEC 2.1).
@@ -139,19 +137,9 @@ impl Profile {
         let shapes = [shape(false), shape(true)];
         let tbl = start & limits.boundary;
         let never = rules.search == Search::D && tbl & SLOT_MASK != 0;
-        let regular = !never && shapes.iter().all(|shape| (shape.mask + 1).is_power_of_two());
-        Self {
-            rules,
-            limits: *limits,
-            start,
-            ma,
-            max_slots,
-            first: tbl >> 11,
-            shift: slots(tbl),
-            never,
-            shapes,
-            regular,
-        }
+        let regular = !never && shapes.iter().all(|shape| shape.step.is_some());
+        let boundaries = Boundaries { shift: slots(tbl), max_slots };
+        Self { rules, limits: *limits, start, ma, first: tbl >> 11, boundaries, never, shapes, regular }
     }
 
     /// Which of [`PROFILES`] places to remember a device's at; others may have the same.
@@ -197,18 +185,16 @@ impl Profile {
             value: (orig >> 11) & shape.like,
             never: self.never,
             first: self.first,
-            shift: self.shift,
-            max_slots: self.max_slots,
+            boundaries: self.boundaries,
         }
     }
 
-    /// The first slot an ordinary request looks at, if its run will do; nothing when that takes more thought. What is
-    /// said here in short follows from [`Profile::plan`] and [`find`](crate::walk::find), and saves most requests to a
-    /// pool that is not full the rest of them.
+    /// What the first sweep of an ordinary request finds in its CPU's area; nothing when that takes more thought. It
+    /// is what [`find`](crate::walk::find) would find, with less ado: nearly all requests end here.
     #[inline(always)]
-    pub fn at_cursor(&self, pool: &SlotPool, area: usize, request: &Request) -> Option<Quick> {
+    pub fn first_sweep(&self, pool: &mut SlotPool, area: usize, request: &Request) -> Option<Ordinary> {
         let &Request { orig_addr: orig, size, align_mask, .. } = request;
-        if align_mask != 0 || orig == 0 || size.wrapping_sub(1) >= 1 << 20 || !self.regular {
+        if align_mask != 0 || orig == 0 || size.wrapping_sub(1) >= 1 << 17 || !self.regular {
             return None;
         }
         let lo = orig & self.ma & SLOT_MASK;
@@ -218,18 +204,22 @@ impl Profile {
         let begin = shape.begin(state.index, len);
         let base = area as u64 * len;
         let at = begin + (((orig >> 11) & shape.like).wrapping_sub(self.first + base + begin) & shape.mask);
+        if at >= len || n > len.wrapping_sub(state.used) {
+            return None;
+        }
+        // The first slot looked at is the one right behind the last allocation, or near it: often it will do.
         let slot = base + at;
-        let fits = at < len
-            && u64::from(pool.run_at(slot)) >= n
-            && n <= len.wrapping_sub(state.used)
-            && ((self.shift + slot) & self.max_slots.wrapping_sub(1)) + n <= self.max_slots;
-        fits.then_some(Quick { slot, n, lo })
+        if u64::from(pool.run_at(slot)) >= n && !self.boundaries.cross(slot, n) {
+            return Some(Ordinary { slot, n, lo });
+        }
+        let slot = first_in_step(pool, slot, base + len, shape.step?, n as u32, self.boundaries)?;
+        Some(Ordinary { slot, n, lo })
     }
 }
 
-/// What [`Profile::at_cursor`] found.
-pub(crate) struct Quick {
-    /// First slot, and the data's: ordinary requests have no padding.
+/// Where an ordinary request goes: one without padding.
+pub(crate) struct Ordinary {
+    /// First slot, and the data's.
     pub slot: u64,
     /// Slots.
     pub n: u64,
@@ -255,10 +245,10 @@ impl Plan {
         self.offset & SLOT_MASK
     }
 
-    /// Whether a run of `n` slots from `slot` crosses one of the device's segment boundaries (SPEC 3, `span`).
+    /// Whether a run of `n` slots from `slot` crosses one of the device's segment boundaries.
     #[inline]
     pub fn spans(&self, slot: u64) -> bool {
-        ((self.shift + slot) & (self.max_slots.wrapping_sub(1))).saturating_add(self.n) > self.max_slots
+        self.boundaries.cross(slot, self.n)
     }
 
     /// Whether the address of `slot` is one the walk may take.

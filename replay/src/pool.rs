@@ -6,7 +6,7 @@
 
 use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
 
-use crate::bits;
+use crate::bits::{self, Flags};
 use crate::bounds::Bounds;
 
 const SEG: u64 = SEGMENT_SLOTS as u64;
@@ -70,22 +70,22 @@ struct Segment {
     free: u128,
     /// First slots of allocations; and the first slot behind the pool, in a segment it ends in. So an allocation ends
     /// where the next begins or a slot is free.
-    starts: u128,
+    starts: Flags,
     /// First data slots of allocations, behind their pads.
-    data: u128,
+    data: Flags,
 }
 
 impl Segment {
     /// Slots of the allocation that begins in slot `at`.
     #[inline]
     fn length(&self, at: u32) -> u32 {
-        bits::end(!(self.free | self.starts), at + 1) - at
+        bits::end(!(self.free | self.starts.bits()), at + 1) - at
     }
 
     /// The first slot of the allocation that covers slot `at`, if it begins in this segment (it does).
     #[inline]
     fn start(&self, at: u32) -> Option<u32> {
-        bits::begin(!self.starts, at + 1).checked_sub(1)
+        bits::begin(!self.starts.bits(), at + 1).checked_sub(1)
     }
 }
 
@@ -111,7 +111,7 @@ impl SlotPool {
             area_slots,
             area_shift: area_slots.is_power_of_two().then(|| area_slots.trailing_zeros()),
             areas: vec![AreaState::default(); geometry.areas.max(1) as usize],
-            segments: vec![Segment { free: u128::MAX, starts: 0, data: 0 }; segments],
+            segments: vec![Segment { free: u128::MAX, starts: Flags::default(), data: Flags::default() }; segments],
             bounds: Bounds::new(segments),
             used: 0,
         };
@@ -119,7 +119,7 @@ impl SlotPool {
         let rest = (geometry.nslabs % SEG) as u32;
         if let (Some(last), true) = (pool.segments.last_mut(), rest != 0) {
             last.free = bits::below(rest);
-            last.starts = 1 << rest;
+            last.starts.set(rest);
         }
         pool
     }
@@ -237,8 +237,8 @@ impl SlotPool {
         let segment = &mut self.segments[(first / SEG) as usize];
         debug_assert_eq!(segment.free & slots, slots, "slots are taken once (I1)");
         segment.free &= !slots;
-        segment.starts |= bits::run(at, 1);
-        segment.data |= bits::run(at + pad, 1);
+        segment.starts.set(at);
+        segment.data.set(at + pad);
         let area = &mut self.areas[area];
         area.used += n;
         let next = first - base + n;
@@ -250,17 +250,17 @@ impl SlotPool {
     #[inline]
     pub(crate) fn allocation_at(&self, slot: u64) -> Option<Run> {
         let (segment, at) = (self.segments.get((slot / SEG) as usize)?, (slot % SEG) as u32);
-        if !bits::has(segment.data, at) {
+        if !segment.data.has(at) {
             return None;
         }
-        let start = if bits::has(segment.starts, at) { at } else { segment.start(at)? };
+        let start = if segment.starts.has(at) { at } else { segment.start(at)? };
         Some(Run { first: slot - u64::from(at - start), n: segment.length(start).into() })
     }
 
     /// The allocation that covers `slot`, wherever it begins.
     pub(crate) fn allocation_over(&self, slot: u64) -> Option<Run> {
         let (segment, at) = (self.segments.get((slot / SEG) as usize)?, (slot % SEG) as u32);
-        if slot >= self.geometry.nslabs || bits::has(segment.free, at) {
+        if slot >= self.geometry.nslabs || segment.free >> at & 1 == 1 {
             return None;
         }
         let start = segment.start(at)?;
@@ -275,8 +275,8 @@ impl SlotPool {
         let segment = &mut self.segments[number];
         let slots = bits::run(at, n as u32);
         segment.free |= slots;
-        segment.starts &= !slots;
-        segment.data &= !slots;
+        segment.starts.clear(slots);
+        segment.data.clear(slots);
         if !self.bounds.is_full(number) {
             let (from, to) = (bits::begin(segment.free, at), bits::end(segment.free, at + n as u32));
             self.bounds.raise(number, from, to - from);
@@ -284,5 +284,38 @@ impl SlotPool {
         let area = self.area_of(first);
         self.areas[area].used -= n;
         self.used -= n;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn less_than_a_byte_a_slot() {
+        for nslabs in [512, 32768, 524_288] {
+            let pool = SlotPool::new(Geometry { start: 1 << 30, nslabs, areas: 4 });
+            assert!(pool.heap_bytes() as u64 <= nslabs, "{} bytes for {nslabs} slots", pool.heap_bytes());
+        }
+    }
+
+    #[test]
+    fn an_allocation_is_found_by_its_data_only_but_covers_all_its_slots() {
+        // The pool ends inside its second segment.
+        let mut pool = SlotPool::new(Geometry { start: 1 << 30, nslabs: 200, areas: 1 });
+        let (padded, next, last) = (Run { first: 60, n: 8 }, Run { first: 68, n: 1 }, Run { first: 190, n: 10 });
+        pool.take(0, padded, 5);
+        pool.take(0, next, 0);
+        pool.take(0, last, 0);
+        assert_eq!([60, 64, 65, 66, 68, 190, 191, 200, 300].map(|slot| pool.allocation_at(slot)), {
+            let (p, n, l) = (Some(padded), Some(next), Some(last));
+            [None, None, p, None, n, l, None, None, None]
+        });
+        assert_eq!([59, 60, 67, 68, 69, 189, 190, 199, 200].map(|slot| pool.allocation_over(slot)), {
+            let (p, n, l) = (Some(padded), Some(next), Some(last));
+            [None, p, p, n, None, None, l, l, None]
+        });
+        [next, last, padded].map(|run| pool.release(run));
+        assert_eq!((pool.used(), pool.largest_run(), pool.allocation_over(64)), (0, 128, None));
     }
 }

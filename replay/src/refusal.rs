@@ -7,7 +7,7 @@ use crate::growth::Transient;
 use crate::machine::Forbidden;
 use crate::plan::Plan;
 use crate::pool::SlotPool;
-use crate::walk::{Boundaries, Found, find};
+use crate::walk::{Found, find};
 use crate::{bits, rules::Search};
 use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
 
@@ -113,7 +113,7 @@ pub(crate) fn area_cause(pool: &mut SlotPool, area: usize, plan: &Plan) -> Cause
     if plan.n > pool.area_slots().wrapping_sub(state.used) {
         return Cause::AreaFull;
     }
-    if plan.n > plan.max_slots {
+    if plan.n > plan.boundaries.max_slots {
         return Cause::BoundaryImpossible;
     }
     let any = Fits::of(pool, area, plan, false);
@@ -146,7 +146,7 @@ impl Fits {
         let mut fits = Self { run: false, matching: false, within: false, both: false };
         let Some(n) = u32::try_from(plan.n).ok().filter(|n| (1..=SEGMENT_SLOTS).contains(n)) else { return fits };
         let wanted = Wanted::new(n, 0, 1);
-        let boundaries = Boundaries::new(plan, pool.geometry().nslabs);
+        let boundaries = plan.boundaries.of_runs(n, pool);
         let (mut next, end) = ((from / seg) as usize, to.div_ceil(seg) as usize);
         while let Some(segment) =
             if empty { Some(next).filter(|&s| s < end) } else { pool.bounds_mut().next(next, end, &wanted) }
@@ -160,7 +160,7 @@ impl Fits {
                 continue;
             }
             let matching = starts & matching(plan, base);
-            let within = starts & boundaries.allowed(base, n);
+            let within = starts & boundaries.in_segment(base);
             fits.run = true;
             fits.matching |= matching != 0;
             fits.within |= within != 0;
@@ -222,7 +222,7 @@ pub(crate) fn size_cause(plan: &Plan) -> Option<Cause> {
 
 /// The cause of a request that not even an empty pool could serve.
 pub(crate) fn impossible(pool: &mut SlotPool, plan: &Plan) -> Option<Cause> {
-    size_cause(plan).or_else(|| match plan.n > plan.max_slots {
+    size_cause(plan).or_else(|| match plan.n > plan.boundaries.max_slots {
         true => Some(Cause::BoundaryImpossible),
         false => (!Fits::of(pool, 0, plan, true).both).then_some(Cause::AlignmentImpossible),
     })
@@ -260,7 +260,7 @@ pub(crate) fn explain(pool: &mut SlotPool, plan: &Plan, cpu: u32, size: u64, sea
         nslabs: pool.geometry().nslabs,
         free: pool.geometry().nslabs - pool.used(),
         largest_run: pool.largest_run(),
-        boundary_slots: plan.max_slots,
+        boundary_slots: plan.boundaries.max_slots,
         out_of_reach: None,
         growing: None,
         forbidden: None,

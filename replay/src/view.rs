@@ -45,7 +45,7 @@ impl Scattered<'_> {
     }
 
     fn spans(&self, slot: u64) -> bool {
-        let most = self.plan.max_slots;
+        let most = self.plan.boundaries.max_slots;
         (slots(self.address(slot)) & most.wrapping_sub(1)).saturating_add(self.plan.n) > most
     }
 
@@ -92,7 +92,7 @@ impl Scattered<'_> {
         if n > len.wrapping_sub(self.pool.areas()[area].used) {
             return Cause::AreaFull;
         }
-        if n > self.plan.max_slots {
+        if n > self.plan.boundaries.max_slots {
             return Cause::BoundaryImpossible;
         }
         let area = area as u64 * len..(area as u64 + 1) * len;

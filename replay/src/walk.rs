@@ -10,7 +10,7 @@
 use trace::pool::SEGMENT_SLOTS;
 
 use crate::bits;
-use crate::bounds::{BLOCK, Wanted};
+use crate::bounds::{Scan, Wanted};
 use crate::plan::Plan;
 use crate::pool::SlotPool;
 use crate::rules::Search;
@@ -70,6 +70,52 @@ pub(crate) fn find(pool: &mut SlotPool, area: usize, plan: &Plan, search: Search
     }
 }
 
+/// The first of the slots `from`, `from + step`, … below `to` that begins a free run of `n` slots (1 to 128) and crosses
+/// no boundary. `step` is a power of two up to 128, so a segment's share of these slots is a pattern of bits.
+#[inline(never)]
+pub(crate) fn first_in_step(
+    pool: &mut SlotPool,
+    from: u64,
+    to: u64,
+    step: u32,
+    n: u32,
+    boundaries: Boundaries,
+) -> Option<u64> {
+    let allowed = boundaries.of_runs(n, pool);
+    let wanted = Wanted::new(n, from, step);
+    let chain = bits::every(step, from);
+    let (first, last) = ((from / SEG) as usize, ((to - 1) / SEG) as usize);
+    let mut scan = Scan::new(first, last + 1);
+    while let Some((block, mut hits)) = pool.bounds_mut().next_hits(&mut scan, &wanted) {
+        while hits != 0 {
+            let segment = block + hits.trailing_zeros() as usize;
+            if segment > last {
+                return None;
+            }
+            hits &= hits - 1;
+            let base = segment as u64 * SEG;
+            let free = pool.segment(segment);
+            let starts = bits::starts(free, n);
+            let mut fits = starts & chain & allowed.in_segment(base);
+            if segment == first {
+                fits &= !bits::below((from - base) as u32);
+            }
+            if segment == last {
+                fits &= bits::below((to - base) as u32);
+            }
+            if fits != 0 {
+                return Some(base + u64::from(fits.trailing_zeros()));
+            }
+            // Runs that are there, but outside the sweep or across a boundary, may serve another request.
+            if starts & bits::every(step.min(4), from) == 0 {
+                pool.bounds_mut().lower(segment, &wanted);
+                pool.bounds_mut().cap(segment, bits::longest_run(free));
+            }
+        }
+    }
+    None
+}
+
 /// The chain of slots one sweep over an area looks at. Positions are counted from the area's first slot.
 struct Sweep<'a> {
     base: u64,
@@ -96,55 +142,10 @@ impl Sweep<'_> {
     /// The first slot of the chain from `from`, below `to`, that begins a long enough free run; pool-wide number.
     fn first_fit(&mut self, from: u64, to: u64) -> Option<u64> {
         let first = self.next_match(from, to)?;
-        match self.plan.shape.step {
-            Some(step) => self.fit_by_segment(self.base + first, self.base + to, step),
-            None => self.fit_by_slot(first, to),
-        }
-    }
-
-    /// As [`Sweep::first_fit`] for a chain with one slot in every `step`, from pool-wide slot `from` to `to`.
-    #[inline]
-    fn fit_by_segment(&mut self, from: u64, to: u64, step: u32) -> Option<u64> {
         let n = u32::try_from(self.plan.n).ok().filter(|&n| n <= SEGMENT_SLOTS)?;
-        let wanted = Wanted::new(n, from, step);
-        let chain = bits::every(step, from);
-        let boundaries = Boundaries::new(self.plan, self.pool.geometry().nslabs);
-        let (first, last) = ((from / SEG) as usize, ((to - 1) / SEG) as usize);
-        let (mut block, mut below) = (first / BLOCK, first % BLOCK);
-        loop {
-            let mut hits = self.pool.bounds_mut().hits(block, below, &wanted);
-            while hits != 0 {
-                let segment = block * BLOCK + hits.trailing_zeros() as usize;
-                if segment > last {
-                    return None;
-                }
-                hits &= hits - 1;
-                let base = segment as u64 * SEG;
-                let free = self.pool.segment(segment);
-                let starts = bits::starts(free, n);
-                let mut fits = starts & chain & boundaries.allowed(base, n);
-                if segment == first {
-                    fits &= !bits::below((from - base) as u32);
-                }
-                if segment == last {
-                    fits &= bits::below((to - base) as u32);
-                }
-                if fits != 0 {
-                    return Some(base + u64::from(fits.trailing_zeros()));
-                }
-                self.learn(segment, free, starts & bits::every(step.min(4), from), &wanted);
-            }
-            (block, below) = (self.pool.bounds_mut().next_block(block, first, last + 1, &wanted)?, 0);
-        }
-    }
-
-    /// Sharpens a segment's bounds after it was looked at in vain. `starts` are those of the wanted residues; there may
-    /// be some outside the sweep or across a boundary, and then nothing is learnt.
-    #[inline]
-    fn learn(&mut self, segment: usize, free: u128, starts: u128, wanted: &Wanted) {
-        if starts == 0 {
-            self.pool.bounds_mut().lower(segment, wanted);
-            self.pool.bounds_mut().cap(segment, bits::longest_run(free));
+        match self.plan.shape.step {
+            Some(step) => first_in_step(self.pool, self.base + first, self.base + to, step, n, self.plan.boundaries),
+            None => self.fit_by_slot(first, to),
         }
     }
 
@@ -153,7 +154,7 @@ impl Sweep<'_> {
         let mut at = Some(first);
         while let Some(i) = at {
             let slot = self.base + i;
-            if !self.plan.spans(slot) && u64::from(self.pool.run_at(slot)) >= self.plan.n {
+            if !self.plan.boundaries.cross(slot, self.plan.n) && u64::from(self.pool.run_at(slot)) >= self.plan.n {
                 return Some(slot);
             }
             at = self.next_match(i.checked_add(self.plan.shape.stride)?, to);
@@ -176,47 +177,65 @@ impl Sweep<'_> {
     }
 }
 
-/// The device's segment boundaries, as bits of a pool segment.
+/// A device's segment boundaries in a pool (SPEC 3, `span`).
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Boundaries {
-    shift: u64,
-    max_slots: u64,
+    /// SPEC 3, `shift`.
+    pub shift: u64,
+    /// Slots between boundaries; 0 when the device's boundary mask is not one less than a power of two.
+    pub max_slots: u64,
+}
+
+/// From which slots runs of some length cross none of a device's segment boundaries.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Allowed {
+    boundaries: Boundaries,
+    n: u32,
     /// Allowed starts of any segment, unless boundaries lie further apart than that and inside the pool.
     everywhere: Option<u128>,
 }
 
 impl Boundaries {
-    /// For runs of `plan.n` slots of a pool of `nslabs`.
+    /// Whether a run of `n` slots from `slot` crosses one.
     #[inline]
-    pub fn new(plan: &Plan, nslabs: u64) -> Self {
-        let &Plan { n, shift, max_slots, .. } = plan;
+    pub fn cross(&self, slot: u64, n: u64) -> bool {
+        ((self.shift + slot) & self.max_slots.wrapping_sub(1)).saturating_add(n) > self.max_slots
+    }
+
+    /// For runs of `n` slots of a pool.
+    #[inline]
+    pub fn of_runs(self, n: u32, pool: &SlotPool) -> Allowed {
+        let Self { shift, max_slots } = self;
         let first = shift & max_slots.wrapping_sub(1);
-        let everywhere = if n > max_slots {
+        let everywhere = if u64::from(n) > max_slots {
             Some(0)
-        } else if first + nslabs <= max_slots {
+        } else if first + pool.geometry().nslabs <= max_slots {
             Some(u128::MAX)
         } else if max_slots <= SEG {
             // The first slots behind each boundary are allowed, up to the last from which a run reaches the next.
-            let behind_boundary = bits::below((max_slots - n + 1) as u32);
+            let behind_boundary = bits::below(max_slots as u32 - n + 1);
             let period = bits::every(max_slots as u32, 0);
             Some(behind_boundary.wrapping_mul(period).rotate_left(first.wrapping_neg() as u32 & (SEG - 1) as u32))
         } else {
             None
         };
-        Self { shift, max_slots, everywhere }
+        Allowed { boundaries: self, n, everywhere }
     }
+}
 
-    /// Slots of the segment at pool slot `base` from which `n` slots cross no boundary.
+impl Allowed {
+    /// Of the segment at pool slot `base`.
     #[inline]
-    pub fn allowed(&self, base: u64, n: u32) -> u128 {
+    pub fn in_segment(&self, base: u64) -> u128 {
         if let Some(everywhere) = self.everywhere {
             return everywhere;
         }
-        let to_boundary = (self.shift + base).wrapping_neg() & (self.max_slots - 1);
+        let to_boundary = (self.boundaries.shift + base).wrapping_neg() & (self.boundaries.max_slots - 1);
         if to_boundary >= SEG {
             return u128::MAX;
         }
         // Not from `n - 1` before the boundary to just before it.
         let before = to_boundary as u32;
-        !bits::run((before + 1).saturating_sub(n), before.min(n - 1))
+        !bits::run((before + 1).saturating_sub(self.n), before.min(self.n - 1))
     }
 }

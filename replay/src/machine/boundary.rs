@@ -64,20 +64,20 @@ impl Machine {
         let Some(pool) = self.allocator.pools().get(id) else { return };
         let plan = Plan::new(self.allocator.rules(), self.allocator.seen_start(id), request, limits);
         let (nslabs, start) = (pool.geometry().nslabs, pool.geometry().start);
-        if plan.n == 0 || plan.n > plan.max_slots {
+        if plan.n == 0 || plan.n > plan.boundaries.max_slots {
             return;
         }
         let serves = |slot: u64| {
             let free = u64::from(pool.run_at(slot)) >= plan.n && plan.matches(slot) && plan.spans(slot);
             free && !crosses(self.bus_of_pool(id, start + slot * SLOT_BYTES), plan.n, limits)
         };
-        let mut boundary = plan.shift.wrapping_neg() & (plan.max_slots - 1);
+        let mut boundary = plan.boundaries.shift.wrapping_neg() & (plan.boundaries.max_slots - 1);
         while boundary < nslabs + plan.n {
             if (boundary.saturating_sub(plan.n - 1)..boundary.min(nslabs)).any(serves) {
                 self.false_boundaries.rejects += 1;
                 return;
             }
-            boundary += plan.max_slots;
+            boundary += plan.boundaries.max_slots;
         }
     }
 

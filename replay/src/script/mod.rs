@@ -101,6 +101,8 @@ enum Step {
     Mark,
 }
 
+const _: () = assert!(size_of::<Step>() == 32);
+
 /// A device, and the alignment mask its requests come with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Asker {
