@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use replay::{OnFail, PlatformError, PlatformSpec, Policy, PolicyError};
+use replay::boot::Machine;
+use replay::{Axis, AxisError, KernelVersion, OnFail, PlatformError, PlatformSpec, Policy, PolicyError};
 
 /// Shows what Linux's bounce-buffer allocator does, records it, and replays it under other policies.
 #[derive(Debug, Parser)]
@@ -18,7 +19,9 @@ use replay::{OnFail, PlatformError, PlatformSpec, Policy, PolicyError};
   swioscope record -o load.swio -- fio job.fio         record while a command runs
   swioscope verify load.swio                           how many slot choices the model predicts
   swioscope replay load.swio --policy v6_10 --policy 'rfc64:swiotlb=4096,65536,force'
-  swioscope view load.swio                             the same, on a screen"
+  swioscope replay load.swio --policy v6_10 --sweep nslabs=1024..65536
+  swioscope view load.swio                             the same, on a screen
+  swioscope param swiotlb=128 --kernel 6.12 --cpus 8 --ram 32G   what a boot parameter becomes"
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -37,8 +40,10 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Look at a trace and its policies in the terminal
     View(ViewArgs),
-    /// List the policies, the kernels they stand for, and their parameters
+    /// List the policies and platforms, the kernels they stand for, and their parameters
     Policies(PoliciesArgs),
+    /// Say what a boot parameter really becomes, step by step
+    Param(ParamArgs),
 }
 
 /// How results are written.
@@ -88,8 +93,11 @@ pub(crate) struct MachineArgs {
     /// Address translation, NAME or NAME:name=value,… [default: what the trace was recorded on]
     #[arg(long, value_name = "PLATFORM", value_parser = platform)]
     pub(crate) platform: Option<PlatformSpec>,
-    /// What a driver does that is refused here alone: `drop` (goes without) or `retry:1ms`
-    #[arg(long, value_name = "DROP|RETRY", default_value_t)]
+    /// Let every policy's pool grow (CONFIG_SWIOTLB_DYNAMIC), as if +dynamic stood behind each ID
+    #[arg(long)]
+    pub(crate) dynamic: bool,
+    /// What a driver does when it is refused and was served in reality: drop, or retry:1ms
+    #[arg(long, value_name = "drop|retry:TIME", default_value = "drop")]
     pub(crate) on_fail: OnFail,
 }
 
@@ -105,6 +113,25 @@ fn policy(text: &str) -> Result<Policy, PolicyError> {
     Policy::parse(text)
 }
 
+fn axis(text: &str) -> Result<Axis, AxisError> {
+    Axis::parse(text)
+}
+
+fn kernel(text: &str) -> Result<KernelVersion, String> {
+    text.parse().map_err(|error: replay::kernel::NoKernel| error.to_string())
+}
+
+fn machine(text: &str) -> Result<Machine, String> {
+    let known = || Machine::ALL.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ");
+    Machine::from_name(text).ok_or_else(|| format!("unknown machine `{text}`; known: {}", known()))
+}
+
+/// Bytes, with K, M, G and T as the kernel has them: powers of 1024.
+fn size(text: &str) -> Result<u64, String> {
+    let config = parse_size::Config::new().with_binary();
+    config.parse_size(text).map_err(|error| format!("{error}; write 512M or 32G"))
+}
+
 fn platform(text: &str) -> Result<PlatformSpec, PlatformError> {
     PlatformSpec::parse(text)
 }
@@ -118,9 +145,16 @@ pub(crate) struct ReplayArgs {
     /// How results are written
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
+    /// Try a parameter in many values: nslabs=1024..65536 doubles, nslabs=4096..65536+4096 steps, areas=1|4 lists; may be
+    /// given several times, for every combination
+    #[arg(long, value_name = "NAME=VALUES", value_parser = axis)]
+    pub(crate) sweep: Vec<Axis>,
     /// Write the answer to each request of an EVENTS.csv file here (`-` for standard output)
     #[arg(long, value_name = "FILE")]
     pub(crate) answers: Option<PathBuf>,
+    /// Time an EVENTS.csv file from its `mark` line on, and print nanoseconds a map and unmap
+    #[arg(long)]
+    pub(crate) timing: bool,
 }
 
 #[derive(Debug, Args)]
@@ -151,6 +185,40 @@ pub(crate) struct ViewArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct PoliciesArgs {
+    /// How results are written
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ParamArgs {
+    /// swiotlb=128, a bare 128,force, or a whole kernel command line
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) parameter: String,
+    /// Kernel release, or rfc64 [default: this machine's]
+    #[arg(long, value_name = "RELEASE", value_parser = kernel)]
+    pub(crate) kernel: Option<KernelVersion>,
+    /// CPUs that can exist [default: this machine's]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub(crate) cpus: Option<u32>,
+    /// Memory, such as 32G [default: this machine's]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) ram: Option<u64>,
+    /// A guest with encrypted memory (SEV, TDX)
+    #[arg(long)]
+    pub(crate) cc: bool,
+    /// A host with encrypted memory (SME)
+    #[arg(long, conflicts_with = "cc")]
+    pub(crate) sme: bool,
+    /// What it runs on: x86, xen-dom0, xen-domu, arm64, arm64-kmalloc
+    #[arg(long, value_name = "MACHINE", value_parser = machine, default_value = "x86")]
+    pub(crate) machine: Machine,
+    /// Longest stretch of low memory that can be had for the pool, such as 24M [default: enough]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) low_mem: Option<u64>,
+    /// Set up after boot, by a driver that needs it
+    #[arg(long)]
+    pub(crate) late: bool,
     /// How results are written
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,

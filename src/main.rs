@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => commands::verify::run(&args),
         Command::View(args) => commands::view::run(&args),
         Command::Policies(args) => commands::policies::run(&args),
+        Command::Param(args) => commands::param::run(&args),
     };
     match done {
         Ok(code) => code,
@@ -49,6 +50,7 @@ fn is_usage(error: &anyhow::Error) -> bool {
     error.is::<commands::Usage>()
         || matches!(error.downcast_ref(), Some(analysis::AnalysisError::Policy { .. }))
         || error.is::<replay::PolicyError>()
+        || error.is::<replay::AxisError>()
 }
 
 /// The reader of our output went away (`| head`): nothing failed.

@@ -49,9 +49,20 @@ pub(crate) fn write_csv<R: Record>(rows: &[R], out: impl Write) -> anyhow::Resul
 
 /// Rows as a table for people. Columns in which every value is absent, or zero where `keep` says it may go, are left out.
 pub(crate) fn table<R: Record>(rows: &[R], keep: impl Fn(&Field) -> bool) -> String {
-    let shown: Vec<usize> = (0..R::FIELDS.len())
-        .filter(|&i| keep(&R::FIELDS[i]) || rows.iter().any(|row| !matches!(row.value(i), Value::Null | Value::U64(0))))
-        .collect();
+    let shown = |i: &usize| {
+        keep(&R::FIELDS[*i]) || rows.iter().any(|row| !matches!(row.value(*i), Value::Null | Value::U64(0)))
+    };
+    columns(rows, &(0..R::FIELDS.len()).filter(shown).collect::<Vec<_>>())
+}
+
+/// Rows as a table of some columns, those in which every value is absent left out.
+pub(crate) fn some_columns<R: Record>(rows: &[R], names: &[&str]) -> String {
+    let present = |i: &usize| rows.iter().any(|row| !matches!(row.value(*i), Value::Null));
+    let at = |name: &&str| R::FIELDS.iter().position(|field| field.name == *name);
+    columns(rows, &names.iter().filter_map(at).filter(present).collect::<Vec<_>>())
+}
+
+fn columns<R: Record>(rows: &[R], shown: &[usize]) -> String {
     let mut table = plain_table();
     table.set_header(shown.iter().map(|&i| R::FIELDS[i].name.replace('_', " ")));
     for row in rows {

@@ -140,7 +140,7 @@ fn the_64_bit_nvme_leaves_lo_and_fills_hi() {
         .swiotlb("32768,1,force")
         .load(Load::Nvme { queues: 4 })
         .load(Load::Ide)
-        .disk_iops(100);
+        .disk_iops(25);
     let out = run(
         guest,
         "swioscope record --ring 64 -o /out/t.swio -- lab-load --device /dev/load/nvme --device /dev/load/ide \

@@ -1,8 +1,10 @@
 //! Replays one trace under several policies and fills a [`Comparison`].
 
+use std::sync::atomic::AtomicBool;
+
 use replay::{
-    Base, Cause, FalseBoundaries, Generation, Load, Machine, OnFail, Options, Outcome, P2m, Platform, PlatformKind,
-    PlatformSpec, Policy, Reason, Setup, Start, Surroundings,
+    Base, Cause, FalseBoundaries, Generation, Job, Load, OnFail, Options, Outcome, P2m, Platform, PlatformKind,
+    PlatformSpec, Policy, Progress, Reason, Setup, Start, Surroundings,
 };
 use trace::{Event, Meta, Op, Pool, Trace, field};
 
@@ -25,18 +27,39 @@ pub fn own_platform(meta: &Meta) -> PlatformKind {
     }
 }
 
-/// Replays `trace` under each policy; `platform` is the recorded one unless given, `on_fail` what drivers are taken to do
-/// that are refused. `progress` is told the policy that
-/// is about to be replayed.
+/// What a comparison rests on besides its policies.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CompareOptions {
+    /// Where addresses are translated; the recorded platform when nothing is said.
+    pub platform: Option<PlatformSpec>,
+    /// What a driver is taken to do when it is refused.
+    pub on_fail: OnFail,
+}
+
+/// How far a comparison is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The trace is being read: so many events of how many.
+    Reading(u64, u64),
+    /// Its policies are being replayed.
+    Replaying(Progress),
+}
+
+/// Events between two looks at whether to go on.
+const WATCH: u64 = 1 << 16;
+
+/// Replays `trace` under each policy, all processors at once; the trace is read once. `progress` is told every few
+/// milliseconds, by any thread. Setting `stop` ends it soon: policies that were not done are left out, and a caveat says
+/// how many.
 ///
 /// # Errors
 /// When the trace cannot be read, or a policy's pools cannot be made on the recorded machine.
 pub fn compare(
     trace: &Trace,
     policies: &[Policy],
-    platform: Option<PlatformSpec>,
-    on_fail: OnFail,
-    mut progress: impl FnMut(&str),
+    options: &CompareOptions,
+    stop: &AtomicBool,
+    progress: impl Fn(Stage) + Sync,
 ) -> Result<Comparison, AnalysisError> {
     let meta = trace.meta();
     let pool = meta.pools.first();
@@ -52,31 +75,41 @@ pub fn compare(
 
     let p2m = (!trace.p2m().is_empty()).then(|| P2m::from_runs(trace.p2m()));
     let around = Surroundings { pool, snapshot: trace.snapshot(), snapshot_ns: meta.snapshot_ns, p2m: p2m.as_ref() };
-    let mut load = Load::builder(trace.devices(), &around);
-    // Of the events, only those that `verify` looks at are kept; ten million would be a gigabyte and a half.
-    let mut slot_events = Vec::new();
-    for event in trace.events() {
+    // Millions of events are not kept: the load takes what it needs, the check of the model the slots' own.
+    let mut builder = Load::builder(trace.devices(), &around);
+    let mut slots = Vec::new();
+    for (read, event) in (0u64..).zip(trace.events()) {
         let event = event?;
-        load.push(&event);
+        builder.push(&event);
         if matches!(event.op, Op::SlotAlloc | Op::SlotFailed | Op::SlotFree) {
-            slot_events.push(event);
+            slots.push(event);
+        }
+        if read % WATCH == 0 {
+            progress(Stage::Reading(read, trace.event_count()));
         }
     }
-    let load = load.finish();
-    let platform = Platform::recorded(platform.unwrap_or_else(|| own_platform(meta).into()), trace.p2m());
+    let load = builder.finish();
+    let platform = Platform::recorded(options.platform.unwrap_or_else(|| own_platform(meta).into()), trace.p2m());
 
-    let mut comparison = Comparison {
-        facts: facts(trace, &slot_events, &load),
-        devices: devices::devices(trace)?,
-        ..Comparison::default()
-    };
-    for (policy, setup) in policies.iter().zip(&setups) {
-        progress(policy.text());
-        let mut machine = Machine::new(setup, platform.clone());
-        let outcome = replay::replay(&load, &mut machine, &Options { on_fail, ..Options::default() });
-        comparison.rows.push(row(setup, platform.spec(), &outcome));
-        comparison.details.push(detail(policy, setup, &load, on_fail, &outcome));
+    let mut facts = facts(trace, &slots, &load);
+    drop(slots);
+    let keep = Options { on_fail: options.on_fail, ..Options::default() };
+    let job = |setup: &Setup| Job { setup: setup.clone(), platform: &platform, options: keep };
+    let jobs: Vec<_> = setups.iter().map(job).collect();
+    let outcomes = replay::sweep(&load, &jobs, None, stop, |told| progress(Stage::Replaying(told)));
+
+    let (mut rows, mut details) = (Vec::new(), Vec::new());
+    for ((policy, setup), outcome) in policies.iter().zip(&setups).zip(&outcomes) {
+        if let Ok(outcome) = outcome {
+            rows.push(row(setup, platform.spec(), outcome));
+            details.push(detail(policy, setup, &load, outcome, options.on_fail));
+        }
     }
+    if rows.len() < policies.len() {
+        facts.caveats.push(format!("stopped: {} of {} policies were replayed", rows.len(), policies.len()));
+    }
+    let mut comparison =
+        Comparison { facts, rows, details, devices: devices::devices(trace)?, ..Comparison::default() };
     comparison.verdict = verdict::sentences(&comparison);
     Ok(comparison)
 }
@@ -86,7 +119,7 @@ fn base(meta: &Meta, pool: Option<&Pool>) -> Base {
     pool.map_or_else(|| Base::without_pool(cpus), |pool| Base::of_pool(pool, cpus))
 }
 
-fn facts(trace: &Trace, slot_events: &[Event], load: &Load) -> TraceFacts {
+fn facts(trace: &Trace, slots: &[Event], load: &Load) -> TraceFacts {
     let meta = trace.meta();
     let recorded = load.recorded();
     let mut host = format!("Linux {}", meta.host.release);
@@ -107,18 +140,18 @@ fn facts(trace: &Trace, slot_events: &[Event], load: &Load) -> TraceFacts {
         really_mapped: recorded.maps,
         really_bounced: recorded.bounces,
         really_failed: recorded.failures,
-        predicted: predicted(trace, slot_events),
+        predicted: predicted(trace, slots),
         caveats: caveats(trace, load),
     }
 }
 
 /// Slot choices of the recorded kernel, and how many its own policy predicts.
-fn predicted(trace: &Trace, slot_events: &[Event]) -> Option<(u64, u64)> {
+fn predicted(trace: &Trace, slots: &[Event]) -> Option<(u64, u64)> {
     let meta = trace.meta();
     let pool = meta.pools.first()?;
     let (rules, _) = own_policy(meta)?;
     let start = Start { pool, snapshot: trace.snapshot(), snapshot_ns: meta.snapshot_ns };
-    let verdict = replay::verify(slot_events, trace.devices(), &start, rules);
+    let verdict = replay::verify(slots, trace.devices(), &start, rules);
     (verdict.total > 0).then_some((verdict.total, verdict.exact + verdict.after_swap))
 }
 
@@ -174,9 +207,10 @@ fn caveats(trace: &Trace, load: &Load) -> Vec<String> {
 fn row(setup: &Setup, platform: &PlatformSpec, outcome: &Outcome) -> PolicyRow {
     let slots = |i: usize| setup.pools.get(i).map(|pool| pool.nslabs);
     let peak = |i: usize| outcome.peak_slots.get(i).copied();
+    let high = slots(1).filter(|_| setup.restricted.is_none());
     let parameters: Vec<String> = setup.describe().into_iter().map(|(name, value)| format!("{name}={value}")).collect();
     PolicyRow {
-        policy: setup.rules.id.to_owned(),
+        policy: setup.name(),
         parameters: parameters.join(","),
         platform: platform.to_string(),
         requests: outcome.requests,
@@ -208,28 +242,21 @@ fn row(setup: &Setup, platform: &PlatformSpec, outcome: &Outcome) -> PolicyRow {
         failed_pool_above_mask: outcome.failed(Cause::PoolAboveMask),
         failed_grow_pending: outcome.failed(Cause::GrowPending),
         failed_transient_refused: outcome.failed(Cause::TransientRefused),
-        pool_slots: slots(0).unwrap_or(0),
+        pool_slots: slots(0).unwrap_or(0) + outcome.grown.map_or(0, |grown| grown.slots),
         peak_slots: peak(0).unwrap_or(0),
-        pool_slots_hi: slots(1),
-        peak_slots_hi: slots(1).and(peak(1)),
+        pool_slots_hi: high,
+        peak_slots_hi: high.and(peak(1)),
         bytes_copied: outcome.bytes_copied(),
     }
 }
 
-/// What a pool is called: the RFC's words when there are two.
-fn pool_name(setup: &Setup, pool: usize) -> &'static str {
-    match (setup.pools.len(), pool) {
-        (0 | 1, _) => "pool",
-        (_, 0) => "LO",
-        _ => "HI",
-    }
-}
-
-fn detail(policy: &Policy, setup: &Setup, load: &Load, on_fail: OnFail, outcome: &Outcome) -> PolicyDetail {
+fn detail(policy: &Policy, setup: &Setup, load: &Load, outcome: &Outcome, on_fail: OnFail) -> PolicyDetail {
     let device = |i: u32| load.devices().get(i as usize).map_or("?", |device| device.name.as_str()).to_owned();
+    // What the growth worker added counts with the boot pool.
+    let added = outcome.grown.map_or(0, |grown| grown.slots);
     let curves = setup.pools.iter().enumerate().map(|(i, pool)| Curve {
-        pool: pool_name(setup, i).to_owned(),
-        slots: pool.nslabs,
+        pool: setup.pool_name(i).to_owned(),
+        slots: pool.nslabs + if i == 0 { added } else { 0 },
         points: outcome.occupancy.points(i).collect(),
     });
     let refusals = outcome.refusals.iter().map(|refused| RefusalRow {
@@ -250,7 +277,7 @@ fn detail(policy: &Policy, setup: &Setup, load: &Load, on_fail: OnFail, outcome:
             maps: result.maps,
             bounces: result.bounces,
             failures: result.failures,
-            pool: pool_name(setup, usize::from(result.pool)).to_owned(),
+            pool: setup.pool_name(usize::from(result.pool)).to_owned(),
             peak_slots: result.peak_slots,
         })
         .collect();
@@ -259,12 +286,12 @@ fn detail(policy: &Policy, setup: &Setup, load: &Load, on_fail: OnFail, outcome:
         curves: curves.collect(),
         refusals: refusals.collect(),
         devices,
-        assumptions: assumptions(policy, load, on_fail, outcome),
+        assumptions: assumptions(policy, setup, load, outcome, on_fail),
     }
 }
 
 /// What a what-if had to assume (docs/models.md), one sentence each.
-fn assumptions(policy: &Policy, load: &Load, on_fail: OnFail, outcome: &Outcome) -> Vec<String> {
+fn assumptions(policy: &Policy, setup: &Setup, load: &Load, outcome: &Outcome, on_fail: OnFail) -> Vec<String> {
     let mut out: Vec<String> = policy.caveat().map(str::to_owned).into_iter().collect();
     if let OnFail::Retry(after) = on_fail
         && outcome.retried > 0
@@ -290,6 +317,35 @@ fn assumptions(policy: &Policy, load: &Load, on_fail: OnFail, outcome: &Outcome)
             field::count(assumed.count),
             field::bytes(assumed.size_from),
             field::duration(assumed.lifetime_ns)
+        ));
+    }
+    out.extend(setup.growth.zip(outcome.grown).map(|(growth, grown)| {
+        format!(
+            "pools come and go: the worker is taken to have its pool {} after it is woken, and memory to be plentiful; it \
+             added {} pools of {} slots in all, and {} transient pools served a mapping each, with {} slots at most at \
+             once; slots in use are those of all pools",
+            field::duration(growth.worker_ns),
+            field::count(grown.pools),
+            field::count(grown.slots),
+            field::count(grown.transient),
+            field::count(grown.transient_peak_slots)
+        )
+    }));
+    if let (Some(_), Some(own)) = (&setup.restricted, setup.pools.get(1)) {
+        out.push(format!(
+            "the restricted pool peaks at {} of {} slots; {} coherent buffers were asked of it and {} refused, and {} \
+             freed that were allocated before the recording (by any device)",
+            field::count(outcome.peak_slots.get(1).copied().unwrap_or(0)),
+            field::count(own.nslabs),
+            field::count(outcome.coherent),
+            field::count(outcome.coherent_failures.iter().sum()),
+            field::count(load.notes().unmatched_frees)
+        ));
+    }
+    if outcome.unspecified_tails > 0 {
+        out.push(format!(
+            "this kernel would have read past the end of a table {} times, in a pool that ends inside a segment (SPEC 4)",
+            field::count(outcome.unspecified_tails)
         ));
     }
     if outcome.held_refused > 0 {

@@ -4,6 +4,9 @@ use trace::field::{bytes, count};
 
 use crate::comparison::{Comparison, PolicyRow};
 
+/// Policies up to which each gets a sentence, and a column of its own in tables.
+pub const FEW: usize = 6;
+
 /// What a comparison says, the most important sentence first.
 #[must_use]
 pub fn sentences(comparison: &Comparison) -> Vec<String> {
@@ -24,14 +27,22 @@ pub fn sentences(comparison: &Comparison) -> Vec<String> {
         return out;
     }
     let (served, refused): (Vec<&PolicyRow>, Vec<&PolicyRow>) = rows.iter().partition(|row| row.failures == 0);
+    let many = rows.len() > FEW;
     out.push(match (served.is_empty(), refused.is_empty()) {
         (false, true) => "Every policy serves this load whole.".to_owned(),
         (true, _) => "No policy serves this load whole.".to_owned(),
+        (false, false) if many => {
+            format!("{} of {} policies serve this load whole.", count(served.len() as u64), count(rows.len() as u64))
+        }
         (false, false) => format!("{} this load whole; {} not.", serve(&served), do_not(&refused)),
     });
     out.push(reality(comparison));
-    out.extend(rows.iter().map(|row| format!("{}: {}", label(row), result(row))));
-    out.extend(rows.iter().zip(&comparison.details).filter_map(|(row, detail)| {
+    let slots = |row: &&&PolicyRow| row.pool_slots + row.pool_slots_hi.unwrap_or(0);
+    if let Some(smallest) = served.iter().min_by_key(slots).filter(|_| many) {
+        out.push(format!("The smallest that does: {} {}; {}", smallest.policy, smallest.parameters, result(smallest)));
+    }
+    out.extend(rows.iter().filter(|_| !many).map(|row| format!("{}: {}", label(row), result(row))));
+    out.extend(rows.iter().filter(|_| !many).zip(&comparison.details).filter_map(|(row, detail)| {
         let moved: Vec<&str> =
             detail.devices.iter().filter(|d| d.pool == "HI" && d.bounces > 0).map(|d| d.device.as_str()).collect();
         let low = row.pool_slots_hi.is_some().then_some(row.peak_slots)?;

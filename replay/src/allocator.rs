@@ -1,13 +1,13 @@
 //! A generation's allocator over its pools: which pool, which area, which slots.
 
 use crate::growth::Growth;
-use crate::plan::{Limits, PROFILES, Plan, Profile, Request};
+use crate::plan::{Limits, PROFILES, Plan, Profile, Quick, Request};
 use crate::pool::{Geometry, Run, SlotPool};
 use crate::refusal::{self, Cause, Refusal, area_order};
 use crate::rules::Generation;
 use crate::view::View;
 use crate::walk::{Found, find};
-use trace::pool::SLOT_BYTES;
+use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
 
 /// Slots taken for a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub struct Taken {
     pub first_slot: u32,
     /// Slots taken.
     pub nslots: u32,
-    /// Which pool: 0 is the boot pool, 1 `rfc64`'s second; what comes after may go away again (SPEC 5), and its number
+    /// Which pool: 0 is the boot pool, 1 `rfc64`'s second or a restricted one; what comes after may go away again (SPEC 5), and its number
     /// is not used twice.
     pub pool: u32,
 }
@@ -48,6 +48,8 @@ pub struct Allocator {
     pub(crate) views: Vec<Option<View>>,
     /// Devices met against their pools, by a hash: those after one another are often the same few.
     profiles: [Option<Profile>; PROFILES],
+    /// SPEC 4.
+    pub(crate) unspecified_tails: u64,
     /// Those that come and go, where they can.
     pub(crate) growth: Option<Box<Growth>>,
 }
@@ -65,6 +67,7 @@ impl Allocator {
             sent_to: None,
             views: Vec::new(),
             profiles: [None; PROFILES],
+            unspecified_tails: 0,
             growth: None,
         }
     }
@@ -75,7 +78,7 @@ impl Allocator {
         self.rules
     }
 
-    /// The pools there are from the start, `rfc64`'s high one last.
+    /// The pools there are from the start, `rfc64`'s high or the restricted one last.
     #[must_use]
     pub fn pools(&self) -> &[SlotPool] {
         &self.pools
@@ -96,6 +99,7 @@ impl Allocator {
     /// The pool a device's requests go to. `rfc64` sends devices that reach all 64 bits to the second pool, with no
     /// fallback either way (SPEC 9); everybody else has one.
     #[must_use]
+    #[inline]
     pub fn pool_for(&self, limits: &Limits) -> usize {
         let high = || self.rules.has_high_pool() && self.pools.len() > 1 && limits.reach >= self.hi_threshold;
         self.sent_to.unwrap_or_else(|| usize::from(high()))
@@ -125,7 +129,7 @@ impl Allocator {
     /// What the search came to; [`Allocator::cause`] says why.
     #[inline(always)]
     pub fn take(&mut self, request: &Request, limits: &Limits) -> Result<Taken, Stop> {
-        if self.growth.is_some() {
+        if self.growth.is_some() && self.sent_to.is_none() {
             return self.take_growing(request, limits);
         }
         let pool_id = self.pool_for(limits);
@@ -139,17 +143,29 @@ impl Allocator {
             Some(profile) if profile.is_of(start, limits) => profile,
             _ => known.insert(Profile::new(self.rules, start, limits)),
         };
-        let plan = profile.plan(request);
-        if request.size == 0 {
-            return Err(Stop::Refused);
+        let own = request.cpu as usize & (pool.areas().len() - 1);
+        if let Some(Quick { slot, n, lo }) = profile.at_cursor(pool, own, request) {
+            pool.take(own, Run { first: slot, n }, 0);
+            self.used += n;
+            self.high_water = self.high_water.max(self.used);
+            let tlb_addr = start + slot * SLOT_BYTES + lo;
+            return Ok(Taken { tlb_addr, first_slot: slot as u32, nslots: n as u32, pool: pool_id as u32 });
         }
+        let plan = profile.plan(request);
+        self.walk(pool_id, request, &plan)
+    }
+
+    /// As [`Allocator::take`], for requests the first slot looked at does not serve.
+    #[inline(never)]
+    fn walk(&mut self, pool_id: usize, request: &Request, plan: &Plan) -> Result<Taken, Stop> {
+        let Some(pool) = self.pools.get_mut(pool_id).filter(|_| request.size != 0) else { return Err(Stop::Refused) };
         for area in area_order(pool.areas().len(), request.cpu) {
-            match find(pool, area, &plan, self.rules.search) {
+            match find(pool, area, plan, self.rules.search) {
                 Found::Slot(first) => {
                     pool.take(area, Run { first, n: plan.n }, plan.pad());
                     self.used += plan.n;
                     self.high_water = self.high_water.max(self.used);
-                    return Ok(Taken::at(pool.geometry(), pool_id as u32, first, &plan));
+                    return Ok(Taken::at(pool.geometry(), pool_id as u32, first, plan));
                 }
                 Found::Nothing => {}
                 Found::Livelock => return Err(Stop::Livelock),
@@ -163,7 +179,7 @@ impl Allocator {
         if stop == Stop::AboveMask {
             return Cause::PoolAboveMask;
         }
-        if let Some(growth) = &self.growth {
+        if let (Some(growth), None) = (&self.growth, self.sent_to) {
             return growth.refused;
         }
         if request.size == 0 {
@@ -188,28 +204,38 @@ impl Allocator {
         let pool = self.pools.get_mut(pool_id).unwrap_or(&mut none);
         let mut refusal = refusal::explain(pool, &plan, request.cpu, request.size, rules.search, cause);
         self.explain_viewed(&mut refusal, &plan, pool_id, limits);
-        self.explain_growth(&mut refusal);
+        if self.sent_to.is_none() {
+            self.explain_growth(&mut refusal);
+        }
         refusal
     }
 
     /// Gives back what was taken at a bounce address (SPEC 4); the number of slots, or nothing when no allocation
     /// begins there, as after a change of the device's min_align_mask between map and unmap.
+    #[inline(always)]
     pub fn unmap(&mut self, tlb_addr: u64, limits: &Limits) -> Option<u32> {
         let n = match self.pools.iter_mut().find(|p| p.contains(tlb_addr)) {
-            Some(pool) => Self::release_at(self.rules, pool, tlb_addr, limits)?,
+            Some(pool) => {
+                let run = Self::release_at(self.rules, pool, tlb_addr, limits)?;
+                let end = pool.geometry().nslabs;
+                let reads_on = run.first + run.n == end && end % u64::from(SEGMENT_SLOTS) != 0;
+                self.unspecified_tails += u64::from(reads_on);
+                u32::try_from(run.n).ok()?
+            }
             None => self.unmap_grown(tlb_addr, limits)?,
         };
         self.used -= u64::from(n);
         Some(n)
     }
 
-    /// Releases the allocation whose data begins at a bounce address of `pool`; the number of slots.
-    pub(crate) fn release_at(rules: &Generation, pool: &mut SlotPool, tlb_addr: u64, limits: &Limits) -> Option<u32> {
+    /// Releases the allocation whose data begins at a bounce address of `pool`.
+    #[inline(always)]
+    pub(crate) fn release_at(rules: &Generation, pool: &mut SlotPool, tlb_addr: u64, limits: &Limits) -> Option<Run> {
         let lo = if rules.min_align { tlb_addr & limits.min_align_mask & (SLOT_BYTES - 1) } else { 0 };
         let slot = (tlb_addr - lo).checked_sub(pool.geometry().start)? / SLOT_BYTES;
         let run = pool.allocation_at(slot)?;
         pool.release(run);
-        u32::try_from(run.n).ok()
+        Some(run)
     }
 
     /// Gives slots back within the call that took them; only a mark the kernel keeps itself has seen them.
@@ -223,6 +249,7 @@ impl Allocator {
 
 impl Taken {
     /// What taking `first` for a plan comes to.
+    #[inline]
     pub(crate) fn at(pool: &Geometry, pool_id: u32, first: u64, plan: &Plan) -> Self {
         Self {
             tlb_addr: pool.start + (first + u64::from(plan.pad())) * SLOT_BYTES + plan.lo(),

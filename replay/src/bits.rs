@@ -1,8 +1,9 @@
 //! Runs of ones in a 128-bit word.
 
-/// `BELOW[n]` is the lowest `n` bits. A load is cheaper than a shift of two words by a variable.
-static BELOW: [u128; 129] = {
-    let mut masks = [u128::MAX; 129];
+/// `BELOW[n]` is the lowest `n` bits. A load is cheaper than a shift of two words by a variable; the upper half is there
+/// so that a byte cannot be out of bounds.
+static BELOW: [u128; 256] = {
+    let mut masks = [u128::MAX; 256];
     let mut n = 0;
     while n < 128 {
         masks[n] = (1 << n) - 1;
@@ -12,8 +13,8 @@ static BELOW: [u128; 129] = {
 };
 
 /// `EVERY[step - 1 + residue]` has one bit in every `step`, from `residue` up.
-static EVERY: [u128; 255] = {
-    let mut patterns = [0; 255];
+static EVERY: [u128; 256] = {
+    let mut patterns = [0; 256];
     let mut step = 1;
     while step <= 128 {
         let mut bit = 0;
@@ -26,10 +27,10 @@ static EVERY: [u128; 255] = {
     patterns
 };
 
-/// The lowest `n` bits; all of them from 128 up.
+/// The lowest `n` bits, up to 255; all of them from 128 up.
 #[inline]
 pub(crate) fn below(n: u32) -> u128 {
-    BELOW[n.min(128) as usize]
+    BELOW[usize::from(n as u8)]
 }
 
 /// `n` bits from bit `at` on, as far as there are.
@@ -38,10 +39,17 @@ pub(crate) fn run(at: u32, n: u32) -> u128 {
     below(at + n) ^ below(at)
 }
 
+/// Whether a bit, up to 127, is set.
+#[inline]
+pub(crate) fn has(ones: u128, bit: u32) -> bool {
+    let half = if bit < 64 { ones as u64 } else { (ones >> 64) as u64 };
+    half >> (bit % 64) & 1 == 1
+}
+
 /// One bit in every `step` (a power of two up to 128), at `at` modulo `step`.
 #[inline]
 pub(crate) fn every(step: u32, at: u64) -> u128 {
-    EVERY[(step - 1 + (at as u32 & (step - 1))) as usize & 0xff]
+    EVERY[usize::from((step - 1 + (at as u32 & (step - 1))) as u8)]
 }
 
 /// Bits at which a run of at least `n` ones starts; none when `n` is 0 or above 128.

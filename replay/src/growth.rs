@@ -21,6 +21,15 @@ const MIN_SLABS: u64 = 512;
 /// Slots of the largest block of pages.
 const MAX_BLOCK: u64 = 2 << MAX_ORDER;
 
+/// What a replay assumes of pools that come and go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GrowthSetup {
+    /// Time from the worker being woken to its pool being there.
+    pub worker_ns: u64,
+    /// The last address the worker's pools may have (SPEC 5, `phys_limit`).
+    pub phys_limit: u64,
+}
+
 /// What became of a request for pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pages {
@@ -336,20 +345,20 @@ impl Allocator {
         let growth = self.growth.as_mut()?;
         let rules = self.rules;
         let n = if let Some((_, pool)) = growth.added.iter_mut().rev().find(|(_, p)| p.contains(tlb_addr)) {
-            Self::release_at(rules, pool, tlb_addr, limits)?
+            Self::release_at(rules, pool, tlb_addr, limits)?.n
         } else {
             let (&start, transient) = growth.transient.range_mut(..=tlb_addr).next_back()?;
             if !transient.pool.contains(tlb_addr) {
                 return None;
             }
-            let n = Self::release_at(rules, &mut transient.pool, tlb_addr, limits)?;
+            let n = Self::release_at(rules, &mut transient.pool, tlb_addr, limits)?.n;
             let order = transient.order;
             growth.transient_slots -= transient.pool.geometry().nslabs;
             growth.transient.remove(&start);
             growth.give(start, order);
             n
         };
-        Some(n)
+        u32::try_from(n).ok()
     }
 }
 

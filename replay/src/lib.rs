@@ -10,6 +10,7 @@
 //! | `walk`, `view` | the five searches, without the walking; by other addresses than the pool's own |
 //! | [`pool`], `bounds` | the slots of a pool, 128 to a word; which words may hold a run |
 //! | [`allocator`] | a generation over its pools: map, unmap |
+//! | [`restricted`] | pools of a device's own |
 //! | [`growth`], [`pages`] | pools that come and go, and where their memory comes from |
 //! | [`dispatch`] | which of `rfc64`'s two pools a request goes to |
 //! | [`param`], [`policy`] | what a pool size becomes in a kernel; policies as people write them |
@@ -49,6 +50,7 @@ pub mod plan;
 pub mod policy;
 pub mod pool;
 pub mod refusal;
+pub mod restricted;
 pub mod rules;
 pub mod script;
 mod snapshot;
@@ -66,7 +68,7 @@ pub use axis::{Axis, AxisError, grid};
 pub use copies::{COPY_ERAS, Copies};
 pub use dispatch::{Dispatch, Fallback};
 pub use eras::{ERAS, Era};
-pub use growth::{Grown, Transient};
+pub use growth::{Grown, GrowthSetup, Transient};
 pub use kernel::KernelVersion;
 pub use lifetimes::Assumed;
 pub use load::{Load, LoadBuilder, LoadDevice, LoadNotes, Recorded, Surroundings};
@@ -83,6 +85,7 @@ pub use plan::{Limits, Request};
 pub use policy::{Base, MAX_SLABS, PARAMETERS, Policy, PolicyError, Setup};
 pub use pool::{AreaState, Geometry, SlotPool};
 pub use refusal::{AreaRefusal, Cause, Refusal};
+pub use restricted::Restricted;
 pub use rules::{GENERATIONS, Generation};
 pub use script::{Script, ScriptError, Timing};
 pub use sweep::{Job, Progress, Stopped, sweep};

@@ -20,6 +20,8 @@ pub struct LoadNotes {
     pub unmatched_syncs: u64,
     /// Unmaps of another size than any mapping at that address; the oldest was taken.
     pub size_mismatches: u64,
+    /// Coherent buffers freed that were allocated before the recording; they are in no restricted pool's figures.
+    pub unmatched_frees: u64,
     /// Mappings whose unmap is missing: their bounce buffer was given out again, so they were released there.
     pub missed_unmaps: u64,
     /// Unmaps written down after their buffer was given out again.

@@ -5,6 +5,7 @@ use std::num::NonZeroU64;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::growth::Grown;
 use crate::lifetimes::Assumed;
 use crate::machine::{FalseBoundaries, Reason};
 use crate::occupancy::Occupancy;
@@ -144,6 +145,14 @@ pub struct Outcome {
     pub retried_ok: u64,
     /// Mappings held since before the recording that find no room here. They are neither requests nor failures.
     pub held_refused: u64,
+    /// Coherent buffers asked of a restricted pool (SPEC 2.7). They are no requests for mappings.
+    pub coherent: u64,
+    /// Of these, refused, by cause, in the order of [`Cause::ALL`].
+    pub coherent_failures: [u64; Cause::ALL.len()],
+    /// Releases that read past the end of the kernel's table, in a pool that ends inside a segment (SPEC 4).
+    pub unspecified_tails: u64,
+    /// Pools that came and went, where they can; their slots in use count for the boot pool.
+    pub grown: Option<Grown>,
     /// Translations that had to be assumed because the trace does not name a frame (Xen PV).
     pub unknown_frames: u64,
     /// Buffers given to their device as one range although their bus frames part (`stefano-arm`): it would use somebody

@@ -3,6 +3,7 @@
 use trace::Device;
 use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
 
+use crate::pool::SlotPool;
 use crate::rules::{AlignMask, Generation, Search, SizeRule};
 
 const SLOT_MASK: u64 = SLOT_BYTES - 1;
@@ -28,6 +29,7 @@ impl Limits {
     /// A device whose last reachable byte is known: `size` bytes at `dma_addr` are within it (SPEC 6.1, `capable`).
     /// The sum wraps, as in the kernel.
     #[must_use]
+    #[inline]
     pub fn capable(&self, dma_addr: u64, size: u64) -> bool {
         dma_addr != u64::MAX && dma_addr.wrapping_add(size).wrapping_sub(1) <= self.reach
     }
@@ -63,6 +65,8 @@ pub(crate) struct Shape {
     pub mask: u64,
     /// The bits of the buffer's slot number that say what is wanted.
     like: u64,
+    /// What a cursor is rounded up by before the search: to the stride in searches A and B, not at all in C and D.
+    round: u64,
     /// Distance of the matching slots the walk looks at, when it is the same power of two all along and fits a segment.
     pub step: Option<u32>,
 }
@@ -75,10 +79,16 @@ pub(crate) struct Profile {
     start: u64,
     /// The device's min_align_mask, as far as the generation obeys it.
     ma: u64,
-    tbl: u64,
     max_slots: u64,
+    /// See [`Plan`].
+    never: bool,
+    /// See [`Plan`].
+    first: u64,
+    shift: u64,
     /// For ordinary requests, below a page and from a page up.
     shapes: [Shape; 2],
+    /// Whether matching slots come at one distance, in ordinary requests.
+    regular: bool,
 }
 
 /// A request against one pool.
@@ -105,11 +115,13 @@ pub(crate) struct Plan {
 }
 
 /// Bitwise round-up, also for `to` that is not a power of two (SPEC 2.1).
+#[inline]
 pub(crate) const fn align(x: u64, to: u64) -> u64 {
     x.wrapping_add(to.wrapping_sub(1)) & !to.wrapping_sub(1)
 }
 
 /// Slots that hold `bytes`.
+#[inline]
 pub(crate) const fn slots(bytes: u64) -> u64 {
     bytes.div_ceil(SLOT_BYTES)
 }
@@ -125,7 +137,21 @@ impl Profile {
         };
         let shape = |paged| Shape::new(rules, ma, 0, paged, true);
         let shapes = [shape(false), shape(true)];
-        Self { rules, limits: *limits, start, ma, tbl: start & limits.boundary, max_slots, shapes }
+        let tbl = start & limits.boundary;
+        let never = rules.search == Search::D && tbl & SLOT_MASK != 0;
+        let regular = !never && shapes.iter().all(|shape| (shape.mask + 1).is_power_of_two());
+        Self {
+            rules,
+            limits: *limits,
+            start,
+            ma,
+            max_slots,
+            first: tbl >> 11,
+            shift: slots(tbl),
+            never,
+            shapes,
+            regular,
+        }
     }
 
     /// Which of [`PROFILES`] places to remember a device's at; others may have the same.
@@ -143,7 +169,7 @@ impl Profile {
     }
 
     /// What a request comes to.
-    #[inline(always)]
+    #[inline]
     pub fn plan(&self, request: &Request) -> Plan {
         let &Request { orig_addr: orig, size, align_mask: am, .. } = request;
         let rules = self.rules;
@@ -169,12 +195,46 @@ impl Profile {
             offset,
             shape,
             value: (orig >> 11) & shape.like,
-            never: rules.search == Search::D && self.tbl & SLOT_MASK != 0,
-            first: self.tbl >> 11,
-            shift: slots(self.tbl),
+            never: self.never,
+            first: self.first,
+            shift: self.shift,
             max_slots: self.max_slots,
         }
     }
+
+    /// The first slot an ordinary request looks at, if its run will do; nothing when that takes more thought. What is
+    /// said here in short follows from [`Profile::plan`] and [`find`](crate::walk::find), and saves most requests to a
+    /// pool that is not full the rest of them.
+    #[inline(always)]
+    pub fn at_cursor(&self, pool: &SlotPool, area: usize, request: &Request) -> Option<Quick> {
+        let &Request { orig_addr: orig, size, align_mask, .. } = request;
+        if align_mask != 0 || orig == 0 || size.wrapping_sub(1) >= 1 << 20 || !self.regular {
+            return None;
+        }
+        let lo = orig & self.ma & SLOT_MASK;
+        let n = (size + lo + SLOT_MASK) / SLOT_BYTES;
+        let shape = &self.shapes[usize::from(size + lo >= PAGE)];
+        let (state, len) = (pool.areas().get(area)?, pool.area_slots());
+        let begin = shape.begin(state.index, len);
+        let base = area as u64 * len;
+        let at = begin + (((orig >> 11) & shape.like).wrapping_sub(self.first + base + begin) & shape.mask);
+        let slot = base + at;
+        let fits = at < len
+            && u64::from(pool.run_at(slot)) >= n
+            && n <= len.wrapping_sub(state.used)
+            && ((self.shift + slot) & self.max_slots.wrapping_sub(1)) + n <= self.max_slots;
+        fits.then_some(Quick { slot, n, lo })
+    }
+}
+
+/// What [`Profile::at_cursor`] found.
+pub(crate) struct Quick {
+    /// First slot, and the data's: ordinary requests have no padding.
+    pub slot: u64,
+    /// Slots.
+    pub n: u64,
+    /// Offset of the data in its slot.
+    pub lo: u64,
 }
 
 impl Plan {
@@ -184,27 +244,39 @@ impl Plan {
     }
 
     /// Padding slots in front of the data.
+    #[inline]
     pub fn pad(&self) -> u32 {
         u32::try_from(self.offset >> 11).unwrap_or(u32::MAX)
     }
 
     /// Offset of the data in its first slot.
+    #[inline]
     pub fn lo(&self) -> u64 {
         self.offset & SLOT_MASK
     }
 
     /// Whether a run of `n` slots from `slot` crosses one of the device's segment boundaries (SPEC 3, `span`).
+    #[inline]
     pub fn spans(&self, slot: u64) -> bool {
         ((self.shift + slot) & (self.max_slots.wrapping_sub(1))).saturating_add(self.n) > self.max_slots
     }
 
     /// Whether the address of `slot` is one the walk may take.
+    #[inline]
     pub fn matches(&self, slot: u64) -> bool {
         !self.never && (self.first + slot) & self.shape.mask == self.value
     }
 }
 
 impl Shape {
+    /// Where a search of an area of `len` slots begins. The rounding is bitwise also to what is not a power of two
+    /// (SPEC 2.1).
+    #[inline]
+    pub fn begin(&self, index: u64, len: u64) -> u64 {
+        let rounded = index.wrapping_add(self.round) & !self.round;
+        if rounded >= len { 0 } else { rounded }
+    }
+
     /// For a device's mask `ma`, a caller's mask `am`, a request of a page or more or of less, and whether the slots'
     /// addresses are compared with the buffer's at all.
     fn new(rules: &Generation, ma: u64, am: u64, paged: bool, compares: bool) -> Self {
@@ -237,6 +309,10 @@ impl Shape {
         let step = stride.checked_add(mask).map(|s| s & !mask).unwrap_or(0);
         let regular = (mask + 1).is_power_of_two() && step.is_power_of_two() && step <= u64::from(SEGMENT_SLOTS);
         let step = if regular { u32::try_from(step).ok() } else { None };
-        Self { stride, mask, like: like >> 11, step }
+        let round = match rules.search {
+            Search::A | Search::B | Search::BSplit => stride.wrapping_sub(1),
+            Search::C | Search::D => 0,
+        };
+        Self { stride, mask, like: like >> 11, round, step }
     }
 }

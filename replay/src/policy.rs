@@ -1,18 +1,27 @@
 //! A policy as people write it, and what it comes to on a given machine.
 //!
-//! `ID`, `ID:nslabs=65536,areas=8`, `ID:swiotlb=65536,1048576,force` (a kernel command line value, read and rounded
+//! `ID`, `ID+dynamic`, `ID:nslabs=65536,areas=8`, `ID:swiotlb=65536,1048576,force` (a kernel command line value, read and rounded
 //! as that generation does), or a kernel release that stands for an ID.
+
+mod error;
+mod parameters;
 
 use crate::copies::Copies;
 use crate::dispatch::{Dispatch, Fallback};
 use crate::eras::Era;
+use crate::growth::GrowthSetup;
 use crate::kernel::KernelVersion;
 use crate::largest;
 use crate::param::{self, BootParam, DEFAULT_SLABS, Force};
 use crate::plan::{Limits, align};
 use crate::pool::Geometry;
-use crate::rules::{GENERATIONS, Generation, Grammar};
+use crate::restricted::Restricted;
+use crate::rules::{Generation, Grammar};
+use std::time::Duration;
 use trace::Pool;
+
+pub use error::PolicyError;
+pub use parameters::{PARAMETERS, Parameter};
 
 /// Slots a pool may have at most here: 128 GiB, far more than the kernel gets, and affordable to simulate.
 pub const MAX_SLABS: u64 = 1 << 26;
@@ -20,140 +29,6 @@ pub const MAX_SLABS: u64 = 1 << 26;
 /// Time from the worker being woken to its pool being there when nobody says: a guess of the right order for a queue
 /// that is not busy and memory that is not short.
 const WORKER_NS: u64 = 1_000_000;
-
-/// A policy's parameter, for listings and messages.
-#[derive(Clone, Copy, Debug)]
-pub struct Parameter {
-    /// As written before the `=`.
-    pub name: &'static str,
-    /// What it sets.
-    pub doc: &'static str,
-    /// Which policies have it.
-    pub applies: fn(&Generation) -> bool,
-}
-
-/// Every parameter.
-pub static PARAMETERS: &[Parameter] = &[
-    Parameter { name: "nslabs", doc: "slots of 2 KiB; rounded as that kernel does", applies: |_| true },
-    Parameter { name: "areas", doc: "areas; rounded up to a power of two", applies: |g| g.areas },
-    Parameter { name: "start", doc: "physical address of the pool", applies: |_| true },
-    Parameter { name: "hi_nslabs", doc: "slots of the 64-bit pool", applies: Generation::has_high_pool },
-    Parameter { name: "hi_start", doc: "physical address of the 64-bit pool", applies: Generation::has_high_pool },
-    Parameter {
-        name: "worker",
-        doc: "with +dynamic: how long after a refusal the worker has its pool ready, such as 1ms",
-        applies: |g| g.dynamic.is_some(),
-    },
-    Parameter {
-        name: "hi_threshold",
-        doc: "what-if, in no kernel: devices that reach this address go to the 64-bit pool, instead of all 64 bits",
-        applies: Generation::has_high_pool,
-    },
-    Parameter {
-        name: "fallback",
-        doc: "what-if, in no kernel: where a full pool's requests go: none, hi-lo, lo-hi (if the device reaches it), both",
-        applies: Generation::has_high_pool,
-    },
-    Parameter {
-        name: "kernel",
-        doc: "a release the policy stands for, such as 6.12, for what changes within it: set-up, bounce rules, copies",
-        applies: |g| !g.has_high_pool(),
-    },
-    Parameter { name: "force", doc: "on: everything bounces; off: only what must", applies: |_| true },
-    Parameter { name: "swiotlb", doc: "a kernel command line value, such as 65536,force", applies: |_| true },
-    Parameter { name: "copies", doc: "a kernel release to copy as, such as 5.15.16", applies: |_| true },
-];
-
-impl Generation {
-    /// The parameters this policy takes.
-    pub fn parameters(&'static self) -> impl Iterator<Item = &'static Parameter> {
-        PARAMETERS.iter().filter(|p| (p.applies)(self))
-    }
-}
-
-/// A policy text that cannot be understood. The messages say what would be.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PolicyError {
-    /// Neither a policy nor a kernel release.
-    #[error("unknown policy `{id}`; known: {}, or a kernel release such as 6.12", ids())]
-    Unknown {
-        /// What was given.
-        id: String,
-    },
-    /// The policy has no such parameter.
-    #[error("policy {id} has no parameter `{name}`; it has: {}", .known.join(", "))]
-    UnknownParameter {
-        /// The policy.
-        id: &'static str,
-        /// What was given.
-        name: String,
-        /// What would have been right.
-        known: Vec<&'static str>,
-    },
-    /// A parameter's value is of the wrong kind.
-    #[error("parameter `{name}`: `{value}` is not {wanted}")]
-    BadValue {
-        /// The parameter.
-        name: &'static str,
-        /// What was given.
-        value: String,
-        /// What would have been right.
-        wanted: &'static str,
-    },
-    /// A pool larger than [`MAX_SLABS`].
-    #[error("a pool of {nslabs} slots is too large: {MAX_SLABS} (128 GiB) is the most this model takes")]
-    TooLarge {
-        /// Slots after rounding.
-        nslabs: u64,
-    },
-    /// More areas than slots.
-    #[error("{areas} areas in {nslabs} slots: an area must have at least one slot; give fewer areas or more slots")]
-    TooManyAreas {
-        /// Slots.
-        nslabs: u64,
-        /// Areas.
-        areas: u32,
-    },
-    /// A pool whose addresses run over the end of the address space, or whose start is inside a slot.
-    #[error(
-        "a pool cannot start at {start:#x} with {nslabs} slots: it must start at a multiple of 2048 and end below 2^64"
-    )]
-    BadStart {
-        /// The start.
-        start: u64,
-        /// Slots.
-        nslabs: u64,
-    },
-    /// The policy's kernels have no pools that come and go.
-    #[error("policy {id} has no dynamic pools: they came with 6.6; with them: {}", dynamic_ids())]
-    NotDynamic {
-        /// The policy.
-        id: &'static str,
-    },
-    /// A parameter only dynamic pools have.
-    #[error("parameter `{name}` is for dynamic pools: write {id}+dynamic")]
-    NeedsDynamic {
-        /// The parameter.
-        name: &'static str,
-        /// The policy.
-        id: &'static str,
-    },
-    /// The two pools of `rfc64` share addresses.
-    #[error("the two pools overlap at {at:#x}; give hi_start an address after the first pool's end")]
-    Overlap {
-        /// Where.
-        at: u64,
-    },
-}
-
-fn ids() -> String {
-    GENERATIONS.iter().map(|g| g.id).collect::<Vec<_>>().join(", ")
-}
-
-fn dynamic_ids() -> String {
-    let ids = GENERATIONS.iter().filter(|g| g.dynamic.is_some()).map(|g| format!("{}{DYNAMIC}", g.id));
-    ids.collect::<Vec<_>>().join(", ")
-}
 
 /// Behind a policy's name: its kernel is built with `CONFIG_SWIOTLB_DYNAMIC` (SPEC 5).
 const DYNAMIC: &str = "+dynamic";
@@ -176,6 +51,9 @@ pub struct Policy {
     copies: Option<&'static Copies>,
     dynamic: bool,
     worker_ns: Option<u64>,
+    restricted: Option<u64>,
+    restricted_start: Option<u64>,
+    restricted_dev: Option<glob::Pattern>,
 }
 
 /// What is known of the machine a policy is put on: the recorded pool, or a guess.
@@ -225,20 +103,30 @@ pub struct Setup {
     pub copies: &'static Copies,
     /// The pool that was recorded, when this follows from one.
     pub recorded: Geometry,
+    /// Devices with a pool of their own, which is then the second of `pools`.
+    pub restricted: Option<Restricted>,
     /// Pools come and go; how they do in a replay.
     pub growth: Option<GrowthSetup>,
 }
 
-/// What a replay assumes of pools that come and go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GrowthSetup {
-    /// Time from the worker being woken to its pool being there.
-    pub worker_ns: u64,
-    /// The last address the worker's pools may have (SPEC 5, `phys_limit`).
-    pub phys_limit: u64,
-}
-
 impl Setup {
+    /// The policy's name, `+dynamic` included.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}{}", self.rules.id, if self.growth.is_some() { DYNAMIC } else { "" })
+    }
+
+    /// What a pool is called: the RFC's words when there are two of its kind.
+    #[must_use]
+    pub fn pool_name(&self, pool: usize) -> &'static str {
+        match (self.pools.len(), pool, &self.restricted) {
+            (0 | 1, ..) | (_, 0, Some(_)) => "pool",
+            (_, 0, None) => "LO",
+            (.., None) => "HI",
+            (.., Some(_)) => "restricted",
+        }
+    }
+
     /// Bytes this kernel promises a device for one mapping through its pool (SPEC 6.4).
     #[must_use]
     pub fn max_mapping_size(&self, limits: &Limits) -> u64 {
@@ -256,7 +144,12 @@ impl Setup {
             }
             out.push(("start", format!("{:#x}", pool.start)));
         }
-        if let Some(high) = self.pools.get(1) {
+        let second = self.pools.get(1);
+        if let (Some(own), Some(restricted)) = (second, &self.restricted) {
+            out.push(("restricted", own.nslabs.to_string()));
+            out.push(("restricted_dev", restricted.devices.as_str().to_owned()));
+            out.push(("restricted_start", format!("{:#x}", own.start)));
+        } else if let Some(high) = second {
             out.push(("hi_nslabs", high.nslabs.to_string()));
             out.push(("hi_start", format!("{:#x}", high.start)));
         }
@@ -271,7 +164,8 @@ impl Setup {
             out.push(("copies", self.copies.era.to_owned()));
         }
         if let Some(growth) = self.growth {
-            out.push(("worker", format!("{} us", growth.worker_ns / 1000)));
+            let after = humantime::format_duration(Duration::from_nanos(growth.worker_ns));
+            out.push(("worker", after.to_string().replace(' ', "")));
         }
         let newest = Era::of_kernel(KernelVersion::of_generation(self.rules));
         if self.era != newest {
@@ -322,6 +216,9 @@ impl Policy {
             copies: None,
             dynamic: false,
             worker_ns: None,
+            restricted: None,
+            restricted_start: None,
+            restricted_dev: None,
         };
         let mut items = Vec::new();
         let mut rest = params;
@@ -374,10 +271,18 @@ impl Policy {
             "start" => self.start = Some(number()?),
             "worker" => {
                 let wanted = "a time such as 500us, 1ms or 2s";
-                self.worker_ns = Some(duration(value.unwrap_or("")).ok_or_else(|| bad(wanted))?);
+                let time = value.and_then(|text| humantime::parse_duration(text).ok());
+                self.worker_ns = Some(time.and_then(|t| u64::try_from(t.as_nanos()).ok()).ok_or_else(|| bad(wanted))?);
             }
             "hi_nslabs" => self.hi_nslabs = Some(number()?),
             "hi_start" => self.hi_start = Some(number()?),
+            "restricted" => self.restricted = Some(number()?),
+            "restricted_start" => self.restricted_start = Some(number()?),
+            "restricted_dev" => {
+                let pattern = value.and_then(|text| glob::Pattern::new(text).ok());
+                self.restricted_dev =
+                    Some(pattern.ok_or_else(|| bad("a device's name, or a pattern with `*` and `?`"))?);
+            }
             "hi_threshold" => self.dispatch.hi_threshold = number()?,
             "fallback" => {
                 let fallback = Fallback::from_name(value.unwrap_or(""));
@@ -490,6 +395,21 @@ impl Policy {
             }
             pools.push(high);
         }
+        let mut restricted = None;
+        if let Some(nslabs) = self.restricted {
+            let start = self.restricted_start.unwrap_or(align(low.end(), 1 << 18));
+            let own = Geometry { start, nslabs, areas: 1 };
+            check(&own)?;
+            if own.start < low.end() && low.start < own.end() {
+                return Err(PolicyError::Overlap { at: own.start.max(low.start) });
+            }
+            pools.push(own);
+            let all = || glob::Pattern::new("*").unwrap_or_default();
+            let devices = self.restricted_dev.clone().unwrap_or_else(all);
+            restricted = Some(Restricted { devices });
+        } else if self.restricted_dev.is_some() || self.restricted_start.is_some() {
+            return Err(PolicyError::NeedsRestricted { id: rules.id });
+        }
         if self.worker_ns.is_some() && !self.dynamic {
             return Err(PolicyError::NeedsDynamic { name: "worker", id: rules.id });
         }
@@ -504,6 +424,7 @@ impl Policy {
             kernel: self.kernel,
             copies: self.copies(),
             recorded: base.pool,
+            restricted,
             growth,
         })
     }
@@ -551,19 +472,6 @@ fn next_parameter(text: &str) -> (&str, &str) {
         }
     }
     (&text[..end], text.get(end + 1..).unwrap_or(""))
-}
-
-/// A whole number of ns, us, ms or s, in nanoseconds.
-fn duration(text: &str) -> Option<u64> {
-    let digits = text.find(|c: char| !c.is_ascii_digit())?;
-    let unit = match &text[digits..] {
-        "ns" => 1,
-        "us" => 1_000,
-        "ms" => 1_000_000,
-        "s" => 1_000_000_000,
-        _ => return None,
-    };
-    text[..digits].parse::<u64>().ok()?.checked_mul(unit)
 }
 
 pub(crate) fn integer(text: &str) -> Option<u64> {

@@ -51,6 +51,8 @@ pub struct AreaState {
 #[derive(Clone, Debug)]
 pub struct SlotPool {
     geometry: Geometry,
+    /// First address after the pool.
+    end: u64,
     area_slots: u64,
     /// Bits to shift a slot number by to get its area, where areas are a power of two.
     area_shift: Option<u32>,
@@ -105,6 +107,7 @@ impl SlotPool {
         let area_slots = geometry.area_slots();
         let mut pool = Self {
             geometry,
+            end: geometry.end(),
             area_slots,
             area_shift: area_slots.is_power_of_two().then(|| area_slots.trailing_zeros()),
             areas: vec![AreaState::default(); geometry.areas.max(1) as usize],
@@ -123,30 +126,35 @@ impl SlotPool {
 
     /// Where the pool is.
     #[must_use]
+    #[inline]
     pub fn geometry(&self) -> &Geometry {
         &self.geometry
     }
 
     /// Whether a bounce address lies in this pool.
     #[must_use]
+    #[inline]
     pub fn contains(&self, addr: u64) -> bool {
-        (self.geometry.start..self.geometry.end()).contains(&addr)
+        (self.geometry.start..self.end).contains(&addr)
     }
 
     /// Slots in use.
     #[must_use]
+    #[inline]
     pub fn used(&self) -> u64 {
         self.used
     }
 
     /// Cursor and use of every area.
     #[must_use]
+    #[inline]
     pub fn areas(&self) -> &[AreaState] {
         &self.areas
     }
 
     /// Slots of an area.
     #[must_use]
+    #[inline]
     pub fn area_slots(&self) -> u64 {
         self.area_slots
     }
@@ -163,6 +171,7 @@ impl SlotPool {
     }
 
     /// The area a slot belongs to.
+    #[inline]
     pub(crate) fn area_of(&self, slot: u64) -> usize {
         let area = match self.area_shift {
             Some(shift) => slot >> shift,
@@ -173,6 +182,7 @@ impl SlotPool {
 
     /// Length of the free run from `slot` to the first busy slot or the end of the segment: the kernel's `list[slot]`.
     #[must_use]
+    #[inline]
     pub fn run_at(&self, slot: u64) -> u32 {
         let at = (slot % SEG) as u32;
         bits::end(self.segment((slot / SEG) as usize), at) - at
@@ -204,16 +214,19 @@ impl SlotPool {
     }
 
     /// Free slots of a segment, as bits.
+    #[inline]
     pub(crate) fn segment(&self, segment: usize) -> u128 {
         self.segments.get(segment).map_or(0, |s| s.free)
     }
 
     /// The bounds on the segments' runs, which searches look through and sharpen.
+    #[inline]
     pub(crate) fn bounds_mut(&mut self) -> &mut Bounds {
         &mut self.bounds
     }
 
     /// Takes slots and moves the area's cursor behind them (SPEC 3.7). The slots must be free.
+    #[inline]
     pub(crate) fn take(&mut self, area: usize, run: Run, pad: u32) {
         let base = area as u64 * self.area_slots;
         let Run { first, n } = run;
@@ -224,8 +237,8 @@ impl SlotPool {
         let segment = &mut self.segments[(first / SEG) as usize];
         debug_assert_eq!(segment.free & slots, slots, "slots are taken once (I1)");
         segment.free &= !slots;
-        segment.starts |= 1 << at;
-        segment.data |= 1 << (at + pad);
+        segment.starts |= bits::run(at, 1);
+        segment.data |= bits::run(at + pad, 1);
         let area = &mut self.areas[area];
         area.used += n;
         let next = first - base + n;
@@ -234,19 +247,20 @@ impl SlotPool {
     }
 
     /// The allocation whose data begins in `slot` (SPEC 4: the pads in front of it belong to it).
+    #[inline]
     pub(crate) fn allocation_at(&self, slot: u64) -> Option<Run> {
         let (segment, at) = (self.segments.get((slot / SEG) as usize)?, (slot % SEG) as u32);
-        if segment.data >> at & 1 == 0 {
+        if !bits::has(segment.data, at) {
             return None;
         }
-        let start = segment.start(at)?;
+        let start = if bits::has(segment.starts, at) { at } else { segment.start(at)? };
         Some(Run { first: slot - u64::from(at - start), n: segment.length(start).into() })
     }
 
     /// The allocation that covers `slot`, wherever it begins.
     pub(crate) fn allocation_over(&self, slot: u64) -> Option<Run> {
         let (segment, at) = (self.segments.get((slot / SEG) as usize)?, (slot % SEG) as u32);
-        if slot >= self.geometry.nslabs || segment.free >> at & 1 == 1 {
+        if slot >= self.geometry.nslabs || bits::has(segment.free, at) {
             return None;
         }
         let start = segment.start(at)?;
@@ -254,6 +268,7 @@ impl SlotPool {
     }
 
     /// Gives an allocation's slots back; the cursor stays (SPEC 4).
+    #[inline(always)]
     pub(crate) fn release(&mut self, run: Run) {
         let Run { first, n } = run;
         let (number, at) = ((first / SEG) as usize, (first % SEG) as u32);
@@ -262,8 +277,10 @@ impl SlotPool {
         segment.free |= slots;
         segment.starts &= !slots;
         segment.data &= !slots;
-        let (from, to) = (bits::begin(segment.free, at), bits::end(segment.free, at + n as u32));
-        self.bounds.raise(number, from, to - from);
+        if !self.bounds.is_full(number) {
+            let (from, to) = (bits::begin(segment.free, at), bits::end(segment.free, at + n as u32));
+            self.bounds.raise(number, from, to - from);
+        }
         let area = self.area_of(first);
         self.areas[area].used -= n;
         self.used -= n;

@@ -41,6 +41,10 @@ pub(crate) enum What {
     },
     /// Hand a part of a mapping over, in a way that copies.
     Sync,
+    /// Allocate coherent memory; for devices with a restricted pool.
+    Alloc,
+    /// Free it.
+    Free,
 }
 
 /// A map, but for its address and size.

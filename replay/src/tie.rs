@@ -19,6 +19,8 @@ const LATE_NS: u64 = 1_000_000;
 pub(crate) const UNTIED: u32 = u32::MAX;
 /// Stands for the device in the keys of mappings held since before the recording, whose other half is the slot.
 const HELD: u32 = u32::MAX;
+/// Set in the device of the keys of coherent buffers, which are no mappings.
+const COHERENT: u32 = 1 << 31;
 
 /// A mapping that is alive while tying.
 #[derive(Clone, Copy, Debug)]
@@ -103,8 +105,10 @@ impl<'a> Tie<'a> {
             Op::SyncForCpu | Op::SyncForDevice => self.sync(event),
             Op::Lost => self.notes.lost += event.count.unwrap_or(0),
             Op::SlotAlloc => self.slot_allocs += 1,
-            // Slot events are else for verifying; coherent buffers do not come from the pool (SPEC 2.7).
-            Op::Alloc | Op::Free | Op::SlotFailed | Op::SlotFree | Op::Bounce => {}
+            Op::Alloc => self.alloc(event),
+            Op::Free => self.free(event),
+            // Slot events are else for verifying.
+            Op::SlotFailed | Op::SlotFree | Op::Bounce => {}
         }
     }
 
@@ -238,6 +242,32 @@ impl<'a> Tie<'a> {
             let size = event.size.unwrap_or(left);
             self.step(event.time_ns, id, offset, size, Class { device, what: What::Sync });
         }
+    }
+
+    /// Coherent memory does not come from the pool, unless it is a device's own (SPEC 2.7). What was refused, or has no
+    /// size, cannot be followed.
+    fn alloc(&mut self, event: &Event) {
+        let (Some(dma_addr), Some(size)) = (event.dma_addr, event.size) else { return };
+        let device = self.device(event.device);
+        let direction = Direction::Bidirectional;
+        let key = (device | COHERENT, dma_addr);
+        let alive = Alive { key, size, since_ns: event.time_ns, younger: UNTIED, direction, bounced: false, device };
+        let id = self.insert(alive);
+        let class = self.classes.position(Class { device, what: What::Alloc });
+        self.steps.push(Step { time_ns: event.time_ns, addr: 0, size, id, class });
+    }
+
+    fn free(&mut self, event: &Event) {
+        let Some(dma_addr) = event.dma_addr else { return };
+        let device = self.device(event.device);
+        let id = self.by_address.get(&(device | COHERENT, dma_addr)).copied();
+        let Some(alive) = id.and_then(|id| self.remove(id)) else {
+            self.notes.unmatched_frees += 1;
+            return;
+        };
+        let class = self.classes.position(Class { device, what: What::Free });
+        let id = id.unwrap_or(UNTIED);
+        self.steps.push(Step { time_ns: event.time_ns, addr: 0, size: alive.size, id, class });
     }
 
     /// Whether a DMA address lies in the recorded pool.

@@ -3,15 +3,15 @@
 //! A kernel search visits slots in a fixed order: it passes slots whose address does not match one by one, and after
 //! a slot that matches but is busy (or would cross a boundary) it goes on `stride` slots further. So within one
 //! sweep from a slot upward, the slots it *looks at* form a chain that depends on the request only, not on what is
-//! free: the first match, then the first match at least `stride` further, and so on. [`Sweep::fit_on_chain`] finds the
+//! free: the first match, then the first match at least `stride` further, and so on. [`Sweep::first_fit`] finds the
 //! first free run on that chain, a segment at a time. What differs between the letters is how many sweeps there are
 //! and where they end; that is [`find`].
 
 use trace::pool::SEGMENT_SLOTS;
 
 use crate::bits;
-use crate::bounds::Wanted;
-use crate::plan::{Plan, align};
+use crate::bounds::{BLOCK, Wanted};
+use crate::plan::Plan;
 use crate::pool::SlotPool;
 use crate::rules::Search;
 
@@ -29,7 +29,6 @@ pub(crate) enum Found {
 }
 
 /// Searches one area as the kernel of that letter does.
-#[inline]
 pub(crate) fn find(pool: &mut SlotPool, area: usize, plan: &Plan, search: Search) -> Found {
     let len = pool.area_slots();
     let state = pool.areas()[area];
@@ -43,21 +42,32 @@ pub(crate) fn find(pool: &mut SlotPool, area: usize, plan: &Plan, search: Search
         return Found::Nothing;
     }
     // Searches A and B begin at a multiple of the stride, C and D at the bare cursor.
-    let begin = match search {
-        Search::A | Search::B | Search::BSplit => align(state.index, plan.shape.stride),
-        Search::C | Search::D => state.index,
-    };
-    let begin = if begin >= len { 0 } else { begin };
+    let begin = plan.shape.begin(state.index, len);
+    let stride = plan.shape.stride;
     let mut sweep = Sweep { base: area as u64 * len, pool, plan };
-    // The first slot looked at is the one right behind the last allocation: in an empty pool it is taken.
-    let first = sweep.next_match(begin, len);
-    if let Some(first) = first.map(|first| sweep.base + first)
-        && u64::from(sweep.pool.run_at(first)) >= plan.n
-        && !plan.spans(first)
-    {
-        return Found::Slot(first);
+    if let Some(slot) = sweep.first_fit(begin, len) {
+        return Found::Slot(slot);
     }
-    sweep.search(begin, first, len, search)
+    let end = match search {
+        // Round once in steps of the stride, to where it began.
+        Search::A => begin,
+        // Ends only on the slot it began with. A second sweep that steps over it goes on to the end of the area,
+        // and as every further sweep repeats it, for ever.
+        Search::B | Search::BSplit => match sweep.last_before(0, begin) {
+            Some(last) if last + stride > begin => len,
+            _ => begin,
+        },
+        // Counts the slots gone past: what the first sweep jumped beyond the area's end is missing in the second.
+        Search::C | Search::D => {
+            let overshoot = sweep.last_before(begin, len).map_or(0, |last| (last + stride).saturating_sub(len));
+            begin.saturating_sub(overshoot)
+        }
+    };
+    match sweep.first_fit(0, end) {
+        Some(slot) => Found::Slot(slot),
+        None if end > begin => Found::Livelock,
+        None => Found::Nothing,
+    }
 }
 
 /// The chain of slots one sweep over an area looks at. Positions are counted from the area's first slot.
@@ -68,34 +78,6 @@ struct Sweep<'a> {
 }
 
 impl Sweep<'_> {
-    /// The search of the area's `len` slots from `begin`, of which `first` is the first slot looked at.
-    fn search(&mut self, begin: u64, first: Option<u64>, len: u64, search: Search) -> Found {
-        let stride = self.plan.shape.stride;
-        if let Some(slot) = first.and_then(|first| self.fit_on_chain(first, len)) {
-            return Found::Slot(slot);
-        }
-        let end = match search {
-            // Round once in steps of the stride, to where it began.
-            Search::A => begin,
-            // Ends only on the slot it began with. A second sweep that steps over it goes on to the end of the area,
-            // and as every further sweep repeats it, for ever.
-            Search::B | Search::BSplit => match self.last_before(0, begin) {
-                Some(last) if last + stride > begin => len,
-                _ => begin,
-            },
-            // Counts the slots gone past: what the first sweep jumped beyond the area's end is missing in the second.
-            Search::C | Search::D => {
-                let overshoot = self.last_before(begin, len).map_or(0, |last| (last + stride).saturating_sub(len));
-                begin.saturating_sub(overshoot)
-            }
-        };
-        match self.next_match(0, end).and_then(|first| self.fit_on_chain(first, end)) {
-            Some(slot) => Found::Slot(slot),
-            None if end > begin => Found::Livelock,
-            None => Found::Nothing,
-        }
-    }
-
     /// The first slot at or after `i` whose address matches, below `to`.
     fn next_match(&self, i: u64, to: u64) -> Option<u64> {
         let plan = self.plan;
@@ -111,45 +93,62 @@ impl Sweep<'_> {
         }
     }
 
-    /// The first slot of the chain that begins at `first`, below `to`, with a long enough free run; pool-wide number.
-    fn fit_on_chain(&mut self, first: u64, to: u64) -> Option<u64> {
+    /// The first slot of the chain from `from`, below `to`, that begins a long enough free run; pool-wide number.
+    fn first_fit(&mut self, from: u64, to: u64) -> Option<u64> {
+        let first = self.next_match(from, to)?;
         match self.plan.shape.step {
             Some(step) => self.fit_by_segment(self.base + first, self.base + to, step),
             None => self.fit_by_slot(first, to),
         }
     }
 
-    /// As [`Sweep::fit_on_chain`] for a chain with one slot in every `step`, from pool-wide slot `from` to `to`.
+    /// As [`Sweep::first_fit`] for a chain with one slot in every `step`, from pool-wide slot `from` to `to`.
+    #[inline]
     fn fit_by_segment(&mut self, from: u64, to: u64, step: u32) -> Option<u64> {
         let n = u32::try_from(self.plan.n).ok().filter(|&n| n <= SEGMENT_SLOTS)?;
         let wanted = Wanted::new(n, from, step);
         let chain = bits::every(step, from);
-        let residues = bits::every(step.min(4), from);
         let boundaries = Boundaries::new(self.plan, self.pool.geometry().nslabs);
-        let end = to.div_ceil(SEG) as usize;
-        let mut segment = (from / SEG) as usize;
-        while let Some(hopeful) = self.pool.bounds_mut().next(segment, end, &wanted) {
-            let free = self.pool.segment(hopeful);
-            let starts = bits::starts(free, n);
-            if starts == 0 {
-                self.pool.bounds_mut().cap(hopeful, bits::longest_run(free));
-            } else if starts & residues == 0 {
-                self.pool.bounds_mut().lower(hopeful, &wanted);
-            } else {
-                let base = hopeful as u64 * SEG;
-                let edges =
-                    !bits::below(from.saturating_sub(base).min(SEG) as u32) & bits::below((to - base).min(SEG) as u32);
-                let fits = starts & chain & edges & boundaries.allowed(base, n);
+        let (first, last) = ((from / SEG) as usize, ((to - 1) / SEG) as usize);
+        let (mut block, mut below) = (first / BLOCK, first % BLOCK);
+        loop {
+            let mut hits = self.pool.bounds_mut().hits(block, below, &wanted);
+            while hits != 0 {
+                let segment = block * BLOCK + hits.trailing_zeros() as usize;
+                if segment > last {
+                    return None;
+                }
+                hits &= hits - 1;
+                let base = segment as u64 * SEG;
+                let free = self.pool.segment(segment);
+                let starts = bits::starts(free, n);
+                let mut fits = starts & chain & boundaries.allowed(base, n);
+                if segment == first {
+                    fits &= !bits::below((from - base) as u32);
+                }
+                if segment == last {
+                    fits &= bits::below((to - base) as u32);
+                }
                 if fits != 0 {
                     return Some(base + u64::from(fits.trailing_zeros()));
                 }
+                self.learn(segment, free, starts & bits::every(step.min(4), from), &wanted);
             }
-            segment = hopeful + 1;
+            (block, below) = (self.pool.bounds_mut().next_block(block, first, last + 1, &wanted)?, 0);
         }
-        None
     }
 
-    /// As [`Sweep::fit_on_chain`] for the rare chain without a regular step: slot by slot.
+    /// Sharpens a segment's bounds after it was looked at in vain. `starts` are those of the wanted residues; there may
+    /// be some outside the sweep or across a boundary, and then nothing is learnt.
+    #[inline]
+    fn learn(&mut self, segment: usize, free: u128, starts: u128, wanted: &Wanted) {
+        if starts == 0 {
+            self.pool.bounds_mut().lower(segment, wanted);
+            self.pool.bounds_mut().cap(segment, bits::longest_run(free));
+        }
+    }
+
+    /// As [`Sweep::first_fit`] for the rare chain without a regular step: slot by slot.
     fn fit_by_slot(&self, first: u64, to: u64) -> Option<u64> {
         let mut at = Some(first);
         while let Some(i) = at {

@@ -15,11 +15,12 @@ use trace::pool::SLOT_BYTES;
 use crate::allocator::Taken;
 use crate::copies::Part;
 use crate::load::Load;
-use crate::machine::{FalseBoundaries, Machine, Mapped, Reason, Terms};
+use crate::machine::{FalseBoundaries, Machine, Mapped, Reason, Refused, Terms};
 use crate::occupancy::Occupancy;
 use crate::outcome::{DeviceOutcome, OnFail, Options, Outcome, RefusedMap};
-use crate::plan::Limits;
+use crate::plan::{Limits, Request};
 use crate::refusal::Cause;
+use crate::restricted::POOL;
 use crate::rules::Generation;
 use crate::step::{Map, Step, What};
 use crate::tie::UNTIED;
@@ -62,11 +63,15 @@ pub(crate) struct Replay<'a> {
     states: Vec<Option<Bounced>>,
     /// When something is to be done between steps, at the earliest.
     next_ns: u64,
+    /// When the growth worker has its pool ready; the end of time when it was not woken.
+    worker_ns: u64,
     due: Due,
     retries: Retries,
     /// Counts what changes the pools' slots.
     changes: u64,
     limits: Vec<Limits>,
+    /// Devices with a pool of their own.
+    restricted: Vec<bool>,
     used: Vec<u64>,
     out: Outcome,
 }
@@ -75,8 +80,13 @@ impl<'a> Replay<'a> {
     pub fn new(load: &'a Load, machine: &'a mut Machine, options: &'a Options) -> Self {
         let pools = machine.allocator().pools().len();
         let limits: Vec<_> = load.devices().iter().map(|d| d.limits).collect();
-        let pool_for = |limits: &Limits| machine.allocator().pool_for(limits) as u8;
-        let devices = limits.iter().map(|l| DeviceOutcome { pool: pool_for(l), ..DeviceOutcome::default() }).collect();
+        let restricted: Vec<_> = load.devices().iter().map(|d| machine.restricts(&d.name)).collect();
+        let pool_for = |(limits, &own): (&Limits, &bool)| match own {
+            true => POOL as u8,
+            false => machine.allocator().pool_for(limits) as u8,
+        };
+        let pools_of = limits.iter().zip(&restricted).map(pool_for);
+        let devices = pools_of.map(|pool| DeviceOutcome { pool, ..DeviceOutcome::default() }).collect();
         let out = Outcome {
             requests: 0,
             maps: 0,
@@ -97,6 +107,10 @@ impl<'a> Replay<'a> {
             retried: 0,
             retried_ok: 0,
             held_refused: 0,
+            grown: None,
+            coherent: 0,
+            coherent_failures: [0; Cause::ALL.len()],
+            unspecified_tails: 0,
             unknown_frames: 0,
             parted: 0,
             false_boundaries: FalseBoundaries::default(),
@@ -108,10 +122,12 @@ impl<'a> Replay<'a> {
             options,
             states: vec![None; load.alive],
             next_ns: u64::MAX,
+            worker_ns: u64::MAX,
             due: Due::default(),
             retries: Retries::default(),
             changes: 0,
             limits,
+            restricted,
             used: vec![0; pools],
             out,
         }
@@ -141,6 +157,16 @@ impl<'a> Replay<'a> {
                     1
                 }
                 What::Map(_) => self.request(at),
+                What::Alloc => {
+                    self.coherent(step, class.device);
+                    1
+                }
+                What::Free => {
+                    if let Some(Bounced { taken, .. }) = self.states[step.id as usize].take() {
+                        self.release(&taken, class.device, step.time_ns);
+                    }
+                    1
+                }
                 What::Sync => {
                     if let Some(bounced) = self.states[step.id as usize] {
                         self.sync(&bounced, class.device, step);
@@ -160,23 +186,29 @@ impl<'a> Replay<'a> {
         self.out.dropped += self.retries.len() as u64;
         self.out.final_slots = self.used;
         self.out.assumed = self.due.assumed();
+        self.out.unspecified_tails = self.machine.allocator().unspecified_tails();
+        self.out.grown = self.machine.allocator().grown();
         self.out.unknown_frames = self.machine.unknown_frames();
         self.out.parted = self.machine.parted();
         self.out.false_boundaries = self.machine.false_boundaries();
         self.out
     }
 
-    /// Does what is to be done up to a time, in the order of its times; a release before a retry.
+    /// Does what is to be done up to a time, in the order of its times; the growth worker first, a release before a retry.
     #[cold]
     fn catch_up(&mut self, now_ns: u64) {
         loop {
             let (due_ns, retry_ns) = (self.due.next_ns(), self.retries.next_ns());
-            self.next_ns = due_ns.min(retry_ns);
+            self.next_ns = due_ns.min(retry_ns).min(self.worker_ns);
             // The end of time stands for nothing to do.
             if self.next_ns > now_ns || self.next_ns == u64::MAX {
                 return;
             }
-            if due_ns > retry_ns {
+            if self.worker_ns == self.next_ns {
+                self.worker_ns = u64::MAX;
+                self.machine.allocator_mut().run_worker();
+                self.changes += 1;
+            } else if due_ns > retry_ns {
                 self.retry(due_ns.min(now_ns));
             } else if let Some((time_ns, bounce)) = self.due.pop() {
                 self.release(&bounce.taken, bounce.device, time_ns);
@@ -210,7 +242,7 @@ impl<'a> Replay<'a> {
                     done += 1;
                 }
                 // None stands inside a scatterlist, whose rows stand together.
-                What::Sync => break,
+                What::Sync | What::Alloc | What::Free => break,
             }
         }
         match (refused, self.options.on_fail) {
@@ -223,7 +255,7 @@ impl<'a> Replay<'a> {
 
     /// Maps a buffer that was mapped before the recording: only its slots count.
     fn hold(&mut self, step: &Step, device: u32, map: &Map) {
-        let state = match self.machine.map_on(&map.request(step), &self.limits[device as usize], &map.terms) {
+        let state = match self.ask(&map.request(step), device, map, step.time_ns) {
             Ok(Mapped::Direct { .. }) => None,
             Ok(Mapped::Bounced { taken, .. }) => {
                 self.took(step.time_ns, device, &taken);
@@ -237,16 +269,44 @@ impl<'a> Replay<'a> {
         self.states[step.id as usize] = state;
     }
 
+    /// Asks the machine, on behalf of a device, and minds the growth worker.
+    fn ask(&mut self, request: &Request, device: u32, map: &Map, now_ns: u64) -> Result<Mapped, Refused> {
+        let limits = &self.limits[device as usize];
+        let answer = if self.restricted[device as usize] {
+            self.machine.map_restricted(request, limits, &map.terms)
+        } else {
+            self.machine.map_on(request, limits, &map.terms)
+        };
+        self.wake_worker(now_ns);
+        answer
+    }
+
+    /// Coherent memory comes from the pool only where the device has one of its own (SPEC 2.7).
+    fn coherent(&mut self, step: &Step, device: u32) {
+        if !self.restricted[device as usize] {
+            return;
+        }
+        self.out.coherent += 1;
+        let limits = self.limits[device as usize];
+        match self.machine.allocator_mut().alloc_coherent(step.size, 0, &limits) {
+            Ok(taken) => {
+                self.took(step.time_ns, device, &taken);
+                self.states[step.id as usize] = Some(Bounced { taken, size: step.size });
+            }
+            Err(cause) => self.out.coherent_failures[cause as usize] += 1,
+        }
+    }
+
     /// Maps one buffer; `false` when it is refused.
     fn element(&mut self, step: &Step, device: u32, map: &Map, now_ns: u64, asked: Asked) -> bool {
         let request = map.request(step);
-        let limits = self.limits[device as usize];
-        let of_device = &mut self.out.devices[device as usize];
         // What was counted when it was refused is not counted again.
         let counts = u64::from(asked != Asked::Again { counted: true });
         self.out.maps += counts;
-        of_device.maps += counts;
-        let state = match self.machine.map_on(&request, &limits, &map.terms) {
+        self.out.devices[device as usize].maps += counts;
+        let answer = self.ask(&request, device, map, now_ns);
+        let of_device = &mut self.out.devices[device as usize];
+        let state = match answer {
             Ok(Mapped::Direct { .. }) => None,
             Ok(Mapped::Bounced { taken, reason, .. }) => {
                 self.out.bounces[reason as usize] += counts;
@@ -266,7 +326,12 @@ impl<'a> Replay<'a> {
                     self.out.failures[refused.cause as usize] += 1;
                     of_device.failures += 1;
                     if self.out.refusals.len() < self.options.refusals {
-                        let refusal = self.machine.explain(&request, &limits, &refused);
+                        let limits = &self.limits[device as usize];
+                        let refusal = if self.restricted[device as usize] {
+                            self.machine.explain_restricted(&request, limits, &refused)
+                        } else {
+                            self.machine.explain(&request, limits, &refused)
+                        };
                         self.out.refusals.push(RefusedMap { time_ns: step.time_ns, device, refusal });
                     }
                 }
@@ -312,9 +377,26 @@ impl<'a> Replay<'a> {
         }
     }
 
+    /// The pool whose slots and curve an allocation counts for: those that come and go count for the boot pool, as in
+    /// the kernel's `total_used`.
+    fn pool_of(&self, taken: &Taken) -> usize {
+        let pool = taken.pool as usize;
+        if pool < self.used.len() { pool } else { 0 }
+    }
+
+    /// Sets the time of the growth worker, if a request has just woken it.
+    fn wake_worker(&mut self, now_ns: u64) {
+        if let (Some(after), u64::MAX) = (self.machine.worker_ns(), self.worker_ns)
+            && self.machine.allocator().worker_scheduled()
+        {
+            self.worker_ns = now_ns.saturating_add(after);
+            self.next_ns = self.next_ns.min(self.worker_ns);
+        }
+    }
+
     /// Counts slots taken by a map.
     fn took(&mut self, time_ns: u64, device: u32, taken: &Taken) {
-        let (pool, slots) = (taken.pool as usize, u64::from(taken.nslots));
+        let (pool, slots) = (self.pool_of(taken), u64::from(taken.nslots));
         self.changes += 1;
         self.used[pool] += slots;
         self.out.peak_slots[pool] = self.out.peak_slots[pool].max(self.used[pool]);
@@ -326,7 +408,7 @@ impl<'a> Replay<'a> {
 
     fn release(&mut self, taken: &Taken, device: u32, time_ns: u64) {
         self.machine.unmap(taken, &self.limits[device as usize]);
-        let (pool, slots) = (taken.pool as usize, u64::from(taken.nslots));
+        let (pool, slots) = (self.pool_of(taken), u64::from(taken.nslots));
         self.changes += 1;
         self.used[pool] -= slots;
         self.out.occupancy.set(time_ns, pool, self.used[pool]);

@@ -12,6 +12,9 @@ use std::sync::{Arc, Mutex};
 use literal::{Answer, Reference};
 use proptest::prelude::*;
 use replay::{Allocator, Buddy, GENERATIONS, Generation, Geometry, Limits, PageSource, Request, SlotPool, Zone};
+use replay::{Base, Cause, Load, Machine, Options, Outcome, Platform, Policy, Surroundings, replay};
+
+use trace::{Device, Direction, Event, Op};
 
 /// What was asked of a source of pages, and what it said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -316,4 +319,86 @@ proptest! {
     fn pools_come_and_go_as_in_the_literal_model(case in cases()) {
         compare(&case)?;
     }
+}
+
+/// A map every 100 us of 256 KiB, so 128 slots, and none undone.
+fn growing(policy: &str, dma_mask: u64, maps: u64) -> Outcome {
+    let device = Device {
+        id: 0,
+        name: "dev0".to_owned(),
+        driver: None,
+        dma_mask: Some(dma_mask),
+        coherent_dma_mask: dma_mask,
+        bus_dma_limit: 0,
+        seg_boundary_mask: None,
+        max_segment_size: None,
+        min_align_mask: 0,
+        untrusted: None,
+    };
+    let map = |i: u64| Event {
+        orig_addr: Some(0x20_0000),
+        size: Some(262_144),
+        dma_addr: Some(i << 20),
+        direction: Some(Direction::ToDevice),
+        ..Event::new(Op::Map, i * 100_000, 0, 1, 0)
+    };
+    let events: Vec<_> = (1..=maps).map(map).collect();
+    let load = Load::collect(&events, &[device], &Surroundings::default());
+    let pool = Geometry { start: 0x74_0000, nslabs: 512, areas: 1 };
+    let setup = Policy::parse(policy).unwrap().resolve(&Base { pool, cpus: Some(1), force: true }).unwrap();
+    replay(&load, &mut Machine::new(&setup, Platform::native()), &Options::default())
+}
+
+#[test]
+fn a_what_if_grows_when_its_worker_has_run() {
+    // Four fit. The fifth, at 500 us, wakes the worker and has a pool of its own; so have those until the worker's is there.
+    let out = growing("v6_10+dynamic:worker=250us", u64::MAX, 20);
+    let grown = out.grown.unwrap();
+    // Pools for four maps each come at 750 and 1,450 us, three transient ones before each, two after.
+    assert_eq!((out.total_failures(), out.peak_slots[0], out.final_slots[0]), (0, 20 * 128, 20 * 128));
+    assert_eq!((grown.pools, grown.slots, grown.transient, grown.transient_peak_slots), (2, 1024, 8, 1024));
+    let slow = growing("v6_10+dynamic:worker=1s", u64::MAX, 20).grown.unwrap();
+    assert_eq!((slow.pools, slow.transient), (0, 16));
+    assert_eq!(growing("v6_10", u64::MAX, 20).failed(Cause::PoolFull), 16);
+    assert_eq!(growing("v6_10", u64::MAX, 20).grown, None);
+}
+
+#[test]
+fn a_request_may_not_fit_in_a_pool_of_its_own() {
+    let boot = Geometry { start: 0x7400_0000, nslabs: 128, areas: 1 };
+    let mut allocator = Allocator::new(Generation::by_id("v6_10").unwrap(), &[boot]);
+    let mut buddy = Buddy::default();
+    buddy.add(0x4000_0000, 4 << 20);
+    allocator.grow_from(Box::new(buddy), 0xffff_ffff);
+    let nvme = Limits { min_align_mask: 0xfff, ..Limits::NONE };
+    let request = |orig_addr, size| Request { orig_addr, size, align_mask: 0, cpu: 0 };
+    allocator.map(&request(0x1000, 258_048), &nvme).unwrap();
+    // Two slots of which the first must be odd; the pool made for them has two.
+    let late = request(0x1800, 4096);
+    let cause = allocator.map(&late, &nvme).unwrap_err();
+    assert_eq!(cause, Cause::GrowPending);
+    assert_eq!(
+        allocator.explain(&late, &nvme, cause).to_string(),
+        "needs 2 slots: 4 KiB; no pool had room, and in one of its own at 0x40000000 it would begin at an address the \
+         masks do not allow; a pool of 128 was on its way"
+    );
+    assert!(allocator.worker_scheduled() && allocator.run_worker());
+    assert_eq!(allocator.map(&late, &nvme).unwrap().tlb_addr, 0x4000_0800);
+    // No pool would ever do for these.
+    assert_eq!(allocator.map(&request(0x1800, 260_096 + 2048), &nvme), Err(Cause::AlignmentImpossible));
+    assert_eq!(allocator.map(&request(0x1a00, 262_144), &nvme), Err(Cause::TooLargeWithOffset));
+}
+
+#[test]
+fn a_what_if_says_why_no_pool_came_in_time() {
+    // 15 MiB of memory below 16 MiB, less the pool's one, hold a few dozen buffers of 256 KiB.
+    let out = growing("v6_10+dynamic:worker=1s", 0xff_ffff, 70);
+    assert_eq!(out.failed(Cause::TransientRefused), out.total_failures());
+    assert_eq!(out.total_failures(), 70 - 4 - 56, "14 MiB in blocks of 256 KiB are 56");
+    let said = out.refusals[0].refusal.to_string();
+    assert_eq!(
+        said,
+        "needs 128 slots: 256 KiB; no pool had room, and there were no pages at or below 0xffffff for one of its own; \
+         a pool of 512 was on its way"
+    );
 }

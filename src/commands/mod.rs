@@ -1,6 +1,7 @@
 //! One module a command. Each has `run`, which returns the exit code or the error to print.
 
 pub(crate) mod doctor;
+pub(crate) mod param;
 pub(crate) mod policies;
 pub(crate) mod record;
 pub(crate) mod replay;

@@ -34,9 +34,12 @@ pub(crate) fn run(args: &PoliciesArgs) -> anyhow::Result<ExitCode> {
         .collect();
     output::print_rows(&rows, args.format)?;
     if args.format == crate::cli::Format::Table {
-        output::line(&mut io::stdout(), "\nParameters, as ID:name=value,name=value:")?;
+        output::line(
+            &mut io::stdout(),
+            "\nParameters, as ID:name=value,name=value, or ID+dynamic:… for pools that come and go (6.6 and newer):",
+        )?;
         for parameter in replay::PARAMETERS {
-            output::line(&mut io::stdout(), format_args!("  {:<12} {}", parameter.name, parameter.doc))?;
+            output::line(&mut io::stdout(), format_args!("  {:<16} {}", parameter.name, parameter.doc))?;
         }
         output::line(&mut io::stdout(), "\nWhat bounces, by kernel (a release as policy, or kernel=, chooses):")?;
         for era in replay::ERAS {

@@ -12,7 +12,7 @@ use crate::cli::ViewArgs;
 const PRINT_WIDTH: u16 = 120;
 
 pub(crate) fn run(args: &ViewArgs) -> anyhow::Result<ExitCode> {
-    let comparison = compare(&Trace::open(&args.trace)?, &args.machine)?;
+    let comparison = compare(&Trace::open(&args.trace)?, &args.machine, &[])?;
     if args.print || !io::stdout().is_terminal() {
         write!(io::stdout(), "{}", tui::print(&comparison, PRINT_WIDTH))?;
     } else {

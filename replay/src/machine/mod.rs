@@ -3,6 +3,7 @@
 mod boundary;
 mod decide;
 mod platform;
+mod restricted;
 mod terms;
 
 use crate::allocator::{Allocator, Stop, Taken};
@@ -16,6 +17,7 @@ use crate::plan::{Limits, Request};
 use crate::policy::Setup;
 use crate::pool::Geometry;
 use crate::refusal::{Cause, Refusal};
+use crate::restricted::Restricted;
 use trace::pool::SLOT_BYTES;
 
 pub use boundary::FalseBoundaries;
@@ -38,6 +40,10 @@ pub struct Machine {
     fallback: Fallback,
     force: Force,
     copies: &'static Copies,
+    /// Devices with a pool of their own.
+    restricted: Option<Restricted>,
+    /// Time from the growth worker being woken to its pool being there, in nanoseconds.
+    worker_ns: Option<u64>,
     /// Machine address a pool is taken to begin at, for pools whose frames the table does not name.
     assumed: Vec<Option<u64>>,
     /// Translations that had to be assumed because the table does not name a frame.
@@ -73,6 +79,8 @@ impl Machine {
             fallback: setup.dispatch.fallback,
             force: setup.force,
             copies: setup.copies,
+            restricted: setup.restricted.clone(),
+            worker_ns: None,
             unknown_frames: 0,
             false_boundaries: FalseBoundaries::default(),
             parted: 0,
@@ -83,6 +91,7 @@ impl Machine {
         if let (Some(growth), false) = (setup.growth, matches!(machine.platform.frames, Frames::Pv(_))) {
             let mut taken: Vec<_> = setup.pools.iter().map(|pool| (pool.start, pool.end())).collect();
             taken.sort_unstable();
+            machine.worker_ns = Some(growth.worker_ns);
             machine.allocator.grow_from(Box::new(Zones::around(&taken)), growth.phys_limit);
         }
         machine
@@ -97,6 +106,12 @@ impl Machine {
     /// The allocator, to run its worker or to give it other pages.
     pub fn allocator_mut(&mut self) -> &mut Allocator {
         &mut self.allocator
+    }
+
+    /// Time from the growth worker being woken to its pool being there, in nanoseconds; nothing where pools do not grow.
+    #[must_use]
+    pub fn worker_ns(&self) -> Option<u64> {
+        self.worker_ns
     }
 
     /// When and from where it copies.
@@ -173,7 +188,7 @@ impl Machine {
     ///
     /// # Errors
     /// That there were none; [`Allocator::cause`] says why.
-    #[inline]
+    #[inline(always)]
     pub fn allocate(&mut self, request: &Request, limits: &Limits) -> Result<Taken, Stop> {
         match self.allocator.take(request, limits) {
             Err(stop) if self.fallback != Fallback::None => self.fall_back(request, limits, stop),
@@ -230,7 +245,7 @@ impl Machine {
     }
 
     /// Gives back the bounce buffer at an address; `false` when no allocation begins there.
-    #[inline]
+    #[inline(always)]
     pub fn unmap_at(&mut self, tlb_addr: u64, limits: &Limits) -> bool {
         self.allocator.unmap(tlb_addr, limits).is_some()
     }

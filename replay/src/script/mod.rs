@@ -230,23 +230,15 @@ impl Script {
         let mut play = Play::new(self, policy)?;
         let mark = self.steps.iter().rposition(|step| matches!(step, Step::Mark)).unwrap_or(0);
         let (before, timed) = self.steps.split_at(mark);
-        for step in before {
-            play.step(step);
-        }
-        let mut timing = Timing::default();
+        play.run(before);
+        let count = |which: fn(&Step) -> bool| timed.iter().filter(|step| which(step)).count() as u64;
+        let maps = count(|step| matches!(step, Step::Map { .. }));
+        let unmaps = count(|step| matches!(step, Step::Unmap { .. }));
+        play.refused = 0;
         let begin = clock();
-        for step in timed {
-            match (step, play.step(step)) {
-                (Step::Map { .. }, answer) => {
-                    timing.maps += 1;
-                    timing.refused += u64::from(matches!(answer, Answer::Map(Err(_))));
-                }
-                (Step::Unmap { .. }, _) => timing.unmaps += 1,
-                _ => {}
-            }
-        }
-        timing.elapsed = clock().saturating_sub(begin);
-        Ok(timing)
+        play.run(timed);
+        let elapsed = clock().saturating_sub(begin);
+        Ok(Timing { maps, refused: play.refused, unmaps, elapsed })
     }
 
     fn header(&self, policy: &Policy, machine: &Machine, out: &mut impl Write) -> fmt::Result {
@@ -305,6 +297,8 @@ struct Play<'a> {
     live: Vec<Live>,
     /// Bus addresses by place; Xen sets only, elsewhere it is the bounce buffer's own.
     dma_addrs: Vec<u64>,
+    /// Maps that were refused.
+    refused: u64,
 }
 
 /// What is mapped at a place.
@@ -335,7 +329,15 @@ impl<'a> Play<'a> {
             machine: script.machine(policy)?,
             live: vec![Live::Nothing; script.alive],
             dma_addrs: vec![0; if script.xen { script.alive } else { 0 }],
+            refused: 0,
         })
+    }
+
+    /// Plays steps and drops the answers. Not generic, so that all of it is compiled together, here.
+    fn run(&mut self, steps: &[Step]) {
+        for step in steps {
+            self.step(step);
+        }
     }
 
     #[inline(always)]
@@ -353,7 +355,10 @@ impl<'a> Play<'a> {
                         self.remember(place, dma_addr);
                         Live::Direct
                     }
-                    Err(_) => Live::Nothing,
+                    Err(_) => {
+                        self.refused += 1;
+                        Live::Nothing
+                    }
                 };
                 return Answer::Map(mapped);
             }

@@ -81,10 +81,19 @@ impl Reference {
     }
 
     pub fn search(&mut self, area: usize, request: &Request, limits: &Limits) -> Answer {
+        self.search_for(area, request, limits, asize(self.rules, request, limits))
+    }
+
+    /// `swiotlb_alloc()` of SPEC 2.7: no buffer to be like, and the alignment does not make it longer.
+    pub fn coherent(&mut self, size: u64, align_mask: u64, limits: &Limits) -> Answer {
+        self.search_for(0, &Request { orig_addr: 0, size, align_mask, cpu: 0 }, limits, (0, size))
+    }
+
+    fn search_for(&mut self, area: usize, request: &Request, limits: &Limits, bytes: (u64, u64)) -> Answer {
         let Request { orig_addr: orig, align_mask: am, .. } = *request;
         let rules = self.rules;
         let ma = if rules.min_align { limits.min_align_mask } else { 0 };
-        let (off, asize) = asize(rules, request, limits);
+        let (off, asize) = bytes;
         let (pad, lo) = (off >> 11, off & 2047);
         let n = nr(asize);
         let bd = limits.boundary;
