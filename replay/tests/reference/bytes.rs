@@ -95,7 +95,8 @@ impl Writer {
 
     /// Adds a map.
     pub fn map(&mut self, request: &Request, device: usize) {
-        let first = 1 | (device % DEVICES) as u8 * 2 | ((request.cpu as u8 & 15) << 3);
+        let device = (device % DEVICES) as u8;
+        let first = 1 | (device << 1) | ((request.cpu as u8 & 15) << 3);
         self.0.extend([first, request.align_mask.trailing_ones() as u8]);
         self.0.extend((request.orig_addr as u32).to_le_bytes());
         self.0.extend(&(request.size - 1).to_le_bytes()[..3]);
