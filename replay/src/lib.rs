@@ -91,4 +91,5 @@ pub use script::{Script, ScriptError, Timing};
 pub use sweep::{Job, Progress, Stopped, sweep};
 pub use tree::ForeignTree;
 pub use verify::{Miss, MissExample, Start, Verdict, verify};
+pub use walk::Endless;
 pub use whatif::replay;

@@ -7,8 +7,9 @@ use crate::growth::Transient;
 use crate::machine::Forbidden;
 use crate::plan::Plan;
 use crate::pool::SlotPool;
-use crate::walk::{Found, find};
+use crate::walk::{self, Endless, Found, find};
 use crate::{bits, rules::Search};
+use trace::field::count;
 use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
 
 trace::words! {
@@ -94,6 +95,10 @@ pub struct Refusal {
     pub free: u64,
     /// The longest free run in one segment.
     pub largest_run: u32,
+    /// Free runs, as many as segments and busy slots cut the pool into.
+    pub free_runs: u64,
+    /// How the search goes round for ever (only [`Cause::Livelock`]).
+    pub endless: Option<Endless>,
     /// Slots between two segment boundaries of the device.
     pub boundary_slots: u64,
     /// Where the bounce buffer would have ended, and how far the device reaches (only [`Cause::PoolAboveMask`]
@@ -239,11 +244,14 @@ pub(crate) fn explain(pool: &mut SlotPool, plan: &Plan, cpu: u32, size: u64, sea
             | Cause::TooLarge
             | Cause::TooLargeWithOffset
     );
-    let mut areas = Vec::new();
+    let (mut areas, mut endless) = (Vec::new(), None);
     if of_state && cause != Cause::PoolAboveMask {
         for area in area_order(pool.areas().len(), cpu) {
             let cause = match find(pool, area, plan, search) {
-                Found::Livelock => Cause::Livelock,
+                Found::Livelock => {
+                    endless = endless.or_else(|| walk::endless(pool, area, plan));
+                    Cause::Livelock
+                }
                 Found::Nothing | Found::Slot(_) => area_cause(pool, area, plan),
             };
             let from = area as u64 * pool.area_slots();
@@ -260,6 +268,8 @@ pub(crate) fn explain(pool: &mut SlotPool, plan: &Plan, cpu: u32, size: u64, sea
         nslabs: pool.geometry().nslabs,
         free: pool.geometry().nslabs - pool.used(),
         largest_run: pool.largest_run(),
+        free_runs: pool.free_runs(),
+        endless,
         boundary_slots: plan.boundaries.max_slots,
         out_of_reach: None,
         growing: None,
@@ -288,9 +298,9 @@ impl fmt::Display for Refusal {
                 write!(f, "needs {slots} slots: {}; a segment has {SEGMENT_SLOTS}", self.bytes())
             }
             Cause::PoolFull => {
-                write!(f, "needs {slots} slots: {}; {free} of {nslabs} are free", self.bytes())?;
+                write!(f, "needs {slots} slots: {}; {} of {} are free", self.bytes(), count(free), count(nslabs))?;
                 match self.areas.iter().map(|a| a.free).max() {
-                    Some(best) if self.areas.len() > 1 => write!(f, ", {best} at most in one area"),
+                    Some(best) if self.areas.len() > 1 => write!(f, ", {} at most in one area", count(best)),
                     _ => Ok(()),
                 }
             }
@@ -298,17 +308,28 @@ impl fmt::Display for Refusal {
                 let first = self.areas.first().map_or((0, 0), |a| (a.area, a.free));
                 write!(
                     f,
-                    "needs {slots} slots: {}; area {} has {} free, {free} of {nslabs} are free in all",
+                    "needs {slots} slots: {}; area {} has {} free, {} of {} are free in all",
                     self.bytes(),
                     first.0,
-                    first.1
+                    count(first.1),
+                    count(free),
+                    count(nslabs)
                 )
             }
-            Cause::Livelock => write!(
-                f,
-                "needs {slots} slots: {}; none fit, and this kernel's search would not end: it steps over the slot it began with",
-                self.bytes()
-            ),
+            Cause::Livelock => {
+                write!(f, "needs {slots} slots: {}; none fit, and this kernel's search would not end", self.bytes())?;
+                match self.endless {
+                    Some(Endless { begin, first, last, stride }) => write!(
+                        f,
+                        ": it ends only on slot {}, where it began, but comes round by slot {} and goes on from slot {} by {}",
+                        count(begin),
+                        count(first),
+                        count(last),
+                        count(stride)
+                    ),
+                    None => Ok(()),
+                }
+            }
             Cause::BoundaryImpossible => write!(
                 f,
                 "needs {slots} slots: {}; the device's segment boundary comes every {} slots",
@@ -338,8 +359,11 @@ impl fmt::Display for Refusal {
             ),
             Cause::Fragmented => write!(
                 f,
-                "needs {slots} slots: {}; {free} of {nslabs} are free, the longest run has {largest_run}",
-                self.bytes()
+                "needs {slots} slots: {}; {} of {} are free, the longest of {} runs has {largest_run}",
+                self.bytes(),
+                count(free),
+                count(nslabs),
+                count(self.free_runs)
             ),
             Cause::GrowPending | Cause::TransientRefused => {
                 write!(f, "needs {slots} slots: {}; no pool had room", self.bytes())?;
@@ -386,5 +410,5 @@ fn bytes(n: u64) -> String {
     if n >= 4096 && n.is_multiple_of(SLOT_BYTES) {
         return format!("{} KiB", n / 1024);
     }
-    format!("{} B", trace::field::count(n))
+    format!("{} B", count(n))
 }

@@ -70,6 +70,28 @@ pub(crate) fn find(pool: &mut SlotPool, area: usize, plan: &Plan, search: Search
     }
 }
 
+/// How a walk goes that does not end (SPEC 3.4). Slots are counted from the area's first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endless {
+    /// Where it begins, and would have to stand again to end.
+    pub begin: u64,
+    /// The first slot it looks at when it comes round.
+    pub first: u64,
+    /// The last slot it looks at before it steps over its beginning.
+    pub last: u64,
+    /// How far it goes after a slot that matches but is not free.
+    pub stride: u64,
+}
+
+/// Why [`find`] has just found that a walk does not end.
+pub(crate) fn endless(pool: &mut SlotPool, area: usize, plan: &Plan) -> Option<Endless> {
+    let len = pool.area_slots();
+    let begin = plan.shape.begin(pool.areas().get(area)?.index, len);
+    let sweep = Sweep { base: area as u64 * len, pool, plan };
+    let (first, last) = (sweep.next_match(0, begin)?, sweep.last_before(0, begin)?);
+    Some(Endless { begin, first, last, stride: plan.shape.stride })
+}
+
 /// The first of the slots `from`, `from + step`, … below `to` that begins a free run of `n` slots (1 to 128) and crosses
 /// no boundary. `step` is a power of two up to 128, so a segment's share of these slots is a pattern of bits.
 #[inline(never)]
