@@ -39,6 +39,7 @@ pub(crate) enum Command {
     /// Compare each slot the kernel chose with the slot the model would have chosen
     Verify(VerifyArgs),
     /// Look at a trace and its policies in the terminal
+    #[cfg(feature = "answers")]
     View(ViewArgs),
     /// List the policies and platforms, the kernels they stand for, and their parameters
     Policies(PoliciesArgs),
@@ -172,6 +173,7 @@ pub(crate) struct VerifyArgs {
     pub(crate) at_least: Option<f64>,
 }
 
+#[cfg(feature = "answers")]
 #[derive(Debug, Args)]
 pub(crate) struct ViewArgs {
     /// Trace folder (NAME.swio)

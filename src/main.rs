@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         Command::Record(args) => commands::record::run(&args),
         Command::Replay(args) => commands::replay::run(&args),
         Command::Verify(args) => commands::verify::run(&args),
+        #[cfg(feature = "answers")]
         Command::View(args) => commands::view::run(&args),
         Command::Policies(args) => commands::policies::run(&args),
         Command::Param(args) => commands::param::run(&args),
@@ -47,10 +48,11 @@ fn main() -> ExitCode {
 
 /// What the command line asked for cannot be, whatever the files hold.
 fn is_usage(error: &anyhow::Error) -> bool {
-    error.is::<commands::Usage>()
-        || matches!(error.downcast_ref(), Some(analysis::AnalysisError::Policy { .. }))
-        || error.is::<replay::PolicyError>()
-        || error.is::<replay::AxisError>()
+    #[cfg(feature = "answers")]
+    if matches!(error.downcast_ref(), Some(analysis::AnalysisError::Policy { .. })) {
+        return true;
+    }
+    error.is::<commands::Usage>() || error.is::<replay::PolicyError>() || error.is::<replay::AxisError>()
 }
 
 /// The reader of our output went away (`| head`): nothing failed.

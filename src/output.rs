@@ -56,6 +56,7 @@ pub(crate) fn table<R: Record>(rows: &[R], keep: impl Fn(&Field) -> bool) -> Str
 }
 
 /// Rows as a table of some columns, those in which every value is absent left out.
+#[cfg(feature = "answers")]
 pub(crate) fn some_columns<R: Record>(rows: &[R], names: &[&str]) -> String {
     let present = |i: &usize| rows.iter().any(|row| !matches!(row.value(*i), Value::Null));
     let at = |name: &&str| R::FIELDS.iter().position(|field| field.name == *name);
@@ -80,6 +81,7 @@ fn columns<R: Record>(rows: &[R], shown: &[usize]) -> String {
 
 /// Rows as a table on its side, a column a row: what fits a screen when rows are few and fields are many. Fields that are
 /// absent or zero in every row are left out.
+#[cfg(feature = "answers")]
 pub(crate) fn turned<R: Record>(rows: &[R]) -> String {
     let mut table = plain_table();
     for (i, field) in R::FIELDS.iter().enumerate() {

@@ -11,12 +11,6 @@ use trace::{Event, Meta, Op, Pool, Trace, field};
 use crate::comparison::{Comparison, Curve, PolicyDetail, PolicyDeviceRow, PolicyRow, RefusalRow, TraceFacts};
 use crate::{AnalysisError, devices, verdict};
 
-/// The allocator generation of the kernel a trace was recorded on, with what must be said about the choice.
-#[must_use]
-pub fn own_policy(meta: &Meta) -> Option<(&'static Generation, &'static str)> {
-    Generation::of_release(meta.host.kernel_version())
-}
-
 /// The address translation of the machine a trace was recorded on.
 #[must_use]
 pub fn own_platform(meta: &Meta) -> PlatformKind {
@@ -149,7 +143,7 @@ fn facts(trace: &Trace, slots: &[Event], load: &Load) -> TraceFacts {
 fn predicted(trace: &Trace, slots: &[Event]) -> Option<(u64, u64)> {
     let meta = trace.meta();
     let pool = meta.pools.first()?;
-    let (rules, _) = own_policy(meta)?;
+    let (rules, _) = Generation::of_recorded(meta)?;
     let start = Start { pool, snapshot: trace.snapshot(), snapshot_ns: meta.snapshot_ns };
     let verdict = replay::verify(slots, trace.devices(), &start, rules);
     (verdict.total > 0).then_some((verdict.total, verdict.exact + verdict.after_swap))
@@ -173,7 +167,7 @@ fn caveats(trace: &Trace, load: &Load) -> Vec<String> {
         caveats.push(format!("{what}: {}", field::count(n)));
     }
     caveats.extend(meta.losses.notes.iter().cloned());
-    match own_policy(meta) {
+    match Generation::of_recorded(meta) {
         Some((_, "")) => {}
         Some((rules, caveat)) => {
             caveats.push(format!("kernel {} is taken as {}: {caveat}", meta.host.kernel_version(), rules.id))

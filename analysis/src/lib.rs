@@ -16,7 +16,7 @@ pub mod devices;
 pub mod frames;
 pub mod verdict;
 
-pub use compare::{CompareOptions, Stage, compare, own_policy};
+pub use compare::{CompareOptions, Stage, compare};
 pub use comparison::{Comparison, Curve, PolicyDetail, PolicyDeviceRow, PolicyRow, RefusalRow, TraceFacts};
 pub use devices::DeviceRow;
 

@@ -1,11 +1,15 @@
 //! One module a command. Each has `run`, which returns the exit code or the error to print.
 
+#[cfg(feature = "answers")]
+pub(crate) mod compare;
 pub(crate) mod doctor;
 pub(crate) mod param;
 pub(crate) mod policies;
 pub(crate) mod record;
 pub(crate) mod replay;
+pub(crate) mod script;
 pub(crate) mod verify;
+#[cfg(feature = "answers")]
 pub(crate) mod view;
 
 /// The command line asks for something that does not go together: exit code 2.

@@ -1,242 +1,43 @@
-//! `swioscope replay`: what would have happened, policy beside policy.
+//! `swioscope replay`: a trace under other policies, or a file of allocator requests.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
-use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
 
-use analysis::verdict::{FEW, label};
-use analysis::{CompareOptions, Comparison, PolicyRow, Stage};
-use anyhow::{Context as _, bail};
-use flate2::read::MultiGzDecoder;
-use indicatif::{ProgressBar, ProgressStyle};
-use replay::{Axis, OnFail, Policy, PolicyError, Progress, Script, Timing};
-use serde_json::json;
-use signal_hook::consts::SIGINT;
-use trace::Trace;
+use replay::{Policy, PolicyError};
 
-use super::Usage;
-use crate::cli::{Format, MachineArgs, ReplayArgs};
-use crate::output;
+use super::{Usage, script};
+use crate::cli::ReplayArgs;
 
 pub(crate) fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
-    match (&args.answers, args.timing) {
-        (None, false) if is_script(&args.input) => Err(Usage(format!(
+    if args.answers.is_some() || args.timing {
+        return script::play(args);
+    }
+    // A trace is a folder, whatever its name.
+    if args.input.is_file() {
+        return Err(Usage(format!(
             "{} is a file of allocator requests: add `--answers -` to see each answer, or give a trace folder to compare policies on",
             args.input.display()
         ))
-        .into()),
-        (None, false) => {
-            let comparison = compare(&Trace::open(&args.input)?, &args.machine, &args.sweep)?;
-            print_comparison(&comparison, args.format)
-        }
-        _ => play_script(args),
+        .into());
     }
+    trace(args)
 }
 
-/// Replays a trace under the policies asked for, or under a telling few, in every combination of the axes' values.
-pub(crate) fn compare(trace: &Trace, machine: &MachineArgs, axes: &[Axis]) -> anyhow::Result<Comparison> {
-    let policies = match machine.policies.as_slice() {
-        [] if axes.is_empty() => default_policies(trace)?,
-        [] => vec![own_policy(trace)?],
-        given => given.to_vec(),
-    };
-    let policies = replay::grid(&grown(policies, machine.dynamic)?, axes)?;
-    let options = CompareOptions { platform: machine.platform, on_fail: machine.on_fail };
+#[cfg(feature = "answers")]
+fn trace(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
+    super::compare::run(args)
+}
 
-    // Ctrl-C leaves what is done; a second one ends it all.
-    let stop = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register_conditional_shutdown(SIGINT, 130, Arc::clone(&stop))?;
-    signal_hook::flag::register(SIGINT, Arc::clone(&stop))?;
-    let bar = ProgressBar::new(0);
-    bar.set_style(
-        ProgressStyle::with_template("{spinner} {msg}  {wide_bar} {percent} %  {eta} left")
-            .unwrap_or_else(|_| ProgressStyle::default_bar()),
-    );
-    bar.enable_steady_tick(Duration::from_millis(100));
-    let comparison = analysis::compare(trace, &policies, &options, &stop, |stage| match stage {
-        Stage::Reading(read, events) => {
-            bar.set_message("reading the trace");
-            bar.set_length(events);
-            bar.set_position(read);
-        }
-        Stage::Replaying(Progress { steps, total_steps, jobs }) => {
-            bar.set_message(format!("replaying: {jobs} of {} policies done", policies.len()));
-            bar.set_length(total_steps);
-            bar.set_position(steps);
-        }
-    });
-    bar.finish_and_clear();
-    Ok(comparison?)
+#[cfg(not(feature = "answers"))]
+fn trace(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
+    Err(Usage(format!(
+        "this is the record-only build: copy {} to a machine with the whole swioscope and compare policies there",
+        args.input.display()
+    ))
+    .into())
 }
 
 /// The policies with pools that grow, if asked for.
-fn grown(policies: Vec<Policy>, dynamic: bool) -> Result<Vec<Policy>, PolicyError> {
+pub(crate) fn grown(policies: Vec<Policy>, dynamic: bool) -> Result<Vec<Policy>, PolicyError> {
     let grow = |policy: Policy| if dynamic { policy.with_dynamic() } else { Ok(policy) };
     policies.into_iter().map(grow).collect()
-}
-
-/// The recorded kernel's own policy, with what its release settles beyond the allocator. An unknown kernel is most likely
-/// a newer one; the comparison's notes say that it is unknown.
-fn own_policy(trace: &Trace) -> Result<Policy, PolicyError> {
-    let Some((generation, _)) = analysis::own_policy(trace.meta()) else { return Policy::parse("v6_10") };
-    let release = trace.meta().host.kernel_version();
-    Policy::parse(&format!("{}:kernel={release}", generation.id)).or_else(|_| Policy::parse(generation.id))
-}
-
-/// The recorded kernel's own policy, the oldest allocator, and the RFC's two pools of the recorded size.
-fn default_policies(trace: &Trace) -> Result<Vec<Policy>, PolicyError> {
-    let slots = trace.meta().pools.first().map_or(32_768, |pool| pool.nslabs);
-    let two_pools = Policy::parse(&format!("rfc64:hi_nslabs={slots}"))?;
-    Ok(vec![own_policy(trace)?, Policy::parse("legacy")?, two_pools])
-}
-
-fn print_comparison(comparison: &Comparison, format: Format) -> anyhow::Result<ExitCode> {
-    let stdout = &mut io::stdout();
-    match format {
-        Format::Csv => output::write_csv(&comparison.rows, stdout)?,
-        Format::Json => output::print_json(&as_json(comparison))?,
-        Format::Table => {
-            for sentence in &comparison.verdict {
-                output::line(stdout, sentence)?;
-            }
-            if let Some((total, exact)) = comparison.facts.predicted {
-                let (exact, total) = (trace::field::count(exact), trace::field::count(total));
-                output::line(
-                    stdout,
-                    format_args!("The model predicts {exact} of {total} slot choices of the recorded kernel."),
-                )?;
-            }
-            let few = comparison.rows.len() <= FEW;
-            let table = if few { output::turned(&comparison.rows) } else { sweep_table(comparison) };
-            output::line(stdout, format_args!("\n{table}"))?;
-            for caveat in &comparison.facts.caveats {
-                output::line(stdout, format_args!("note: {caveat}"))?;
-            }
-            for (row, detail) in comparison.rows.iter().zip(&comparison.details).filter(|_| few) {
-                for assumption in &detail.assumptions {
-                    output::line(stdout, format_args!("note: {}: {assumption}", label(row)))?;
-                }
-                if let Some(first) = detail.refusals.first() {
-                    output::line(
-                        stdout,
-                        format_args!("first refusal of {}: {} {}", label(row), first.device, first.explanation),
-                    )?;
-                }
-            }
-        }
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Many policies, a row each: what tells them apart, and what matters of them. `--format csv` has every column.
-fn sweep_table(comparison: &Comparison) -> String {
-    let common = |parameter: &str| comparison.rows.iter().all(|row| row.parameters.split(',').any(|p| p == parameter));
-    let rows: Vec<_> = comparison
-        .rows
-        .iter()
-        .map(|row| {
-            let own: Vec<&str> = row.parameters.split(',').filter(|p| !common(p)).collect();
-            PolicyRow { parameters: own.join(" "), ..row.clone() }
-        })
-        .collect();
-    let columns =
-        ["policy", "parameters", "requests", "failures", "peak_slots", "peak_slots_hi", "bounces", "bytes_copied"];
-    output::some_columns(&rows, &columns)
-}
-
-fn as_json(comparison: &Comparison) -> serde_json::Value {
-    let facts = &comparison.facts;
-    let policies = comparison.rows.iter().zip(&comparison.details).map(|(row, detail)| {
-        let mut policy = output::json_row(row);
-        policy["devices"] = output::json_rows(&detail.devices);
-        policy["refusals"] = output::json_rows(&detail.refusals);
-        policy["assumptions"] = json!(detail.assumptions);
-        policy
-    });
-    json!({
-        "trace": {
-            "name": facts.name,
-            "host": facts.host,
-            "cmdline": facts.cmdline,
-            "workload": facts.workload,
-            "duration_ns": facts.duration_ns,
-            "events": facts.events,
-            "lost": facts.lost,
-            "maps": facts.really_mapped,
-            "bounces": facts.really_bounced,
-            "failures": facts.really_failed,
-            "predicted": facts.predicted.map(|(total, exact)| json!({"total": total, "exact": exact})),
-            "caveats": facts.caveats,
-        },
-        "verdict": comparison.verdict,
-        "policies": policies.collect::<Vec<_>>(),
-        "devices": output::json_rows(&comparison.devices),
-    })
-}
-
-/// A plain file, whatever its name: a trace is a folder.
-fn is_script(path: &Path) -> bool {
-    path.is_file()
-}
-
-/// Plays a file of allocator requests: answers it, one line a request, times it, or both.
-fn play_script(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
-    let what = if args.answers.is_some() { "--answers" } else { "--timing" };
-    if args.input.is_dir() {
-        return Err(Usage(format!("{what} takes a file of allocator requests, not a trace folder")).into());
-    }
-    if !args.sweep.is_empty() || args.machine.on_fail != OnFail::Drop {
-        return Err(
-            Usage("--sweep and --on-fail take a trace folder, not a file of allocator requests".to_owned()).into()
-        );
-    }
-    let policies = grown(args.machine.policies.clone(), args.machine.dynamic)?;
-    let [policy] = policies.as_slice() else {
-        return Err(Usage(format!("{what} takes exactly one --policy")).into());
-    };
-    let mut script = Script::parse(&read_script(&args.input)?).with_context(|| args.input.display().to_string())?;
-    if let Some(platform) = args.machine.platform {
-        script = script.on(platform).map_err(|error| Usage(error.to_string()))?;
-    }
-    if let Some(answers) = &args.answers {
-        let mut text = String::new();
-        script.answers(policy, &mut text)?;
-        if answers == Path::new("-") {
-            io::stdout().write_all(text.as_bytes())?;
-            io::stdout().flush()?;
-        } else {
-            std::fs::write(answers, text).with_context(|| format!("could not write {}", answers.display()))?;
-        }
-    }
-    if args.timing {
-        let start = Instant::now();
-        print_timing(&script.time(policy, || start.elapsed())?)?;
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// The last line is for programs.
-fn print_timing(timing: &Timing) -> anyhow::Result<()> {
-    let stdout = &mut io::stdout();
-    let Some(ns) = timing.ns_per_pair() else { bail!("there is nothing behind the mark to time") };
-    let (maps, refused, unmaps) = [timing.maps, timing.refused, timing.unmaps].map(trace::field::count).into();
-    output::line(stdout, format_args!("{maps} maps ({refused} refused) and {unmaps} unmaps in {:?}", timing.elapsed))?;
-    output::line(stdout, format_args!("ns/pair: {ns:.1}"))
-}
-
-/// The text of a request file, gzipped or not: told by its first bytes, not by its name.
-fn read_script(path: &Path) -> anyhow::Result<String> {
-    let failed = || format!("could not read {}", path.display());
-    let mut bytes = Vec::new();
-    File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)).with_context(failed)?;
-    if bytes.starts_with(&[0x1f, 0x8b]) {
-        let mut text = String::new();
-        MultiGzDecoder::new(bytes.as_slice()).read_to_string(&mut text).with_context(failed)?;
-        return Ok(text);
-    }
-    String::from_utf8(bytes).with_context(|| format!("{} is not a text file of allocator requests", path.display()))
 }

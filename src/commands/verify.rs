@@ -107,7 +107,7 @@ fn generation(args: &VerifyArgs, trace: &Trace) -> anyhow::Result<&'static Gener
         return Ok(policy.rules());
     }
     let release = &trace.meta().host.release;
-    let (rules, _) = analysis::own_policy(trace.meta())
+    let (rules, _) = Generation::of_recorded(trace.meta())
         .with_context(|| format!("no policy is known for kernel {release:?}; give one with --policy"))?;
     Ok(rules)
 }
@@ -180,7 +180,7 @@ fn print(row: &VerifyRow, misses: &[MissRow], verdict: &Verdict, trace: &Trace) 
             format_args!("note: areas whose slots in the snapshot do not add up to the kernel's count: {n}"),
         )?;
     }
-    if let Some((_, caveat)) = analysis::own_policy(meta).filter(|(_, caveat)| !caveat.is_empty()) {
+    if let Some((_, caveat)) = Generation::of_recorded(meta).filter(|(_, caveat)| !caveat.is_empty()) {
         output::line(stdout, format_args!("note: kernel {}: {caveat}", meta.host.kernel_version()))?;
     }
     for (what, n) in meta.losses.by_cause().filter(|&(_, n)| n > 0) {

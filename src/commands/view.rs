@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use trace::Trace;
 
-use super::replay::compare;
+use super::compare::compare;
 use crate::cli::ViewArgs;
 
 /// Width of the printed screen where there is no terminal to ask.

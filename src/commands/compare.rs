@@ -1,0 +1,159 @@
+//! `swioscope replay` of a trace: what would have happened, policy beside policy.
+
+use std::io;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use analysis::verdict::{FEW, label};
+use analysis::{CompareOptions, Comparison, PolicyRow, Stage};
+use indicatif::{ProgressBar, ProgressStyle};
+use replay::{Axis, Generation, Policy, PolicyError, Progress};
+use serde_json::json;
+use signal_hook::consts::SIGINT;
+use trace::Trace;
+
+use super::replay::grown;
+use crate::cli::{Format, MachineArgs, ReplayArgs};
+use crate::output;
+
+pub(crate) fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
+    let comparison = compare(&Trace::open(&args.input)?, &args.machine, &args.sweep)?;
+    print_comparison(&comparison, args.format)
+}
+
+/// Replays a trace under the policies asked for, or under a telling few, in every combination of the axes' values.
+pub(crate) fn compare(trace: &Trace, machine: &MachineArgs, axes: &[Axis]) -> anyhow::Result<Comparison> {
+    let policies = match machine.policies.as_slice() {
+        [] if axes.is_empty() => default_policies(trace)?,
+        [] => vec![own_policy(trace)?],
+        given => given.to_vec(),
+    };
+    let policies = replay::grid(&grown(policies, machine.dynamic)?, axes)?;
+    let options = CompareOptions { platform: machine.platform, on_fail: machine.on_fail };
+
+    // Ctrl-C leaves what is done; a second one ends it all.
+    let stop = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register_conditional_shutdown(SIGINT, 130, Arc::clone(&stop))?;
+    signal_hook::flag::register(SIGINT, Arc::clone(&stop))?;
+    let bar = ProgressBar::new(0);
+    bar.set_style(
+        ProgressStyle::with_template("{spinner} {msg}  {wide_bar} {percent} %  {eta} left")
+            .unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
+    bar.enable_steady_tick(Duration::from_millis(100));
+    let comparison = analysis::compare(trace, &policies, &options, &stop, |stage| match stage {
+        Stage::Reading(read, events) => {
+            bar.set_message("reading the trace");
+            bar.set_length(events);
+            bar.set_position(read);
+        }
+        Stage::Replaying(Progress { steps, total_steps, jobs }) => {
+            bar.set_message(format!("replaying: {jobs} of {} policies done", policies.len()));
+            bar.set_length(total_steps);
+            bar.set_position(steps);
+        }
+    });
+    bar.finish_and_clear();
+    Ok(comparison?)
+}
+
+/// The recorded kernel's own policy, with what its release settles beyond the allocator. An unknown kernel is most likely
+/// a newer one; the comparison's notes say that it is unknown.
+fn own_policy(trace: &Trace) -> Result<Policy, PolicyError> {
+    let Some((generation, _)) = Generation::of_recorded(trace.meta()) else { return Policy::parse("v6_10") };
+    let release = trace.meta().host.kernel_version();
+    Policy::parse(&format!("{}:kernel={release}", generation.id)).or_else(|_| Policy::parse(generation.id))
+}
+
+/// The recorded kernel's own policy, the oldest allocator, and the RFC's two pools of the recorded size.
+fn default_policies(trace: &Trace) -> Result<Vec<Policy>, PolicyError> {
+    let slots = trace.meta().pools.first().map_or(32_768, |pool| pool.nslabs);
+    let two_pools = Policy::parse(&format!("rfc64:hi_nslabs={slots}"))?;
+    Ok(vec![own_policy(trace)?, Policy::parse("legacy")?, two_pools])
+}
+
+fn print_comparison(comparison: &Comparison, format: Format) -> anyhow::Result<ExitCode> {
+    let stdout = &mut io::stdout();
+    match format {
+        Format::Csv => output::write_csv(&comparison.rows, stdout)?,
+        Format::Json => output::print_json(&as_json(comparison))?,
+        Format::Table => {
+            for sentence in &comparison.verdict {
+                output::line(stdout, sentence)?;
+            }
+            if let Some((total, exact)) = comparison.facts.predicted {
+                let (exact, total) = (trace::field::count(exact), trace::field::count(total));
+                output::line(
+                    stdout,
+                    format_args!("The model predicts {exact} of {total} slot choices of the recorded kernel."),
+                )?;
+            }
+            let few = comparison.rows.len() <= FEW;
+            let table = if few { output::turned(&comparison.rows) } else { sweep_table(comparison) };
+            output::line(stdout, format_args!("\n{table}"))?;
+            for caveat in &comparison.facts.caveats {
+                output::line(stdout, format_args!("note: {caveat}"))?;
+            }
+            for (row, detail) in comparison.rows.iter().zip(&comparison.details).filter(|_| few) {
+                for assumption in &detail.assumptions {
+                    output::line(stdout, format_args!("note: {}: {assumption}", label(row)))?;
+                }
+                if let Some(first) = detail.refusals.first() {
+                    output::line(
+                        stdout,
+                        format_args!("first refusal of {}: {} {}", label(row), first.device, first.explanation),
+                    )?;
+                }
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Many policies, a row each: what tells them apart, and what matters of them. `--format csv` has every column.
+fn sweep_table(comparison: &Comparison) -> String {
+    let common = |parameter: &str| comparison.rows.iter().all(|row| row.parameters.split(',').any(|p| p == parameter));
+    let rows: Vec<_> = comparison
+        .rows
+        .iter()
+        .map(|row| {
+            let own: Vec<&str> = row.parameters.split(',').filter(|p| !common(p)).collect();
+            PolicyRow { parameters: own.join(" "), ..row.clone() }
+        })
+        .collect();
+    let columns =
+        ["policy", "parameters", "requests", "failures", "peak_slots", "peak_slots_hi", "bounces", "bytes_copied"];
+    output::some_columns(&rows, &columns)
+}
+
+fn as_json(comparison: &Comparison) -> serde_json::Value {
+    let facts = &comparison.facts;
+    let policies = comparison.rows.iter().zip(&comparison.details).map(|(row, detail)| {
+        let mut policy = output::json_row(row);
+        policy["devices"] = output::json_rows(&detail.devices);
+        policy["refusals"] = output::json_rows(&detail.refusals);
+        policy["assumptions"] = json!(detail.assumptions);
+        policy
+    });
+    json!({
+        "trace": {
+            "name": facts.name,
+            "host": facts.host,
+            "cmdline": facts.cmdline,
+            "workload": facts.workload,
+            "duration_ns": facts.duration_ns,
+            "events": facts.events,
+            "lost": facts.lost,
+            "maps": facts.really_mapped,
+            "bounces": facts.really_bounced,
+            "failures": facts.really_failed,
+            "predicted": facts.predicted.map(|(total, exact)| json!({"total": total, "exact": exact})),
+            "caveats": facts.caveats,
+        },
+        "verdict": comparison.verdict,
+        "policies": policies.collect::<Vec<_>>(),
+        "devices": output::json_rows(&comparison.devices),
+    })
+}
