@@ -7,7 +7,7 @@ use crate::refusal::{self, Cause, Refusal, area_order};
 use crate::rules::Generation;
 use crate::view::View;
 use crate::walk::{Found, find};
-use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
+use trace::pool::SLOT_BYTES;
 
 /// Slots taken for a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,7 +218,7 @@ impl Allocator {
             Some(pool) => {
                 let run = Self::release_at(self.rules, pool, tlb_addr, limits)?;
                 let end = pool.geometry().nslabs;
-                let reads_on = run.first + run.n == end && end % u64::from(SEGMENT_SLOTS) != 0;
+                let reads_on = run.first + run.n == end && end % pool.segment_slots() != 0;
                 self.unspecified_tails += u64::from(reads_on);
                 u32::try_from(run.n).ok()?
             }

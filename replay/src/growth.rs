@@ -306,7 +306,7 @@ impl Allocator {
         if boot.area_slots() == 0 {
             return Err(Cause::NoPool);
         }
-        match refusal::size_cause(&plan) {
+        match refusal::size_cause(&plan, SEGMENT_SLOTS.into()) {
             Some(cause) if cause == Cause::Empty || growth.rules.refuses_oversize => return Err(cause),
             _ => {}
         }

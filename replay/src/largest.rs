@@ -17,10 +17,15 @@ const PAGE: u64 = 4096;
 /// slots its offset can take (SPEC 6.4).
 #[must_use]
 pub fn max_mapping_size(kernel: KernelVersion, min_align_mask: u64) -> u64 {
+    max_mapping_size_of(kernel, min_align_mask, SEGMENT_BYTES)
+}
+
+/// The same with segments of another size.
+pub(crate) fn max_mapping_size_of(kernel: KernelVersion, min_align_mask: u64, segment_bytes: u64) -> u64 {
     if !kernel.has(Fact::KeepsForAlignment) {
-        return SEGMENT_BYTES;
+        return segment_bytes;
     }
-    SEGMENT_BYTES.saturating_sub(min_align_mask.checked_next_multiple_of(SLOT_BYTES).unwrap_or(u64::MAX))
+    segment_bytes.saturating_sub(min_align_mask.checked_next_multiple_of(SLOT_BYTES).unwrap_or(u64::MAX))
 }
 
 /// What decides whether the direct mapping promises anything.

@@ -78,6 +78,13 @@ pub fn round(rules: &Generation, nslabs: u64, areas: u32) -> (u64, u32) {
     (round_for_areas(nslabs, areas), areas)
 }
 
+/// As [`round`], then up to whole segments of so many slots in each area: for segments longer than the kernel's.
+pub(crate) fn round_cut(rules: &Generation, nslabs: u64, areas: u32, segment_slots: u64) -> (u64, u32) {
+    let (nslabs, areas) = round(rules, nslabs, areas);
+    let whole = segment_slots.max(u64::from(SEGMENT_SLOTS)).saturating_mul(areas.into());
+    (nslabs.checked_next_multiple_of(whole).unwrap_or(u64::MAX), areas)
+}
+
 /// A power of two (SPEC 2.2, 2.3).
 pub(crate) fn round_areas(areas: u32) -> u32 {
     areas.max(1).checked_next_power_of_two().unwrap_or(1 << 31)

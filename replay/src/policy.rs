@@ -19,12 +19,16 @@ use crate::restricted::Restricted;
 use crate::rules::{Generation, Grammar};
 use std::time::Duration;
 use trace::Pool;
+use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
 
 pub use error::PolicyError;
 pub use parameters::{PARAMETERS, Parameter};
 
 /// Slots a pool may have at most here: 128 GiB, far more than the kernel gets, and affordable to simulate.
 pub const MAX_SLABS: u64 = 1 << 26;
+
+/// Slots a segment may have at most here: 2 GiB.
+const MAX_SEGMENT: u32 = 1 << 20;
 
 /// Time from the worker being woken to its pool being there when nobody says: a guess of the right order for a queue
 /// that is not busy and memory that is not short.
@@ -54,6 +58,7 @@ pub struct Policy {
     restricted: Option<u64>,
     restricted_start: Option<u64>,
     restricted_dev: Option<glob::Pattern>,
+    segment: u32,
 }
 
 /// What is known of the machine a policy is put on: the recorded pool, or a guess.
@@ -107,6 +112,8 @@ pub struct Setup {
     pub restricted: Option<Restricted>,
     /// Pools come and go; how they do in a replay.
     pub growth: Option<GrowthSetup>,
+    /// Slots of a segment: 128 in every kernel.
+    pub segment: u32,
 }
 
 impl Setup {
@@ -130,7 +137,7 @@ impl Setup {
     /// Bytes this kernel promises a device for one mapping through its pool (SPEC 6.4).
     #[must_use]
     pub fn max_mapping_size(&self, limits: &Limits) -> u64 {
-        largest::max_mapping_size(self.kernel, limits.min_align_mask)
+        largest::max_mapping_size_of(self.kernel, limits.min_align_mask, u64::from(self.segment) * SLOT_BYTES)
     }
 
     /// The parameters as they came out, by name.
@@ -159,6 +166,9 @@ impl Setup {
         }
         if fallback != Fallback::None {
             out.push(("fallback", fallback.name().to_owned()));
+        }
+        if self.segment != SEGMENT_SLOTS {
+            out.push(("segment", self.segment.to_string()));
         }
         if self.copies != Copies::of_generation(self.rules) {
             out.push(("copies", self.copies.era.to_owned()));
@@ -219,6 +229,7 @@ impl Policy {
             restricted: None,
             restricted_start: None,
             restricted_dev: None,
+            segment: SEGMENT_SLOTS,
         };
         let mut items = Vec::new();
         let mut rest = params;
@@ -269,6 +280,11 @@ impl Policy {
                 self.areas = Some(areas.ok_or_else(|| bad(wanted))?);
             }
             "start" => self.start = Some(number()?),
+            "segment" => {
+                let wanted = "a power of two from 1 to 1048576";
+                let slots = u32::try_from(number()?).ok().filter(|s| s.is_power_of_two() && *s <= MAX_SEGMENT);
+                self.segment = slots.ok_or_else(|| bad(wanted))?;
+            }
             "worker" => {
                 let wanted = "a time such as 500us, 1ms or 2s";
                 let time = value.and_then(|text| humantime::parse_duration(text).ok());
@@ -355,6 +371,7 @@ impl Policy {
     /// When the pools cannot be simulated.
     pub fn resolve(&self, base: &Base) -> Result<Setup, PolicyError> {
         let rules = self.rules;
+        let round = |nslabs, areas| param::round_cut(rules, nslabs, areas, self.segment.into());
         let mut low = base.pool;
         if !rules.areas {
             low.areas = 1;
@@ -367,9 +384,9 @@ impl Policy {
                 Some(n) if rules.areas => u32::try_from(n.clamp(1, 1 << 16)).unwrap_or(1),
                 _ => base.cpus.unwrap_or(base.pool.areas),
             };
-            (low.nslabs, low.areas) = param::round(rules, self.boot_slabs(boot.nslabs), areas.clamp(1, 1 << 16));
+            (low.nslabs, low.areas) = round(self.boot_slabs(boot.nslabs), areas.clamp(1, 1 << 16));
             if rules.has_high_pool() {
-                high = boot.second.map(|n| param::round(rules, self.boot_slabs(Some(n)), 1).0);
+                high = boot.second.map(|n| round(self.boot_slabs(Some(n)), 1).0);
             }
             if force == Force::Never {
                 // A pool of one slot before 5.14, none after (SPEC 2.2).
@@ -377,15 +394,17 @@ impl Policy {
                 high = high.map(|_| low.nslabs);
             }
         }
-        if self.nslabs.is_some() || self.areas.is_some() {
+        // A pool of one slot is how old kernels say `noforce`.
+        let recut = self.segment != SEGMENT_SLOTS && low.nslabs > 1;
+        if self.nslabs.is_some() || self.areas.is_some() || recut {
             let (nslabs, areas) = (self.nslabs.unwrap_or(low.nslabs), self.areas.unwrap_or(low.areas));
-            (low.nslabs, low.areas) = param::round(rules, nslabs, areas);
+            (low.nslabs, low.areas) = round(nslabs, areas);
         }
         low.start = self.start.unwrap_or(low.start);
         force = self.force.unwrap_or(force);
         check(&low)?;
         let mut pools = vec![low];
-        if let Some(nslabs) = self.hi_nslabs.map(|n| param::round(rules, n, 1).0).or(high) {
+        if let Some(nslabs) = self.hi_nslabs.map(|n| round(n, 1).0).or(high) {
             // Memory "from anywhere": above 4 GiB, and whole segments from its start.
             let above = align(low.end().max(1 << 32), 1 << 18);
             let high = Geometry { start: self.hi_start.unwrap_or(above), nslabs, areas: 1 };
@@ -410,6 +429,9 @@ impl Policy {
         } else if self.restricted_dev.is_some() || self.restricted_start.is_some() {
             return Err(PolicyError::NeedsRestricted { id: rules.id });
         }
+        if self.dynamic && self.segment != SEGMENT_SLOTS {
+            return Err(PolicyError::SegmentOfDynamic { id: rules.id });
+        }
         if self.worker_ns.is_some() && !self.dynamic {
             return Err(PolicyError::NeedsDynamic { name: "worker", id: rules.id });
         }
@@ -426,6 +448,7 @@ impl Policy {
             recorded: base.pool,
             restricted,
             growth,
+            segment: self.segment,
         })
     }
 

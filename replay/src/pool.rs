@@ -4,6 +4,8 @@
 //! (SPEC 2.6, 3.7, 4). That number follows from which slots are free, so only this is kept: a 128-slot segment is one
 //! `u128`, bit k set when slot k is free. [`SlotPool::list`] gives the kernel's numbers back for comparison.
 
+mod cut;
+
 use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
 
 use crate::bits::{self, Flags};
@@ -60,6 +62,8 @@ pub struct SlotPool {
     segments: Vec<Segment>,
     bounds: Bounds,
     used: u64,
+    /// Slots of a segment, where free runs end: 128 in every kernel, which is what all but `cut` is made for.
+    segment_slots: u64,
 }
 
 /// The slots of a segment, one bit a slot: all that is known of them, in one cache line.
@@ -114,6 +118,7 @@ impl SlotPool {
             segments: vec![Segment { free: u128::MAX, starts: Flags::default(), data: Flags::default() }; segments],
             bounds: Bounds::new(segments),
             used: 0,
+            segment_slots: SEG,
         };
         // A last segment that is cut short ends its free runs there (SPEC 2.6, 6.6+; before, the kernel overruns).
         let rest = (geometry.nslabs % SEG) as u32;
@@ -159,6 +164,13 @@ impl SlotPool {
         self.area_slots
     }
 
+    /// Slots of a segment, the most one mapping can have.
+    #[must_use]
+    #[inline]
+    pub fn segment_slots(&self) -> u64 {
+        self.segment_slots
+    }
+
     /// Sets an area's cursor to what a snapshot says. An index outside the area is refused.
     pub(crate) fn set_index(&mut self, area: usize, index: u64) -> bool {
         match self.areas.get_mut(area) {
@@ -184,6 +196,9 @@ impl SlotPool {
     #[must_use]
     #[inline]
     pub fn run_at(&self, slot: u64) -> u32 {
+        if self.segment_slots != SEG {
+            return self.cut_run_at(slot);
+        }
         let at = (slot % SEG) as u32;
         bits::end(self.segment((slot / SEG) as usize), at) - at
     }
@@ -196,12 +211,18 @@ impl SlotPool {
     /// The longest free run inside one segment, exactly.
     #[must_use]
     pub fn largest_run(&self) -> u32 {
+        if self.segment_slots != SEG {
+            return self.cut_runs().max().unwrap_or(0);
+        }
         self.segments.iter().map(|s| bits::longest_run(s.free)).max().unwrap_or(0)
     }
 
     /// Free runs, as many as segments and busy slots cut the pool into.
     #[must_use]
     pub fn free_runs(&self) -> u64 {
+        if self.segment_slots != SEG {
+            return self.cut_runs().count() as u64;
+        }
         self.segments.iter().map(|s| u64::from((s.free & !(s.free << 1)).count_ones())).sum()
     }
 
@@ -231,14 +252,24 @@ impl SlotPool {
         let base = area as u64 * self.area_slots;
         let Run { first, n } = run;
         let at = (first % SEG) as u32;
-        debug_assert!(n >= 1 && first % SEG + n <= SEG, "a run never leaves its segment (I1, I9)");
+        debug_assert!(
+            n >= 1 && first % self.segment_slots + n <= self.segment_slots,
+            "runs stay in a segment (I1, I9)"
+        );
         debug_assert!(u64::from(pad) < n, "there is data behind the pads");
-        let slots = bits::run(at, n as u32);
-        let segment = &mut self.segments[(first / SEG) as usize];
-        debug_assert_eq!(segment.free & slots, slots, "slots are taken once (I1)");
-        segment.free &= !slots;
-        segment.starts.set(at);
-        segment.data.set(at + pad);
+        if self.segment_slots == SEG {
+            let slots = bits::run(at, n as u32);
+            let segment = &mut self.segments[(first / SEG) as usize];
+            debug_assert_eq!(segment.free & slots, slots, "slots are taken once (I1)");
+            segment.free &= !slots;
+            segment.starts.set(at);
+            segment.data.set(at + pad);
+        } else {
+            let data = first + u64::from(pad);
+            self.cut_change(run, |word, slots| word.free &= !slots);
+            self.segments[(first / SEG) as usize].starts.set(at);
+            self.segments[(data / SEG) as usize].data.set((data % SEG) as u32);
+        }
         let area = &mut self.areas[area];
         area.used += n;
         let next = first - base + n;
@@ -253,6 +284,9 @@ impl SlotPool {
         if !segment.data.has(at) {
             return None;
         }
+        if self.segment_slots != SEG {
+            return self.cut_allocation(slot);
+        }
         let start = if segment.starts.has(at) { at } else { segment.start(at)? };
         Some(Run { first: slot - u64::from(at - start), n: segment.length(start).into() })
     }
@@ -263,6 +297,9 @@ impl SlotPool {
         if slot >= self.geometry.nslabs || segment.free >> at & 1 == 1 {
             return None;
         }
+        if self.segment_slots != SEG {
+            return self.cut_allocation(slot);
+        }
         let start = segment.start(at)?;
         Some(Run { first: slot - u64::from(at - start), n: segment.length(start).into() })
     }
@@ -272,14 +309,20 @@ impl SlotPool {
     pub(crate) fn release(&mut self, run: Run) {
         let Run { first, n } = run;
         let (number, at) = ((first / SEG) as usize, (first % SEG) as u32);
-        let segment = &mut self.segments[number];
-        let slots = bits::run(at, n as u32);
-        segment.free |= slots;
-        segment.starts.clear(slots);
-        segment.data.clear(slots);
-        if !self.bounds.is_full(number) {
-            let (from, to) = (bits::begin(segment.free, at), bits::end(segment.free, at + n as u32));
-            self.bounds.raise(number, from, to - from);
+        let give_back = |segment: &mut Segment, slots| {
+            segment.free |= slots;
+            segment.starts.clear(slots);
+            segment.data.clear(slots);
+        };
+        if self.segment_slots == SEG {
+            let segment = &mut self.segments[number];
+            give_back(segment, bits::run(at, n as u32));
+            if !self.bounds.is_full(number) {
+                let (from, to) = (bits::begin(segment.free, at), bits::end(segment.free, at + n as u32));
+                self.bounds.raise(number, from, to - from);
+            }
+        } else {
+            self.cut_change(run, give_back);
         }
         let area = self.area_of(first);
         self.areas[area].used -= n;

@@ -93,6 +93,8 @@ pub struct Refusal {
     pub nslabs: u64,
     /// Free slots of the pool.
     pub free: u64,
+    /// Slots of a segment, the most any mapping can have.
+    pub segment_slots: u64,
     /// The longest free run in one segment.
     pub largest_run: u32,
     /// Free runs, as many as segments and busy slots cut the pool into.
@@ -201,7 +203,7 @@ pub(crate) fn cause(pool: &mut SlotPool, plan: &Plan, cpu: u32, livelock: bool) 
     if pool.area_slots() == 0 {
         return Cause::NoPool;
     }
-    if let Some(cause) = size_cause(plan) {
+    if let Some(cause) = size_cause(plan, pool.segment_slots()) {
         return if livelock { Cause::Livelock } else { cause };
     }
     let free = |area: &crate::pool::AreaState| pool.area_slots().wrapping_sub(area.used);
@@ -215,9 +217,8 @@ pub(crate) fn cause(pool: &mut SlotPool, plan: &Plan, cpu: u32, livelock: bool) 
     area_cause(pool, first, plan)
 }
 
-/// Causes that lie in the request alone.
-pub(crate) fn size_cause(plan: &Plan) -> Option<Cause> {
-    let most = u64::from(SEGMENT_SLOTS);
+/// Causes that lie in the request alone; `most` slots has a segment.
+pub(crate) fn size_cause(plan: &Plan, most: u64) -> Option<Cause> {
     match (plan.n, plan.n_bare) {
         (0, _) => Some(Cause::Empty),
         (n, bare) if n > most => Some(if bare > most { Cause::TooLarge } else { Cause::TooLargeWithOffset }),
@@ -227,7 +228,7 @@ pub(crate) fn size_cause(plan: &Plan) -> Option<Cause> {
 
 /// The cause of a request that not even an empty pool could serve.
 pub(crate) fn impossible(pool: &mut SlotPool, plan: &Plan) -> Option<Cause> {
-    size_cause(plan).or_else(|| match plan.n > plan.boundaries.max_slots {
+    size_cause(plan, pool.segment_slots()).or_else(|| match plan.n > plan.boundaries.max_slots {
         true => Some(Cause::BoundaryImpossible),
         false => (!Fits::of(pool, 0, plan, true).both).then_some(Cause::AlignmentImpossible),
     })
@@ -267,6 +268,7 @@ pub(crate) fn explain(pool: &mut SlotPool, plan: &Plan, cpu: u32, size: u64, sea
         slots: plan.n,
         nslabs: pool.geometry().nslabs,
         free: pool.geometry().nslabs - pool.used(),
+        segment_slots: pool.segment_slots(),
         largest_run: pool.largest_run(),
         free_runs: pool.free_runs(),
         endless,
@@ -295,7 +297,7 @@ impl fmt::Display for Refusal {
             }
             Cause::Forbidden => write!(f, "{}", self.forbidden.map_or("a copy is forbidden", Forbidden::sentence)),
             Cause::TooLarge | Cause::TooLargeWithOffset => {
-                write!(f, "needs {slots} slots: {}; a segment has {SEGMENT_SLOTS}", self.bytes())
+                write!(f, "needs {slots} slots: {}; a segment has {}", self.bytes(), self.segment_slots)
             }
             Cause::PoolFull => {
                 write!(f, "needs {slots} slots: {}; {} of {} are free", self.bytes(), count(free), count(nslabs))?;

@@ -1,7 +1,8 @@
 //! Pools the allocator takes to lie elsewhere than they do (SPEC 10.2, 11, `bbase`): alignment and segment boundaries are
 //! then judged by other addresses than the slots' own.
 //!
-//! Rare and not fast: where each segment lies by itself, slots are visited one by one, as SPEC 3 writes it.
+//! Rare and not fast: where each segment lies by itself, or has another length than a kernel's, slots are visited one by
+//! one, as SPEC 3 writes it.
 
 use crate::allocator::{Allocator, Stop, Taken};
 use crate::plan::{Limits, Plan, Request, align, slots};
@@ -18,24 +19,46 @@ const SEG: u64 = SEGMENT_SLOTS as u64;
 pub(crate) enum View {
     /// In one piece from this address on.
     From(u64),
-    /// Each segment of 128 slots at an address of its own.
+    /// The same, its slots looked at one by one: its segments have another length than a kernel's.
+    Cut(u64),
+    /// Each 128 slots at an address of their own.
     Segments(Vec<u64>),
 }
 
-/// A plan against segments that lie anywhere.
-struct Scattered<'a> {
+impl View {
+    /// Where it begins.
+    fn start(&self) -> u64 {
+        match self {
+            Self::From(start) | Self::Cut(start) => *start,
+            Self::Segments(segments) => segments.first().copied().unwrap_or(0),
+        }
+    }
+
+    /// Whether slots are to be looked at one by one.
+    fn is_by_slot(&self) -> bool {
+        !matches!(self, Self::From(_))
+    }
+}
+
+/// A plan against slots that are looked at one by one.
+struct BySlot<'a> {
     pool: &'a SlotPool,
     plan: &'a Plan,
     search: Search,
     boundary: u64,
-    segments: &'a [u64],
+    view: &'a View,
 }
 
-impl Scattered<'_> {
+impl BySlot<'_> {
     /// The bus address of a slot, under the device's boundary mask (SPEC 3, `tbl + slot*2048`).
     fn address(&self, slot: u64) -> u64 {
-        let segment = self.segments.get((slot / SEG) as usize).copied().unwrap_or(0);
-        segment.wrapping_add(slot % SEG * SLOT_BYTES) & self.boundary
+        match self.view {
+            View::Segments(segments) => {
+                let segment = segments.get((slot / SEG) as usize).copied().unwrap_or(0);
+                segment.wrapping_add(slot % SEG * SLOT_BYTES) & self.boundary
+            }
+            View::From(start) | View::Cut(start) => (start & self.boundary).wrapping_add(slot * SLOT_BYTES),
+        }
     }
 
     fn matches(&self, slot: u64) -> bool {
@@ -98,7 +121,8 @@ impl Scattered<'_> {
         let area = area as u64 * len..(area as u64 + 1) * len;
         let runs = |slot: &u64| u64::from(self.pool.run_at(*slot)) >= n;
         let (matching, within) = (|s: &u64| self.matches(*s), |s: &u64| !self.spans(*s));
-        let empty = |slot: &u64| SEG - slot % SEG >= n;
+        let segment = self.pool.segment_slots();
+        let empty = |slot: &u64| segment - slot % segment >= n;
         if area.clone().filter(runs).filter(matching).any(|s| within(&s)) {
             Cause::Stride
         } else if area.clone().filter(runs).any(|s| matching(&s)) {
@@ -121,11 +145,24 @@ impl Allocator {
         self.views[pool] = Some(view);
     }
 
+    /// Cuts all pools, still empty, into segments of so many slots (a power of two) instead of 128, as no kernel does
+    /// (SPEC 11). They are searched slot by slot from then on: a request costs up to two looks at each slot.
+    pub fn cut_into(&mut self, segment_slots: u64) {
+        if segment_slots == SEG {
+            return;
+        }
+        for id in 0..self.pools.len() {
+            self.pools[id].cut_into(segment_slots);
+            if !matches!(self.views.get(id), Some(Some(View::Segments(_)))) {
+                self.set_view(id, View::Cut(self.seen_start(id)));
+            }
+        }
+    }
+
     /// Where a pool is taken to begin.
     pub(crate) fn seen_start(&self, pool: usize) -> u64 {
         match self.views.get(pool) {
-            Some(Some(View::From(start))) => *start,
-            Some(Some(View::Segments(segments))) => segments.first().copied().unwrap_or(0),
+            Some(Some(view)) => view.start(),
             _ => self.pools().get(pool).map_or(0, |p| p.geometry().start),
         }
     }
@@ -138,8 +175,8 @@ impl Allocator {
         let Some(pool) = self.pools.get_mut(pool_id).filter(|_| request.size > 0) else { return Err(Stop::Refused) };
         for area in area_order(pool.areas().len(), request.cpu) {
             let found = match view {
-                Some(View::Segments(segments)) => {
-                    Scattered { pool, plan: &plan, search, boundary: limits.boundary, segments }.find(area)
+                Some(view) if view.is_by_slot() => {
+                    BySlot { pool, plan: &plan, search, boundary: limits.boundary, view }.find(area)
                 }
                 _ => find(pool, area, &plan, search),
             };
@@ -163,27 +200,27 @@ impl Allocator {
         let search = self.rules().search;
         let Some(pool) = self.pools.get_mut(pool_id) else { return Cause::NoPool };
         let cause = refusal::cause(pool, &plan, request.cpu, stop == Stop::Livelock);
-        let Some(Some(View::Segments(segments))) = self.views.get(pool_id) else { return cause };
+        let Some(Some(view)) = self.views.get(pool_id) else { return cause };
         let settled = [Cause::NoPool, Cause::Empty, Cause::TooLarge, Cause::TooLargeWithOffset, Cause::PoolFull];
-        if settled.contains(&cause) || cause == Cause::Livelock {
+        if settled.contains(&cause) || cause == Cause::Livelock || !view.is_by_slot() {
             return cause;
         }
         let first = area_order(pool.areas().len(), request.cpu).next().unwrap_or(0);
-        Scattered { pool, plan: &plan, search, boundary: limits.boundary, segments }.area_cause(first)
+        BySlot { pool, plan: &plan, search, boundary: limits.boundary, view }.area_cause(first)
     }
 
-    /// Puts right what a refusal says of areas whose segments lie anywhere.
+    /// Puts right what a refusal says of areas whose slots are looked at one by one.
     pub(crate) fn explain_viewed(&self, refusal: &mut Refusal, plan: &Plan, pool_id: usize, limits: &Limits) {
-        let (Some(Some(View::Segments(segments))), Some(pool)) = (self.views.get(pool_id), self.pools().get(pool_id))
-        else {
+        let (Some(Some(view)), Some(pool)) = (self.views.get(pool_id), self.pools().get(pool_id)) else { return };
+        if !view.is_by_slot() {
             return;
-        };
+        }
         let search = self.rules().search;
-        let scattered = Scattered { pool, plan, search, boundary: limits.boundary, segments };
+        let slots = BySlot { pool, plan, search, boundary: limits.boundary, view };
         for area in &mut refusal.areas {
-            area.cause = match scattered.find(area.area as usize) {
+            area.cause = match slots.find(area.area as usize) {
                 Found::Livelock => Cause::Livelock,
-                Found::Nothing | Found::Slot(_) => scattered.area_cause(area.area as usize),
+                Found::Nothing | Found::Slot(_) => slots.area_cause(area.area as usize),
             };
         }
     }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use replay::{Base, Force, Geometry, Policy, PolicyError, Script, ScriptError, Setup};
+use replay::{Base, Force, Geometry, Limits, Policy, PolicyError, Script, ScriptError, Setup};
 
 const BASE: Base = Base { pool: Geometry { start: 0x7400_0000, nslabs: 32768, areas: 4 }, cpus: Some(4), force: false };
 
@@ -89,6 +89,43 @@ fn a_release_chooses_finer_than_its_generation() {
     );
 }
 
+/// USERS case 5 asks for a larger IO_TLB_SEGSIZE: 2 MiB in one mapping.
+#[test]
+fn segments_are_a_knob() {
+    assert_eq!(pool("v6_10:nslabs=1024,areas=4,segment=1024"), (4096, 4), "a segment an area at least");
+    assert_eq!(pool("v6_10:nslabs=1024,areas=4,segment=64"), pool("v6_10:nslabs=1024,areas=4"));
+    assert_eq!(pool("rfc64:swiotlb=1000,2000,segment=256").0, 1024);
+    assert_eq!(pool("legacy:swiotlb=noforce,segment=256"), (1, 1));
+    let setup = setup("v6_10:nslabs=4096,segment=1024");
+    assert!(setup.describe().contains(&("segment", "1024".to_owned())));
+    assert_eq!(setup.max_mapping_size(&Limits { min_align_mask: 0xfff, ..Limits::NONE }), (2 << 20) - 4096);
+
+    let script = Script::parse(
+        "pool,10000000,4096,1\ndev,0,ffffffff,0,ffffffff,10000\nmap,1,0,40000000,2097152,0,0\nmap,2,0,40000000,4194304,0,0\n\
+         map,3,0,40000000,524288,0,0\nunmap,1\nunmap,3\nmap,4,0,40000000,2097152,0,0\n",
+    )
+    .unwrap();
+    let answers = |policy: &str| {
+        let mut text = String::new();
+        script.answers(&Policy::parse(policy).unwrap(), &mut text).unwrap();
+        text.lines().skip(1).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        answers("v6_10:segment=1024"),
+        [
+            "map,1,10000000,0,1024",
+            "map,2,FAIL,,1024",
+            "map,3,10200000,1024,1280",
+            "unmap,1,,,256",
+            "unmap,3,,,0",
+            "map,4,10400000,2048,1024",
+            "end,1024,1280"
+        ]
+    );
+    assert_eq!(answers("v6_10")[0], "map,1,FAIL,,0");
+    assert_eq!(answers("v6_10:segment=128"), answers("v6_10"));
+}
+
 #[test]
 fn mistakes_are_named_and_the_right_words_given() {
     let message = |text: &str| Policy::parse(text).unwrap_err().to_string();
@@ -101,6 +138,7 @@ fn mistakes_are_named_and_the_right_words_given() {
     assert!(message("v6_10:areas=0").contains("1 to 65536"));
     assert!(message("v6_10:force=maybe").contains("`on` or `off`"));
     assert!(message("v6_10:copies=old").contains("a kernel release such as 5.15.16"));
+    assert!(message("v6_10:segment=100").contains("`100` is not a power of two from 1 to 1048576"));
     assert!(message("v6_10:,").contains("no parameter ``"));
     let refused = |text: &str| Policy::parse(text).unwrap().resolve(&BASE).unwrap_err();
     assert!(matches!(refused("v6_10:nslabs=0xffffffffffffffff"), PolicyError::TooLarge { .. }));
@@ -111,6 +149,7 @@ fn mistakes_are_named_and_the_right_words_given() {
     assert!(message("v6_10+dynamic:worker=5").contains("`5` is not a time such as 500us"));
     assert!(message("v6_3:worker=1ms").contains("no parameter `worker`"));
     assert!(refused("v6_10:worker=1ms").to_string().contains("write v6_10+dynamic"));
+    assert!(refused("v6_10+dynamic:segment=256").to_string().contains("leave out `segment` or +dynamic"));
     assert!(matches!(refused("rfc64:hi_nslabs=128,hi_start=0x74000000"), PolicyError::Overlap { .. }));
 }
 

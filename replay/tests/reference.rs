@@ -54,7 +54,7 @@ fn cases(steps: usize) -> impl Strategy<Value = Case> {
             let areas = if rules.areas { areas } else { 1 };
             // An area may be half a segment in 6.0 (SPEC 2.3).
             let nslabs = if rules.id == "v6_0" && segments == 1 { 128 } else { 128 * segments * u64::from(areas) };
-            Case { rules, pool: Geometry { start, nslabs, areas }, devices, steps }
+            Case { rules, pool: Geometry { start, nslabs, areas }, segment: 128, devices, steps }
         },
     )
 }
@@ -65,6 +65,22 @@ proptest! {
     #[test]
     fn fast_and_literal_agree(case in cases(600)) {
         compare(&case);
+    }
+
+    /// Segments no kernel has, shorter and longer than a word of slots.
+    #[test]
+    fn cut_pools_and_literal_agree(case in cases(300), log in prop::sample::select(vec![0u32, 3, 6, 8, 9, 11])) {
+        let segment = 1 << log;
+        let whole = segment.max(128) * u64::from(case.pool.areas);
+        let pool = Geometry { nslabs: case.pool.nslabs.next_multiple_of(whole), ..case.pool };
+        let longer = |mut step| {
+            if let Step::Map { request, .. } = &mut step {
+                request.size *= segment.div_ceil(128);
+            }
+            step
+        };
+        let steps = case.steps.into_iter().map(longer).collect();
+        compare(&Case { pool, segment, steps, ..case });
     }
 }
 

@@ -87,6 +87,7 @@ impl Machine {
         };
         machine.allocator.set_hi_threshold(setup.dispatch.hi_threshold);
         machine.set_boundary_base();
+        machine.allocator.cut_into(setup.segment.into());
         // A pool made through Xen's hook never grows (SPEC 5, 10.4).
         if let (Some(growth), false) = (setup.growth, matches!(machine.platform.frames, Frames::Pv(_))) {
             let mut taken: Vec<_> = setup.pools.iter().map(|pool| (pool.start, pool.end())).collect();

@@ -70,6 +70,14 @@ pub enum PolicyError {
         /// The policy.
         id: &'static str,
     },
+    /// Another segment size where pools come and go.
+    #[error(
+        "policy {id}+dynamic: pools that come and go are modelled with segments of 128 slots only; leave out `segment` or +dynamic"
+    )]
+    SegmentOfDynamic {
+        /// The policy.
+        id: &'static str,
+    },
     /// A restricted pool's devices or place without its size.
     #[error("policy {id}: a restricted pool needs a size: add restricted=SLOTS")]
     NeedsRestricted {

@@ -36,6 +36,11 @@ pub static PARAMETERS: &[Parameter] = &[
         applies: Generation::has_high_pool,
     },
     Parameter {
+        name: "segment",
+        doc: "what-if, in no kernel: slots of a segment, the most a mapping can have, instead of 128; a power of two",
+        applies: |_| true,
+    },
+    Parameter {
         name: "kernel",
         doc: "a release the policy stands for, such as 6.12, for what changes within it: set-up, bounce rules, copies",
         applies: |g| !g.has_high_pool(),

@@ -27,7 +27,13 @@ pub fn case(bytes: &[u8]) -> Case {
         rest = left;
     }
     let devices = header[4..].chunks_exact(2).map(|d| limits(d[0], d[1])).collect();
-    Case { rules, pool: pool(rules, header[1], u16::from_le_bytes([header[2], header[3]])), devices, steps }
+    Case {
+        rules,
+        pool: pool(rules, header[1], u16::from_le_bytes([header[2], header[3]])),
+        segment: 128,
+        devices,
+        steps,
+    }
 }
 
 /// One to eight segments, or one or two in each of two, four or eight areas where there are any. Without areas the last segment may be

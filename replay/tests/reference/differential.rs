@@ -20,6 +20,8 @@ pub enum Step {
 pub struct Case {
     pub rules: &'static Generation,
     pub pool: Geometry,
+    /// Slots of a segment: 128 but in what-ifs.
+    pub segment: u64,
     pub devices: Vec<Limits>,
     pub steps: Vec<Step>,
 }
@@ -27,7 +29,8 @@ pub struct Case {
 /// Plays a case to both and compares them after every step.
 pub fn compare(case: &Case) {
     let mut fast = Allocator::new(case.rules, &[case.pool]);
-    let mut slow = Reference::new(case.rules, case.pool);
+    fast.cut_into(case.segment);
+    let mut slow = Reference::cut(case.rules, case.pool, case.segment);
     let mut alive: Vec<(u64, u64, u64, usize)> = Vec::new();
     for step in &case.steps {
         match *step {
@@ -59,12 +62,12 @@ pub fn compare(case: &Case) {
                 }
             }
         }
-        same_state(&fast, &slow, &alive);
+        same_state(&fast, &slow, &alive, case.segment);
     }
 }
 
 /// I1 to I5 and I9, and equality of the two states.
-fn same_state(fast: &Allocator, slow: &Reference, alive: &[(u64, u64, u64, usize)]) {
+fn same_state(fast: &Allocator, slow: &Reference, alive: &[(u64, u64, u64, usize)], segment: u64) {
     let pool = &fast.pools()[0];
     assert!(pool.list().eq(slow.list.iter().copied()), "list[] differs");
     for (area, state) in pool.areas().iter().enumerate() {
@@ -73,7 +76,7 @@ fn same_state(fast: &Allocator, slow: &Reference, alive: &[(u64, u64, u64, usize
     }
     let mut taken = vec![false; slow.list.len()];
     for &(_, first, n, _) in alive {
-        assert!((1..=128).contains(&n) && first % 128 + n <= 128, "I1, I9");
+        assert!((1..=segment).contains(&n) && first % segment + n <= segment, "I1, I9");
         for slot in first..first + n {
             assert!(!std::mem::replace(&mut taken[slot as usize], true), "I1: slot {} twice", slot);
         }
@@ -82,7 +85,7 @@ fn same_state(fast: &Allocator, slow: &Reference, alive: &[(u64, u64, u64, usize
     for slot in (0..taken.len()).rev() {
         run = if taken[slot] {
             0
-        } else if slot % 128 == 127 {
+        } else if slot as u64 % segment == segment - 1 {
             1
         } else {
             run + 1
@@ -121,7 +124,7 @@ fn explain_holds(fast: &mut Allocator, request: &Request, limits: &Limits, cause
     let longest = before.iter().copied().max().unwrap_or(0);
     assert_eq!((refusal.free, refusal.largest_run), (free, longest));
     match cause {
-        Cause::TooLarge | Cause::TooLargeWithOffset => assert!(refusal.slots > 128),
+        Cause::TooLarge | Cause::TooLargeWithOffset => assert!(refusal.slots > refusal.segment_slots),
         Cause::PoolFull => assert!(refusal.areas.iter().all(|a| a.free < refusal.slots)),
         Cause::AreaFull => assert!(refusal.areas[0].free < refusal.slots),
         Cause::Fragmented => {

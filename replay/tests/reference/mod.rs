@@ -18,6 +18,8 @@ pub enum Answer {
 pub struct Reference {
     rules: &'static Generation,
     pub pool: Geometry,
+    /// Slots of a segment: 128 but in what-ifs.
+    segment: u64,
     pub list: Vec<u32>,
     alloc_size: Vec<u64>,
     pad_slots: Vec<u32>,
@@ -55,12 +57,18 @@ pub fn slots(rules: &Generation, request: &Request, limits: &Limits) -> u64 {
 
 impl Reference {
     pub fn new(rules: &'static Generation, pool: Geometry) -> Self {
+        Self::cut(rules, pool, 128)
+    }
+
+    /// With segments of so many slots.
+    pub fn cut(rules: &'static Generation, pool: Geometry, segment: u64) -> Self {
         let n = pool.nslabs as usize;
         let areas = pool.areas as usize;
         Self {
             rules,
             pool,
-            list: (0..n).map(|i| (128 - i % 128).min(n - i) as u32).collect(),
+            segment,
+            list: (0..pool.nslabs).map(|i| (segment - i % segment).min(pool.nslabs - i) as u32).collect(),
             alloc_size: vec![0; n],
             pad_slots: vec![0; n],
             used: vec![0; areas],
@@ -214,7 +222,7 @@ impl Reference {
     /// Counts up from `count` over the free slots below `s`, to the start of its segment.
     fn back_fill(&mut self, s: u64, mut count: u32) {
         let mut k = s;
-        while k > 0 && (k - 1) % 128 != 127 && self.list[k as usize - 1] != 0 {
+        while k > 0 && (k - 1) % self.segment != self.segment - 1 && self.list[k as usize - 1] != 0 {
             k -= 1;
             count += 1;
             self.list[k as usize] = count;
@@ -228,7 +236,8 @@ impl Reference {
         i -= u64::from(self.pad_slots[i as usize]);
         let n = nr(self.alloc_size[i as usize] + lo);
         let next = i + n;
-        let mut count = if next < align(i + 1, 128) && next < self.pool.nslabs { self.list[next as usize] } else { 0 };
+        let mut count =
+            if next < align(i + 1, self.segment) && next < self.pool.nslabs { self.list[next as usize] } else { 0 };
         for k in (i..next).rev() {
             count += 1;
             self.list[k as usize] = count;
