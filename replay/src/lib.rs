@@ -22,6 +22,7 @@
 //! | [`script`] | event scripts and their answers, to compare with real kernels |
 //! | [`load`] | a trace's mappings, each unmap and sync tied to its map: the same for every policy |
 //! | [`whatif`], [`outcome`], [`occupancy`], [`lifetimes`] | a load replayed on a machine, and what came of it |
+//! | [`overlay`], [`sizing`] | loads laid over one another; how large a pool must be |
 //! | [`mod@sweep`] | a load replayed on many machines at once |
 //! | [`mod@verify`] | the model as a checker of a recorded kernel |
 //! | [`refusal`] | why a mapping was refused, with its arithmetic |
@@ -43,6 +44,7 @@ pub mod load;
 pub mod machine;
 pub mod occupancy;
 pub mod outcome;
+pub mod overlay;
 pub mod p2m;
 pub mod pages;
 pub mod param;
@@ -53,6 +55,7 @@ pub mod refusal;
 pub mod restricted;
 pub mod rules;
 pub mod script;
+pub mod sizing;
 mod snapshot;
 mod step;
 pub mod sweep;
@@ -88,6 +91,7 @@ pub use refusal::{AreaRefusal, Cause, Refusal};
 pub use restricted::Restricted;
 pub use rules::{GENERATIONS, Generation};
 pub use script::{Script, ScriptError, Timing};
+pub use sizing::{SizeCurve, SizePoint, Sizing};
 pub use sweep::{Job, Progress, Stopped, sweep};
 pub use tree::ForeignTree;
 pub use verify::{Miss, MissExample, Start, Verdict, verify};

@@ -36,6 +36,17 @@ impl Lifetimes {
         self.all.add(lifetime_ns);
     }
 
+    /// Takes in another load's, whose devices are numbered from `device` on.
+    pub fn take_in(&mut self, other: &Self, device: u32) {
+        for (&(of, class), histogram) in &other.classes {
+            self.classes.entry((of + device, class)).or_default().take_in(histogram);
+        }
+        for (of, histogram) in &other.devices {
+            self.devices.entry(of + device).or_default().take_in(histogram);
+        }
+        self.all.take_in(&other.all);
+    }
+
     /// The median lifetime of the device's mappings of about that size; failing those, of all its mappings; of all.
     pub fn typical(&self, device: u32, size: u64) -> u64 {
         let of_class = self.classes.get(&(device, class(size)));
@@ -59,6 +70,13 @@ impl Histogram {
     fn add(&mut self, ns: u64) {
         *self.counts.entry(step(ns)).or_default() += 1;
         self.total += 1;
+    }
+
+    fn take_in(&mut self, other: &Self) {
+        for (&step, count) in &other.counts {
+            *self.counts.entry(step).or_default() += count;
+        }
+        self.total += other.total;
     }
 
     fn median(&self) -> Option<u64> {

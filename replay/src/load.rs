@@ -39,6 +39,36 @@ pub struct LoadNotes {
     pub held: u64,
 }
 
+impl LoadNotes {
+    /// Adds another load's.
+    pub(crate) fn add(&mut self, other: &Self) {
+        let Self {
+            unmatched_unmaps,
+            unmatched_syncs,
+            size_mismatches,
+            unmatched_frees,
+            missed_unmaps,
+            late_unmaps,
+            unknown_devices,
+            incomplete,
+            merged,
+            lost,
+            held,
+        } = other;
+        self.unmatched_unmaps += unmatched_unmaps;
+        self.unmatched_syncs += unmatched_syncs;
+        self.size_mismatches += size_mismatches;
+        self.unmatched_frees += unmatched_frees;
+        self.missed_unmaps += missed_unmaps;
+        self.late_unmaps += late_unmaps;
+        self.unknown_devices += unknown_devices;
+        self.incomplete += incomplete;
+        self.merged += merged;
+        self.lost += lost;
+        self.held += held;
+    }
+}
+
 /// What surrounds the events: where bounce buffers were, and which were in use at the start.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Surroundings<'a> {
@@ -62,11 +92,11 @@ pub struct Load {
     /// Mappings alive at once, at most.
     pub(crate) alive: usize,
     pub(crate) lifetimes: Lifetimes,
-    devices: Vec<LoadDevice>,
-    notes: LoadNotes,
-    recorded: Recorded,
-    first_ns: u64,
-    last_ns: u64,
+    pub(crate) devices: Vec<LoadDevice>,
+    pub(crate) notes: LoadNotes,
+    pub(crate) recorded: Recorded,
+    pub(crate) first_ns: u64,
+    pub(crate) last_ns: u64,
 }
 
 /// A device of a load.

@@ -358,7 +358,9 @@ mod tests {
             let (p, n, l) = (Some(padded), Some(next), Some(last));
             [None, p, p, n, None, None, l, l, None]
         });
-        [next, last, padded].map(|run| pool.release(run));
+        for run in [next, last, padded] {
+            pool.release(run);
+        }
         assert_eq!((pool.used(), pool.largest_run(), pool.allocation_over(64)), (0, 128, None));
     }
 }

@@ -6,40 +6,10 @@ use std::num::NonZeroUsize;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use replay::{
-    Base, GENERATIONS, Geometry, Job, Load, Machine, Options, P2m, Platform, Policy, Stopped, Surroundings, replay,
-    sweep,
-};
-use trace::{Direction, Event, Op};
+use replay::{Base, GENERATIONS, Geometry, Job, Machine, Options, P2m, Platform, Policy, Stopped, replay, sweep};
 
-/// Buffers that come and go, of all sizes up to 256 KiB.
-fn load(events: u64) -> Load {
-    let mut builder = Load::builder(&[], &Surroundings::default());
-    let mut alive = Vec::new();
-    let mut random = 1u64;
-    for time_ns in 0..events {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let size = 1 + (random >> 40) % (1 << (11 + (random >> 60) % 8));
-        let dma_addr = 0x1000_0000 + (time_ns << 20);
-        let mut event = |op, dma_addr, size| {
-            builder.push(&Event {
-                orig_addr: Some(dma_addr),
-                dma_addr: Some(dma_addr),
-                size: Some(size),
-                direction: Some(Direction::Bidirectional),
-                ..Event::new(op, time_ns, (random >> 33) as u32 % 4, 1, 0)
-            });
-        };
-        if random >> 63 == 0 || alive.is_empty() {
-            event(Op::Map, dma_addr, size);
-            alive.push((dma_addr, size));
-        } else {
-            let (dma_addr, size) = alive.swap_remove((random >> 20) as usize % alive.len());
-            event(Op::Unmap, dma_addr, size);
-        }
-    }
-    builder.finish()
-}
+mod support;
+use support::churn as load;
 
 fn jobs<'a>(platforms: &'a [Platform]) -> Vec<Job<'a>> {
     let base = Base { pool: Geometry { start: 0x7400_0000, nslabs: 4096, areas: 4 }, cpus: Some(4), force: true };
