@@ -1,5 +1,7 @@
 //! The command line, as clap sees it. Nothing here touches the world.
 
+#[cfg(feature = "answers")]
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,7 +22,8 @@ use replay::{Axis, AxisError, KernelVersion, OnFail, PlatformError, PlatformSpec
   swioscope verify load.swio                           how many slot choices the model predicts
   swioscope replay load.swio --policy v6_10 --policy 'rfc64:swiotlb=4096,65536,force'
   swioscope replay load.swio --policy v6_10 --sweep nslabs=1024..65536
-  swioscope view load.swio                             the same, on a screen
+  swioscope plan load.swio --kernel 6.12 --cpus 8      how large the pool must be, and what to write for it
+  swioscope view load.swio                             the policies on a screen
   swioscope param swiotlb=128 --kernel 6.12 --cpus 8 --ram 32G   what a boot parameter becomes"
 )]
 pub(crate) struct Cli {
@@ -38,6 +41,9 @@ pub(crate) enum Command {
     Replay(ReplayArgs),
     /// Compare each slot the kernel chose with the slot the model would have chosen
     Verify(VerifyArgs),
+    /// Say how large the pool must be for a trace's load, and what to write on the kernel's command line
+    #[cfg(feature = "answers")]
+    Plan(PlanArgs),
     /// Look at a trace and its policies in the terminal
     #[cfg(feature = "answers")]
     View(ViewArgs),
@@ -171,6 +177,40 @@ pub(crate) struct VerifyArgs {
     /// Fail unless at least this share of allocations is predicted exactly, in percent
     #[arg(long, value_name = "PERCENT")]
     pub(crate) at_least: Option<f64>,
+}
+
+#[cfg(feature = "answers")]
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// Trace folders (NAME.swio); several run together on the first one's machine
+    #[arg(required = true, value_name = "TRACE")]
+    pub(crate) traces: Vec<PathBuf>,
+    /// One more load that is to run beside these
+    #[arg(long, value_name = "TRACE")]
+    pub(crate) add_trace: Vec<PathBuf>,
+    /// Kernel that is to run it [default: the recorded one]
+    #[arg(long, value_name = "RELEASE", value_parser = kernel)]
+    pub(crate) kernel: Option<KernelVersion>,
+    /// CPUs that can exist, which is how many areas that kernel makes [default: the recorded machine's]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub(crate) cpus: Option<u32>,
+    /// Numbers of areas to try beside the kernel's own [default: 1 and the recorded one]
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub(crate) areas: Vec<u32>,
+    /// Requests that may be refused
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) target_failures: u64,
+    /// The load so many times over
+    #[arg(long, value_name = "N")]
+    pub(crate) scale: Option<NonZeroU32>,
+    /// How much later each copy begins than the one before
+    #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = humantime::parse_duration)]
+    pub(crate) shift: Duration,
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
+    /// How results are written; csv has every size tried
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
 }
 
 #[cfg(feature = "answers")]

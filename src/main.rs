@@ -32,6 +32,8 @@ fn main() -> ExitCode {
         Command::Replay(args) => commands::replay::run(&args),
         Command::Verify(args) => commands::verify::run(&args),
         #[cfg(feature = "answers")]
+        Command::Plan(args) => commands::plan::run(&args),
+        #[cfg(feature = "answers")]
         Command::View(args) => commands::view::run(&args),
         Command::Policies(args) => commands::policies::run(&args),
         Command::Param(args) => commands::param::run(&args),

@@ -67,26 +67,9 @@ pub fn compare(
         })
         .collect::<Result<Vec<Setup>, _>>()?;
 
-    let p2m = (!trace.p2m().is_empty()).then(|| P2m::from_runs(trace.p2m()));
-    let around = Surroundings { pool, snapshot: trace.snapshot(), snapshot_ns: meta.snapshot_ns, p2m: p2m.as_ref() };
-    // Millions of events are not kept: the load takes what it needs, the check of the model the slots' own.
-    let mut builder = Load::builder(trace.devices(), &around);
-    let mut slots = Vec::new();
-    for (read, event) in (0u64..).zip(trace.events()) {
-        let event = event?;
-        builder.push(&event);
-        if matches!(event.op, Op::SlotAlloc | Op::SlotFailed | Op::SlotFree) {
-            slots.push(event);
-        }
-        if read % WATCH == 0 {
-            progress(Stage::Reading(read, trace.event_count()));
-        }
-    }
-    let load = builder.finish();
+    let (load, mut facts) = load(trace, &progress)?;
     let platform = Platform::recorded(options.platform.unwrap_or_else(|| own_platform(meta).into()), trace.p2m());
 
-    let mut facts = facts(trace, &slots, &load);
-    drop(slots);
     let keep = Options { on_fail: options.on_fail, ..Options::default() };
     let job = |setup: &Setup| Job { setup: setup.clone(), platform: &platform, options: keep };
     let jobs: Vec<_> = setups.iter().map(job).collect();
@@ -108,7 +91,31 @@ pub fn compare(
     Ok(comparison)
 }
 
-fn base(meta: &Meta, pool: Option<&Pool>) -> Base {
+/// Reads a trace's load, and what must be known of it. Millions of events are not kept: the load takes what it needs, the
+/// check of the model the slots' own.
+pub(crate) fn load(trace: &Trace, progress: impl Fn(Stage)) -> Result<(Load, TraceFacts), AnalysisError> {
+    let meta = trace.meta();
+    let p2m = (!trace.p2m().is_empty()).then(|| P2m::from_runs(trace.p2m()));
+    let pool = meta.pools.first();
+    let around = Surroundings { pool, snapshot: trace.snapshot(), snapshot_ns: meta.snapshot_ns, p2m: p2m.as_ref() };
+    let mut builder = Load::builder(trace.devices(), &around);
+    let mut slots = Vec::new();
+    for (read, event) in (0u64..).zip(trace.events()) {
+        let event = event?;
+        builder.push(&event);
+        if matches!(event.op, Op::SlotAlloc | Op::SlotFailed | Op::SlotFree) {
+            slots.push(event);
+        }
+        if read % WATCH == 0 {
+            progress(Stage::Reading(read, trace.event_count()));
+        }
+    }
+    let load = builder.finish();
+    let facts = facts(trace, &slots, &load);
+    Ok((load, facts))
+}
+
+pub(crate) fn base(meta: &Meta, pool: Option<&Pool>) -> Base {
     let cpus = Some(meta.host.possible_cpus);
     pool.map_or_else(|| Base::without_pool(cpus), |pool| Base::of_pool(pool, cpus))
 }

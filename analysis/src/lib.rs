@@ -6,6 +6,7 @@
 //! | [`devices`] | one row a device, from the recorded events |
 //! | [`comparison`] | [`Comparison`]: one trace under several policies, as plain rows |
 //! | [`compare`](mod@compare) | replays the policies and fills the comparison |
+//! | [`plan`](mod@plan) | how large the pool must be, and what to write for it |
 //! | [`verdict`] | the sentences that come before the figures |
 
 use std::path::PathBuf;
@@ -14,11 +15,13 @@ pub mod compare;
 pub mod comparison;
 pub mod devices;
 pub mod frames;
+pub mod plan;
 pub mod verdict;
 
-pub use compare::{CompareOptions, Stage, compare};
+pub use compare::{CompareOptions, Stage, compare, own_platform};
 pub use comparison::{Comparison, Curve, PolicyDetail, PolicyDeviceRow, PolicyRow, RefusalRow, TraceFacts};
 pub use devices::DeviceRow;
+pub use plan::{NeedRow, PlanOptions, PlanReport, SizeRow, plan};
 
 /// Why an answer could not be computed.
 #[derive(Debug, thiserror::Error)]

@@ -18,7 +18,7 @@
 use std::num::NonZeroUsize;
 use std::sync::atomic::AtomicBool;
 
-use trace::pool::SEGMENT_SLOTS;
+use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
 
 use crate::load::Load;
 use crate::machine::Platform;
@@ -28,7 +28,7 @@ use crate::refusal::Cause;
 use crate::rules::Grammar;
 use crate::sweep::{Job, Progress, sweep};
 
-/// Slots of a pool that is as good as endless: 8 GiB.
+/// Slots of a pool that is as good as endless, where nothing is in its way: 8 GiB.
 const ENDLESS: u64 = 1 << 22;
 /// Parts a gap is divided into.
 const PARTS: u64 = 16;
@@ -133,7 +133,7 @@ impl Sizing<'_> {
                 false => lines.push((policy, 1)),
             }
         }
-        let endless: Vec<_> = lines.iter().map(|&(policy, areas)| (policy, areas, ENDLESS)).collect();
+        let endless: Vec<_> = lines.iter().map(|&(policy, areas)| (policy, areas, self.endless())).collect();
         let mut curves = Vec::new();
         for (&(policy, areas), point) in lines.iter().zip(self.points(&endless, stop, &progress)?) {
             // Stopped before anything is known of it: it is left out.
@@ -170,6 +170,13 @@ impl Sizing<'_> {
         }
     }
 
+    /// Slots of the largest pool that is tried: where the recorded one lies below 4 GiB it ends there, for beyond it 32-bit
+    /// devices reach nothing.
+    fn endless(&self) -> u64 {
+        let room = (1u64 << 32).saturating_sub(self.base.pool.start) / SLOT_BYTES;
+        room.checked_ilog2().map_or(ENDLESS, |log| ENDLESS.min(1 << log)).max(SEGMENT_SLOTS.into())
+    }
+
     /// Sizes worth trying next.
     fn wanted(&self, curve: &SizeCurve) -> Vec<u64> {
         let good = self.target.max(curve.endless.failures);
@@ -182,7 +189,7 @@ impl Sizing<'_> {
         };
         let Some(least) = curve.least(good) else {
             // Nothing has been good enough yet.
-            return if last.nslabs < ENDLESS { vec![last.nslabs * 2] } else { Vec::new() };
+            return if last.nslabs < self.endless() { vec![last.nslabs * 2] } else { Vec::new() };
         };
         if curve.powers_of_two {
             return Vec::new();

@@ -57,6 +57,15 @@ fn what_no_size_serves_is_the_floor() {
     assert_eq!(curve.least(1).unwrap().nslabs, 128, "the floor is reached at once");
 }
 
+/// A pool without end would reach beyond 4 GiB, where its upper half is out of a 32-bit device's reach.
+#[test]
+fn the_largest_pool_ends_where_32_bit_devices_do() {
+    let narrow = |event: trace::Event| trace::Event { device: 1, cpu: 1, ..event };
+    let events = [narrow(map(1, 0x1000, 4096)), narrow(unmap(2, 0x1000, 4096))];
+    let curve = &curves_to(&load(&events), &["v6_10"], &[2], 0)[0];
+    assert_eq!((curve.endless.nslabs, curve.endless.failures), (1 << 20, 0), "2 GiB from 0x74000000 on");
+}
+
 #[test]
 fn some_failures_may_be_allowed() {
     let load = churn(3_000);

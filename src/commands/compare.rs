@@ -2,18 +2,14 @@
 
 use std::io;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use analysis::verdict::{FEW, label};
-use analysis::{CompareOptions, Comparison, PolicyRow, Stage};
-use indicatif::{ProgressBar, ProgressStyle};
-use replay::{Axis, Generation, Policy, PolicyError, Progress};
+use analysis::{CompareOptions, Comparison, PolicyRow, TraceFacts};
+use replay::{Axis, Generation, Policy, PolicyError};
 use serde_json::json;
-use signal_hook::consts::SIGINT;
 use trace::Trace;
 
+use super::progress::Bar;
 use super::replay::grown;
 use crate::cli::{Format, MachineArgs, ReplayArgs};
 use crate::output;
@@ -33,29 +29,10 @@ pub(crate) fn compare(trace: &Trace, machine: &MachineArgs, axes: &[Axis]) -> an
     let policies = replay::grid(&grown(policies, machine.dynamic)?, axes)?;
     let options = CompareOptions { platform: machine.platform, on_fail: machine.on_fail };
 
-    // Ctrl-C leaves what is done; a second one ends it all.
-    let stop = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register_conditional_shutdown(SIGINT, 130, Arc::clone(&stop))?;
-    signal_hook::flag::register(SIGINT, Arc::clone(&stop))?;
-    let bar = ProgressBar::new(0);
-    bar.set_style(
-        ProgressStyle::with_template("{spinner} {msg}  {wide_bar} {percent} %  {eta} left")
-            .unwrap_or_else(|_| ProgressStyle::default_bar()),
-    );
-    bar.enable_steady_tick(Duration::from_millis(100));
-    let comparison = analysis::compare(trace, &policies, &options, &stop, |stage| match stage {
-        Stage::Reading(read, events) => {
-            bar.set_message("reading the trace");
-            bar.set_length(events);
-            bar.set_position(read);
-        }
-        Stage::Replaying(Progress { steps, total_steps, jobs }) => {
-            bar.set_message(format!("replaying: {jobs} of {} policies done", policies.len()));
-            bar.set_length(total_steps);
-            bar.set_position(steps);
-        }
-    });
-    bar.finish_and_clear();
+    let bar = Bar::show()?;
+    let comparison =
+        analysis::compare(trace, &policies, &options, &bar.stop, |stage| bar.at(stage, Some(policies.len())));
+    bar.clear();
     Ok(comparison?)
 }
 
@@ -83,13 +60,7 @@ fn print_comparison(comparison: &Comparison, format: Format) -> anyhow::Result<E
             for sentence in &comparison.verdict {
                 output::line(stdout, sentence)?;
             }
-            if let Some((total, exact)) = comparison.facts.predicted {
-                let (exact, total) = (trace::field::count(exact), trace::field::count(total));
-                output::line(
-                    stdout,
-                    format_args!("The model predicts {exact} of {total} slot choices of the recorded kernel."),
-                )?;
-            }
+            print_predicted(&comparison.facts)?;
             let few = comparison.rows.len() <= FEW;
             let table = if few { output::turned(&comparison.rows) } else { sweep_table(comparison) };
             output::line(stdout, format_args!("\n{table}"))?;
@@ -138,22 +109,37 @@ fn as_json(comparison: &Comparison) -> serde_json::Value {
         policy
     });
     json!({
-        "trace": {
-            "name": facts.name,
-            "host": facts.host,
-            "cmdline": facts.cmdline,
-            "workload": facts.workload,
-            "duration_ns": facts.duration_ns,
-            "events": facts.events,
-            "lost": facts.lost,
-            "maps": facts.really_mapped,
-            "bounces": facts.really_bounced,
-            "failures": facts.really_failed,
-            "predicted": facts.predicted.map(|(total, exact)| json!({"total": total, "exact": exact})),
-            "caveats": facts.caveats,
-        },
+        "trace": facts_json(facts),
         "verdict": comparison.verdict,
         "policies": policies.collect::<Vec<_>>(),
         "devices": output::json_rows(&comparison.devices),
     })
+}
+
+/// What is known of the trace, for programs.
+pub(crate) fn facts_json(facts: &TraceFacts) -> serde_json::Value {
+    json!({
+        "name": facts.name,
+        "host": facts.host,
+        "cmdline": facts.cmdline,
+        "workload": facts.workload,
+        "duration_ns": facts.duration_ns,
+        "events": facts.events,
+        "lost": facts.lost,
+        "maps": facts.really_mapped,
+        "bounces": facts.really_bounced,
+        "failures": facts.really_failed,
+        "predicted": facts.predicted.map(|(total, exact)| json!({"total": total, "exact": exact})),
+        "caveats": facts.caveats,
+    })
+}
+
+/// How far the models can be trusted with this kernel.
+pub(crate) fn print_predicted(facts: &TraceFacts) -> anyhow::Result<()> {
+    let Some((total, exact)) = facts.predicted else { return Ok(()) };
+    let (exact, total) = (trace::field::count(exact), trace::field::count(total));
+    output::line(
+        &mut io::stdout(),
+        format_args!("The model predicts {exact} of {total} slot choices of the recorded kernel."),
+    )
 }

@@ -4,7 +4,11 @@
 pub(crate) mod compare;
 pub(crate) mod doctor;
 pub(crate) mod param;
+#[cfg(feature = "answers")]
+pub(crate) mod plan;
 pub(crate) mod policies;
+#[cfg(feature = "answers")]
+mod progress;
 pub(crate) mod record;
 pub(crate) mod replay;
 pub(crate) mod script;
