@@ -5,6 +5,7 @@
 //! | [`field`] | the field registry: every column's name, type, unit and doc, defined once by [`crate::record!`] |
 //! | [`event`] | [`Event`], [`Op`], [`Direction`]: one row a thing that happened |
 //! | [`device`] | [`Device`]: the masks and limits that decide where a device's mappings may go |
+//! | [`origin`] | [`Task`], [`StackFrame`]: threads and kernel stacks that events name by key |
 //! | [`pool`] | [`Pool`], [`SnapshotSlot`], [`P2mRun`]: the state of memory around the events |
 //! | [`meta`] | [`Meta`]: host, kernel, capture settings and losses (`meta.json`) |
 //! | [`mod@file`] | [`Writer`] and [`Trace`]: the folder on disk, Parquet and all (feature `file`) |
@@ -17,6 +18,7 @@ pub mod field;
 #[cfg(feature = "file")]
 pub mod file;
 pub mod meta;
+pub mod origin;
 pub mod pool;
 
 pub use device::Device;
@@ -25,4 +27,5 @@ pub use field::{Field, Record, Unit, Value};
 #[cfg(feature = "file")]
 pub use file::{Trace, TraceError, Writer};
 pub use meta::Meta;
+pub use origin::{StackFrame, Task};
 pub use pool::{Area, P2mKind, P2mRun, Pool, SnapshotSlot};

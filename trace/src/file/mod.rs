@@ -34,6 +34,10 @@ pub const META: &str = "meta.json";
 pub const OPEN: &str = "events.open";
 /// The devices seen.
 pub const DEVICES: &str = "devices.parquet";
+/// The threads seen; absent in traces before 1.1.
+pub const TASKS: &str = "tasks.parquet";
+/// The kernel stacks that events name; absent when none was taken.
+pub const STACKS: &str = "stacks.parquet";
 /// Slots in use when recording began; absent when there was no snapshot.
 pub const SNAPSHOT: &str = "snapshot.parquet";
 /// Xen's frame table as far as it was seen; absent elsewhere.

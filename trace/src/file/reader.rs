@@ -11,9 +11,9 @@ use serde::Deserialize;
 use super::error::looks_like;
 use super::open_segment::OpenSegment;
 use super::table::{Rows, TableReader, read_table};
-use super::{DEVICES, META, P2M, SNAPSHOT, TraceError, is_open_segment, sealed_name, sealed_number};
+use super::{DEVICES, META, P2M, SNAPSHOT, STACKS, TASKS, TraceError, is_open_segment, sealed_name, sealed_number};
 use crate::meta::{FORMAT, Format, TOOL};
-use crate::{Device, Event, Meta, P2mRun, SnapshotSlot};
+use crate::{Device, Event, Meta, P2mRun, SnapshotSlot, StackFrame, Task};
 
 /// A trace, opened and checked: every table is whole Parquet with the right columns. Opening never writes.
 ///
@@ -23,6 +23,8 @@ pub struct Trace {
     root: PathBuf,
     meta: Meta,
     devices: Vec<Device>,
+    tasks: Vec<Task>,
+    stacks: Vec<StackFrame>,
     snapshot: Vec<SnapshotSlot>,
     p2m: Vec<P2mRun>,
     sealed: Vec<Sealed>,
@@ -57,6 +59,8 @@ impl Trace {
         let (sealed, open) = read_segments(root, &meta)?;
         Ok(Self {
             devices: read_table(&present(root, DEVICES)?)?,
+            tasks: read_if_there(&root.join(TASKS))?,
+            stacks: read_if_there(&root.join(STACKS))?,
             snapshot: read_if_there(&root.join(SNAPSHOT))?,
             p2m: read_if_there(&root.join(P2M))?,
             root: root.to_owned(),
@@ -82,6 +86,18 @@ impl Trace {
     #[must_use]
     pub fn devices(&self) -> &[Device] {
         &self.devices
+    }
+
+    /// The threads seen; empty in traces before 1.1.
+    #[must_use]
+    pub fn tasks(&self) -> &[Task] {
+        &self.tasks
+    }
+
+    /// The kernel stacks that events name, a row a call.
+    #[must_use]
+    pub fn stacks(&self) -> &[StackFrame] {
+        &self.stacks
     }
 
     /// Slots in use when recording began; see `snapshot_ns` and `snapshot_exact` of [`Meta`].

@@ -7,9 +7,11 @@ use std::thread::{self, JoinHandle};
 
 use super::open_segment::{self, Frame, OpenSegment};
 use super::table::{self, TableWriter, write_table};
-use super::{DEVICES, META, OPEN, P2M, SNAPSHOT, TraceError, replace, replace_bytes, sealed_name, waiting_name};
+use super::{
+    DEVICES, META, OPEN, P2M, SNAPSHOT, STACKS, TASKS, TraceError, replace, replace_bytes, sealed_name, waiting_name,
+};
 use crate::meta::{FORMAT, TOOL};
-use crate::{Device, Event, Meta, P2mRun, SnapshotSlot};
+use crate::{Device, Event, Meta, P2mRun, SnapshotSlot, StackFrame, Task};
 
 /// A segment is sealed when it has this many events, which takes some 60 MB of memory: a dom0 may have little…
 const SEGMENT_EVENTS: u64 = 1 << 19;
@@ -42,6 +44,8 @@ pub struct Writer {
     notes: Vec<String>,
     meta: Kept<Meta>,
     devices: Kept<Vec<Device>>,
+    tasks: Kept<Vec<Task>>,
+    stacks: Kept<Vec<StackFrame>>,
     snapshot: Kept<Vec<SnapshotSlot>>,
     p2m: Kept<Vec<P2mRun>>,
     /// Nothing is left to save when dropped.
@@ -144,6 +148,8 @@ impl Writer {
             notes: Vec::new(),
             meta: Kept::default(),
             devices: Kept::default(),
+            tasks: Kept::default(),
+            stacks: Kept::default(),
             snapshot: Kept::default(),
             p2m: Kept::default(),
             // Until everything is in place a failure removes it all.
@@ -195,6 +201,16 @@ impl Writer {
         self.devices.set(devices);
     }
 
+    /// Replaces all threads. Written at the next [`Writer::flush`].
+    pub fn set_tasks(&mut self, tasks: Vec<Task>) {
+        self.tasks.set(tasks);
+    }
+
+    /// Replaces all kernel stacks. Written at the next [`Writer::flush`].
+    pub fn set_stacks(&mut self, frames: Vec<StackFrame>) {
+        self.stacks.set(frames);
+    }
+
     /// Replaces the slots in use when recording began; when they were read is `snapshot_ns` of [`Meta`].
     /// Written at the next [`Writer::flush`].
     pub fn set_snapshot(&mut self, slots: Vec<SnapshotSlot>) {
@@ -225,8 +241,8 @@ impl Writer {
     /// Bytes of the trace on disk so far, events not yet flushed left out.
     #[must_use]
     pub fn bytes_written(&self) -> u64 {
-        let tables = self.meta.bytes + self.devices.bytes + self.snapshot.bytes + self.p2m.bytes;
-        self.sealed_bytes + self.open.bytes + tables
+        let tables = [self.devices.bytes, self.tasks.bytes, self.stacks.bytes, self.snapshot.bytes, self.p2m.bytes];
+        self.sealed_bytes + self.open.bytes + self.meta.bytes + tables.into_iter().sum::<u64>()
     }
 
     /// Ends the trace: seals every segment and writes `meta` marked as closed.
@@ -269,6 +285,8 @@ impl Writer {
     fn save_tables(&mut self) -> Result<(), TraceError> {
         let root = &self.root;
         self.devices.save(|rows| write_table(&root.join(DEVICES), rows))?;
+        self.tasks.save(|rows| write_table(&root.join(TASKS), rows))?;
+        self.stacks.save(|rows| write_table(&root.join(STACKS), rows))?;
         self.snapshot.save(|rows| write_table(&root.join(SNAPSHOT), rows))?;
         self.p2m.save(|rows| write_table(&root.join(P2M), rows))?;
         self.meta.save(|meta| {
@@ -396,7 +414,7 @@ fn remove(root: &Path, made_folder: bool) {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         let stem = name.strip_suffix(".tmp").unwrap_or(&name);
-        let ours = [META, DEVICES, SNAPSHOT, P2M].contains(&stem)
+        let ours = [META, DEVICES, TASKS, STACKS, SNAPSHOT, P2M].contains(&stem)
             || super::sealed_number(stem).is_some()
             || super::is_open_segment(stem);
         if ours {
