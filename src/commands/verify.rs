@@ -168,6 +168,9 @@ fn print(row: &VerifyRow, misses: &[MissRow], verdict: &Verdict, trace: &Trace) 
         output::line(stdout, output::table(misses, |_| false))?;
     }
     let meta = trace.meta();
+    if let Some(partial) = meta.capture.partial() {
+        output::line(stdout, format_args!("note: {partial}"))?;
+    }
     if verdict.without_snapshot {
         output::line(stdout, "note: the trace has no snapshot of the pool, which was taken to be empty at the start")?;
     } else if !meta.snapshot_exact {

@@ -8,6 +8,7 @@
 //! | [`origin`] | [`Task`], [`StackFrame`]: threads and kernel stacks that events name by key |
 //! | [`pool`] | [`Pool`], [`SnapshotSlot`], [`P2mRun`]: the state of memory around the events |
 //! | [`meta`] | [`Meta`]: host, kernel, capture settings and losses (`meta.json`) |
+//! | [`sums`] | [`Sum`](sums::Sum), [`Bucket`](sums::Bucket): what the aggregate mode keeps in place of events |
 //! | [`mod@file`] | [`Writer`] and [`Trace`]: the folder on disk, Parquet and all (feature `file`) |
 //!
 //! The models (`replay`) use this crate without the `file` feature: types only, no I/O.
@@ -20,6 +21,7 @@ pub mod file;
 pub mod meta;
 pub mod origin;
 pub mod pool;
+pub mod sums;
 
 pub use device::Device;
 pub use event::{Direction, Event, Op};

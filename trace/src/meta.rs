@@ -131,6 +131,9 @@ pub struct Capture {
     /// What was asked to be kept, by option (`device`, `driver`, `dir`, `min_size`, `only`); empty when everything was.
     #[serde(default)]
     pub filters: BTreeMap<String, String>,
+    /// Why a flight recorder wrote this; absent of any other recording.
+    #[serde(default)]
+    pub trigger: Option<String>,
 }
 
 impl Capture {

@@ -44,7 +44,7 @@ pub fn header(number: u32) -> [u8; HEADER_BYTES] {
 }
 
 /// A frame being filled.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Frame {
     bytes: Vec<u8>,
     events: u64,
@@ -89,6 +89,16 @@ impl Frame {
         head[..4].copy_from_slice(&length.to_le_bytes());
         head[4..].copy_from_slice(&crc32fast::hash(payload).to_le_bytes());
         &self.bytes
+    }
+
+    /// Its events, in the order in which they were added.
+    pub fn decoded(&self) -> impl Iterator<Item = Event> {
+        let mut at = FRAME_HEADER_BYTES;
+        std::iter::from_fn(move || {
+            let (event, length) = decode(self.bytes.get(at..)?)?;
+            at += length;
+            Some(event)
+        })
     }
 
     /// Empties it for the next events.

@@ -11,8 +11,12 @@ use serde::Deserialize;
 use super::error::looks_like;
 use super::open_segment::OpenSegment;
 use super::table::{Rows, TableReader, read_table};
-use super::{DEVICES, META, P2M, SNAPSHOT, STACKS, TASKS, TraceError, is_open_segment, sealed_name, sealed_number};
+use super::{
+    DEVICES, HISTOGRAMS, META, OCCUPANCY, P2M, SNAPSHOT, STACKS, SUMS, TASKS, TraceError, is_open_segment, sealed_name,
+    sealed_number,
+};
 use crate::meta::{FORMAT, Format, TOOL};
+use crate::sums::{Bucket, Occupancy, Sum};
 use crate::{Device, Event, Meta, P2mRun, SnapshotSlot, StackFrame, Task};
 
 /// A trace, opened and checked: every table is whole Parquet with the right columns. Opening never writes.
@@ -110,6 +114,15 @@ impl Trace {
     #[must_use]
     pub fn p2m(&self) -> &[P2mRun] {
         &self.p2m
+    }
+
+    /// What an aggregate recording came to: sums, histograms, and the pool over time; all empty in any other.
+    ///
+    /// # Errors
+    /// When one of the tables cannot be read.
+    pub fn sums(&self) -> Result<(Vec<Sum>, Vec<Bucket>, Vec<Occupancy>), TraceError> {
+        let at = |name| self.root.join(name);
+        Ok((read_if_there(&at(SUMS))?, read_if_there(&at(HISTOGRAMS))?, read_if_there(&at(OCCUPANCY))?))
     }
 
     /// How many events there are, the recovered ones included.
@@ -280,7 +293,7 @@ struct Head {
     format: Option<Format>,
 }
 
-fn read_meta(root: &Path) -> Result<Meta, TraceError> {
+pub(super) fn read_meta(root: &Path) -> Result<Meta, TraceError> {
     match fs::metadata(root) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(TraceError::Missing { path: root.to_owned() }),
         Err(e) => return Err(TraceError::io("look at", root, e)),

@@ -8,9 +8,11 @@ use std::thread::{self, JoinHandle};
 use super::open_segment::{self, Frame, OpenSegment};
 use super::table::{self, TableWriter, write_table};
 use super::{
-    DEVICES, META, OPEN, P2M, SNAPSHOT, STACKS, TASKS, TraceError, replace, replace_bytes, sealed_name, waiting_name,
+    DEVICES, HISTOGRAMS, META, OCCUPANCY, OPEN, P2M, SNAPSHOT, STACKS, SUMS, TASKS, TraceError, replace, replace_bytes,
+    sealed_name, waiting_name,
 };
 use crate::meta::{FORMAT, TOOL};
+use crate::sums::{Bucket, Occupancy, Sum};
 use crate::{Device, Event, Meta, P2mRun, SnapshotSlot, StackFrame, Task};
 
 /// A segment is sealed when it has this many events, which takes some 60 MB of memory: a dom0 may have little…
@@ -48,6 +50,9 @@ pub struct Writer {
     stacks: Kept<Vec<StackFrame>>,
     snapshot: Kept<Vec<SnapshotSlot>>,
     p2m: Kept<Vec<P2mRun>>,
+    sums: Kept<Vec<Sum>>,
+    histograms: Kept<Vec<Bucket>>,
+    occupancy: Kept<Vec<Occupancy>>,
     /// Nothing is left to save when dropped.
     done: bool,
 }
@@ -152,6 +157,9 @@ impl Writer {
             stacks: Kept::default(),
             snapshot: Kept::default(),
             p2m: Kept::default(),
+            sums: Kept::default(),
+            histograms: Kept::default(),
+            occupancy: Kept::default(),
             // Until everything is in place a failure removes it all.
             done: true,
         };
@@ -222,6 +230,13 @@ impl Writer {
         self.p2m.set(runs);
     }
 
+    /// Replaces what an aggregate recording came to. Written at the next [`Writer::flush`].
+    pub fn set_sums(&mut self, sums: Vec<Sum>, histograms: Vec<Bucket>, occupancy: Vec<Occupancy>) {
+        self.sums.set(sums);
+        self.histograms.set(histograms);
+        self.occupancy.set(occupancy);
+    }
+
     /// Replaces the metadata, such as the losses so far. Written at the next [`Writer::flush`].
     pub fn set_meta(&mut self, meta: Meta) {
         let mut meta = Meta { tool: TOOL.to_owned(), format: FORMAT, closed: false, ..meta };
@@ -241,8 +256,10 @@ impl Writer {
     /// Bytes of the trace on disk so far, events not yet flushed left out.
     #[must_use]
     pub fn bytes_written(&self) -> u64 {
-        let tables = [self.devices.bytes, self.tasks.bytes, self.stacks.bytes, self.snapshot.bytes, self.p2m.bytes];
-        self.sealed_bytes + self.open.bytes + self.meta.bytes + tables.into_iter().sum::<u64>()
+        let events = [self.devices.bytes, self.tasks.bytes, self.stacks.bytes, self.snapshot.bytes, self.p2m.bytes];
+        let sums = [self.sums.bytes, self.histograms.bytes, self.occupancy.bytes];
+        let tables = events.into_iter().chain(sums).sum::<u64>();
+        self.sealed_bytes + self.open.bytes + self.meta.bytes + tables
     }
 
     /// Ends the trace: seals every segment and writes `meta` marked as closed.
@@ -289,6 +306,9 @@ impl Writer {
         self.stacks.save(|rows| write_table(&root.join(STACKS), rows))?;
         self.snapshot.save(|rows| write_table(&root.join(SNAPSHOT), rows))?;
         self.p2m.save(|rows| write_table(&root.join(P2M), rows))?;
+        self.sums.save(|rows| write_table(&root.join(SUMS), rows))?;
+        self.histograms.save(|rows| write_table(&root.join(HISTOGRAMS), rows))?;
+        self.occupancy.save(|rows| write_table(&root.join(OCCUPANCY), rows))?;
         self.meta.save(|meta| {
             let path = root.join(META);
             let mut text =
@@ -411,13 +431,7 @@ fn seal(root: &Path, open: &str, number: u32) -> Result<Sealed, TraceError> {
 /// Removes a trace's files, and its folder if it was made for it. Best effort: it follows an error or a wish to forget.
 fn remove(root: &Path, made_folder: bool) {
     for entry in fs::read_dir(root).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        let stem = name.strip_suffix(".tmp").unwrap_or(&name);
-        let ours = [META, DEVICES, TASKS, STACKS, SNAPSHOT, P2M].contains(&stem)
-            || super::sealed_number(stem).is_some()
-            || super::is_open_segment(stem);
-        if ours {
+        if super::is_ours(&entry.file_name().to_string_lossy()) {
             let _ = fs::remove_file(entry.path());
         }
     }

@@ -30,6 +30,9 @@ fn every_table() {
     assert_documented(&format!("### devices\n\n{}", columns::<Device>()));
     assert_documented(&format!("### tasks\n\n{}", columns::<Task>()));
     assert_documented(&columns::<StackFrame>());
+    assert_documented(&columns::<crate::sums::Sum>());
+    assert_documented(&columns::<crate::sums::Bucket>());
+    assert_documented(&columns::<crate::sums::Occupancy>());
     assert_documented(&format!("### snapshot\n\n{}", columns::<SnapshotSlot>()));
     assert_documented(&format!("### p2m\n\n{}", columns::<P2mRun>()));
     let kinds: Vec<_> = P2mKind::ALL.iter().map(|kind| kind.name()).collect();

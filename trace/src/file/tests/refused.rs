@@ -151,11 +151,9 @@ mod other_versions {
         let row = Earlier { id: 0, name: "d".into(), coherent_dma_mask: 1, bus_dma_limit: 2, min_align_mask: 3 };
         write_table(&path.join(DEVICES), &[row]).unwrap();
         let meta = fs::read_to_string(path.join(META)).unwrap();
-        let meta = meta.replace(&format!("\"minor\": {}", FORMAT.minor), "\"minor\": 7, \"patch\": 1").replacen(
-            '{',
-            "{ \"new\": [1],",
-            1,
-        );
+        let meta = meta
+            .replace(&format!("\"minor\": {}", crate::meta::FORMAT.minor), "\"minor\": 7, \"patch\": 1")
+            .replacen('{', "{ \"new\": [1],", 1);
         assert!(meta.contains("\"minor\": 7"));
         fs::write(path.join(META), meta).unwrap();
 
