@@ -93,16 +93,16 @@ pub(crate) struct RecordArgs {
     /// Exit with 3 if anything was lost
     #[arg(long)]
     pub(crate) strict: bool,
-    #[command(flatten, next_help_heading = "Filters, applied in the kernel")]
-    pub(crate) filters: FilterArgs,
-    #[command(flatten, next_help_heading = "Flight recorder")]
-    pub(crate) flight: FlightArgs,
     /// No live counters, only the summary
     #[arg(short, long)]
     pub(crate) quiet: bool,
     /// Command to run while recording; its exit status becomes ours
     #[arg(last = true, value_name = "COMMAND")]
     pub(crate) workload: Vec<String>,
+    #[command(flatten, next_help_heading = "Filters, applied in the kernel")]
+    pub(crate) filters: FilterArgs,
+    #[command(flatten, next_help_heading = "Flight recorder")]
+    pub(crate) flight: FlightArgs,
 }
 
 /// What is left out.

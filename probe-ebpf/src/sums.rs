@@ -20,7 +20,8 @@ pub struct Key {
     pub failed: u32,
 }
 
-/// The sums of one key on one CPU. Bucket `n` of a histogram counts values from 2^n to below 2^(n+1), the first 0 too.
+/// The sums of one key on one CPU. Bucket `n` of a histogram counts values from 2^n to below 2^(n+1); of
+/// latencies the first has 0 too.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
@@ -31,7 +32,7 @@ pub struct Cell {
     pub bytes: u64,
     /// Nanoseconds of those whose latency is known.
     pub latency_ns: u64,
-    /// By size.
+    /// By size, those that have one.
     pub sizes: [u64; SIZE_BUCKETS],
     /// By latency, those of which it is known.
     pub latencies: [u64; LATENCY_BUCKETS],

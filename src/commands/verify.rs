@@ -69,6 +69,9 @@ pub(crate) fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let events = trace.events().collect::<Result<Vec<Event>, _>>()?;
     let start = Start { pool, snapshot: trace.snapshot(), snapshot_ns: meta.snapshot_ns };
     let verdict = replay::verify(&events, trace.devices(), &start, rules);
+    if let Some(partial) = meta.capture.partial().filter(|_| verdict.total == 0) {
+        bail!("{} holds no slot allocation that can be judged: it was {partial}", args.trace.display());
+    }
     if verdict.total == 0 {
         bail!(
             "{} holds no slot allocation that can be judged ({} outside the pool, {} incomplete, {} older than the snapshot); record while something bounces",

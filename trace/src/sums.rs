@@ -22,7 +22,8 @@ crate::record! {
 }
 
 crate::record! {
-    /// One bucket of a histogram: values from this one to below twice as much, or above in the last. Bucket 1 has 0 too.
+    /// One bucket of a histogram: values from this one to below twice as much, or above in the last.
+    /// The first bucket of latencies has 0 too.
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub struct Bucket {
         /// Key into devices.parquet.

@@ -7,6 +7,7 @@ use trace::{Device, Event, Meta, P2mRun, StackFrame, Task, TraceError, Writer};
 
 use super::retention;
 use super::window::Window;
+use crate::kernel::clock;
 
 /// Everything a dump is made of.
 pub(crate) struct Dump {
@@ -38,7 +39,8 @@ impl Dump {
             }
         }
         let number = retention::next_number(base);
-        let path = retention::name(base, number, meta.clock.realtime_ns / 1_000_000_000);
+        // Named after now, which is when it was triggered: two dumps may begin with the same event.
+        let path = retention::name(base, number, clock(libc::CLOCK_REALTIME) / 1_000_000_000);
         let mut writer = Writer::create(&path, meta.clone())?;
         let written = fill(&mut writer, &window, first_ns, &meta, devices, tasks, frames, p2m);
         match written {

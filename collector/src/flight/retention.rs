@@ -26,7 +26,7 @@ struct Dump {
     age: Duration,
 }
 
-/// The name of dump `number` of a flight recorder whose path is `base`, begun at this second of 1970:
+/// The name of dump `number` of a flight recorder whose path is `base`, written at this second of 1970:
 /// `load.swio` gives `load-0001-20261126T115600Z.swio`.
 #[must_use]
 pub fn name(base: &Path, number: u32, seconds: u64) -> PathBuf {

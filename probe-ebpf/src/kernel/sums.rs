@@ -41,8 +41,11 @@ pub fn add(event: &Event) -> bool {
     unsafe {
         ring::increase(&raw mut (*cell).count, 1);
         ring::increase(&raw mut (*cell).bytes, event.size);
-        let sizes = (&raw mut (*cell).sizes).cast::<u64>();
-        ring::increase(sizes.add(bucket(event.size, SIZE_BUCKETS)), 1);
+        // A release has none.
+        if event.size != 0 {
+            let sizes = (&raw mut (*cell).sizes).cast::<u64>();
+            ring::increase(sizes.add(bucket(event.size, SIZE_BUCKETS)), 1);
+        }
         if event.has & has::LATENCY != 0 {
             ring::increase(&raw mut (*cell).latency_ns, u64::from(event.latency_ns));
             let latencies = (&raw mut (*cell).latencies).cast::<u64>();
