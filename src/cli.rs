@@ -21,7 +21,7 @@ use trace::Direction;
   swioscope record -o load.swio --duration 10s         record everything for ten seconds
   swioscope record -o load.swio -- fio job.fio         record while a command runs
   swioscope record -o sums.swio --mode aggregate       sums only, cheap enough to be left on
-  swioscope record -o pool.swio --ring 256M --trigger failure    what led to each failure, from memory
+  swioscope record -o pool.swio --trigger failure      what led to each failure, from memory
   swioscope verify load.swio                           how many slot choices the model predicts
   swioscope replay load.swio --policy v6_10 --policy 'rfc64:swiotlb=4096,65536,force'
   swioscope replay load.swio --policy v6_10 --sweep nslabs=1024..65536

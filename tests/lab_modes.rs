@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value as Json;
+use trace::sums::Reading;
 use trace::{Op, Trace};
 use xtask::lab::{Guest, Kernel, Load};
 
@@ -116,7 +117,7 @@ fn sums_are_those_of_the_events() {
     );
     let trace = open(&out.join("sums.swio"));
     assert_eq!(trace.event_count(), 0);
-    let (sums, histograms, occupancy) = trace.sums().unwrap();
+    let Reading { sums, histograms, occupancy } = trace.sums().unwrap();
     let nvme = trace.devices().iter().find(|d| d.driver.as_deref() == Some("nvme")).unwrap().id;
     let of = |op| sums.iter().find(|sum| (sum.device, sum.op) == (nvme, op)).unwrap();
     let (taken, given) = (of(Op::SlotAlloc), of(Op::SlotFree));

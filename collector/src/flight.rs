@@ -34,7 +34,7 @@ use window::Window;
 /// What a flight recorder does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flight {
-    /// Bytes of events kept in memory; 55 to 70 an event.
+    /// Bytes of events kept in memory, 55 to 80 an event; while a dump is written as many again at most.
     pub window_bytes: usize,
     /// When to write.
     pub triggers: Vec<Trigger>,

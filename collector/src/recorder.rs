@@ -21,6 +21,7 @@ use std::time::Duration;
 use aya::Ebpf;
 use aya::maps::{PerCpuArray, PerCpuHashMap, RingBuf, StackTraceMap};
 use trace::meta::{Capture, Clock, CpuCount, Losses};
+use trace::sums::Reading;
 use trace::{Device, Meta, Writer};
 
 use crate::attach::{self, Choice};
@@ -33,7 +34,7 @@ use crate::kernel::{self, Kernel, clock};
 use crate::options::{Mode, Options};
 use crate::p2m::P2m;
 use crate::stacks::Stacks;
-use crate::sums::{Reading, Sums};
+use crate::sums::Sums;
 use around::Around;
 use drain::{Batch, Drainer};
 use shared::Shared;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use aya::maps::{MapData, PerCpuHashMap};
 use probe::sums::{Cell, Key, LATENCY_BUCKETS, SIZE_BUCKETS};
-use trace::sums::{Bucket, Occupancy, Sum};
-use trace::{Op, Writer};
+use trace::Op;
+use trace::sums::{Bucket, Occupancy, Reading, Sum};
 
 use crate::decode::{self, Decoder};
 use crate::kernel::{Kernel, clock};
@@ -18,17 +18,6 @@ pub struct Sums {
     map: Map,
     kernel: Kernel,
     base_ns: u64,
-}
-
-/// The sums at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reading {
-    /// By device and operation.
-    pub sums: Vec<Sum>,
-    /// Their histograms.
-    pub histograms: Vec<Bucket>,
-    /// The pool, at every reading so far.
-    pub occupancy: Vec<Occupancy>,
 }
 
 impl Sums {
@@ -58,24 +47,6 @@ impl Sums {
             histograms: all.iter().flat_map(|(key, cell)| buckets(*key, cell)).collect(),
             occupancy: used.map(|used| Occupancy { time_ns, used }).into_iter().collect(),
         }
-    }
-}
-
-impl Reading {
-    /// All events.
-    #[must_use]
-    pub fn events(&self) -> u64 {
-        self.sums.iter().map(|sum| sum.count).sum()
-    }
-
-    /// A later reading, with what this one knows of the past.
-    pub(crate) fn followed_by(mut self, later: Self) -> Self {
-        self.occupancy.extend(later.occupancy);
-        Self { occupancy: self.occupancy, ..later }
-    }
-
-    pub(crate) fn save(&self, writer: &mut Writer) {
-        writer.set_sums(self.sums.clone(), self.histograms.clone(), self.occupancy.clone());
     }
 }
 
@@ -118,13 +89,5 @@ mod tests {
         assert_eq!(sum(key, &both), row);
         let found: Vec<_> = buckets(key, &both).iter().map(|b| (b.size, b.latency_ns, b.count)).collect();
         assert_eq!(found, [(Some(4096), None, 6), (None, Some(256), 2), (None, Some(512), 2)]);
-    }
-
-    #[test]
-    fn a_later_reading_keeps_the_pools_past() {
-        let look = |time_ns, used| Occupancy { time_ns, used };
-        let reading = |time_ns, used| Reading { occupancy: vec![look(time_ns, used)], ..Reading::default() };
-        let both = reading(1, 10).followed_by(reading(2, 7));
-        assert_eq!(both.occupancy, [look(1, 10), look(2, 7)]);
     }
 }

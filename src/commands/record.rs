@@ -102,7 +102,12 @@ fn options(args: &RecordArgs) -> anyhow::Result<Options> {
         return usage("--mode aggregate keeps no events: --stacks, --trigger and --only do not go with it");
     }
     // The ring buffer bridges the moments in which the memory is written out or the CPU is taken.
-    let ring = if flying { (args.ring / 4).next_power_of_two().min(64 << 20) } else { args.ring };
+    // Of sums only the devices come through it.
+    let ring = match (flying, args.mode) {
+        (true, _) => (args.ring / 4).next_power_of_two().min(64 << 20),
+        (false, Mode::Aggregate) => args.ring.min(1 << 18),
+        (false, _) => args.ring,
+    };
     let Ok(ring_bytes) = u32::try_from(ring.min(LARGEST_RING)) else { return usage("--ring is too large") };
     if ring > LARGEST_RING || !ring.is_power_of_two() {
         return usage("a ring buffer has 1, 2, 4, … or 1024 MiB");

@@ -49,3 +49,42 @@ crate::record! {
         used: u64 => Slots,
     }
 }
+
+/// What an aggregate recording came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// By device and operation.
+    pub sums: Vec<Sum>,
+    /// Their histograms.
+    pub histograms: Vec<Bucket>,
+    /// The pool, at every look so far.
+    pub occupancy: Vec<Occupancy>,
+}
+
+impl Reading {
+    /// All events.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        self.sums.iter().map(|sum| sum.count).sum()
+    }
+
+    /// A later reading, with what this one knows of the past.
+    #[must_use]
+    pub fn followed_by(mut self, later: Self) -> Self {
+        self.occupancy.extend(later.occupancy);
+        Self { occupancy: self.occupancy, ..later }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_reading_keeps_the_pools_past() {
+        let look = |time_ns, used| Occupancy { time_ns, used };
+        let reading = |time_ns, used| Reading { occupancy: vec![look(time_ns, used)], ..Reading::default() };
+        let both = reading(1, 10).followed_by(reading(2, 7));
+        assert_eq!(both.occupancy, [look(1, 10), look(2, 7)]);
+    }
+}

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use trace::{Device, Event, Meta, P2mRun, StackFrame, Task, TraceError, Writer};
+use trace::{Device, Event, Meta, P2mRun, StackFrame, Task, TraceError, Writer, field};
 
 use super::retention;
 use super::window::Window;
@@ -25,7 +25,16 @@ impl Dump {
         let Self { window, mut meta, devices, tasks, frames, p2m } = self;
         // Events stand in the order of the ring buffer and their times never go back.
         let first_ns = if window.moved() { window.events().next().map_or(0, |event| event.time_ns) } else { 0 };
-        let last_ns = window.events().last().map_or(first_ns, |event| event.time_ns);
+        let (mut last_ns, mut lost) = (first_ns, 0);
+        for event in window.events() {
+            last_ns = event.time_ns;
+            lost += event.count.unwrap_or(0);
+        }
+        if meta.losses.ring_full > lost {
+            let all = field::count(meta.losses.ring_full);
+            meta.losses.notes.push(format!("{all} records were lost since the flight recorder began"));
+        }
+        meta.losses.ring_full = lost;
         meta.clock.monotonic_ns += first_ns;
         meta.clock.realtime_ns += first_ns;
         meta.clock.duration_ns = last_ns - first_ns;

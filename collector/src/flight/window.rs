@@ -38,7 +38,8 @@ impl Window {
         if self.newest.len() < PIECE.min(self.most / 4) {
             return;
         }
-        let piece = std::mem::take(&mut self.newest);
+        let mut piece = std::mem::take(&mut self.newest);
+        piece.shrink();
         self.bytes += piece.len();
         self.pieces.push_back(Arc::new(piece));
         while self.bytes > self.most

@@ -6,12 +6,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, RingBuf};
+use trace::sums::Reading;
 use trace::{Device, Event, Task};
 
 use super::KEEP;
 use super::shared::Shared;
 use crate::decode::{Decoder, Faults};
-use crate::sums::{Reading, Sums};
+use crate::sums::Sums;
 
 /// How often the ring is looked at; see LAB: polling costs less than a wake-up an event.
 const POLL: Duration = Duration::from_millis(2);

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use trace::sums::Reading;
 use trace::{Device, Meta, Writer};
 
 use super::KEEP;
@@ -11,7 +12,6 @@ use super::around::Around;
 use super::drain::Batch;
 use super::shared::Shared;
 use crate::error::CollectorError;
-use crate::sums::Reading;
 
 /// How often the trace is made safe against a SIGKILL, and newly seen p2m entries are read.
 const FLUSH: Duration = Duration::from_millis(200);
@@ -66,7 +66,7 @@ pub(super) fn write(
             && summed_at.elapsed() >= SAVE_SUMS
         {
             summed_at = Instant::now();
-            reading.save(&mut writer);
+            writer.set_sums(reading.clone());
         }
         if flushed.elapsed() >= FLUSH {
             flushed = Instant::now();
@@ -87,7 +87,7 @@ pub(super) fn write(
     let p2m_changed = around.p2m_changed();
     tables(&mut writer, &mut around);
     if let Some(reading) = &sums {
-        reading.save(&mut writer);
+        writer.set_sums(reading.clone());
     }
     writer.flush()?;
     shared.bytes.store(writer.bytes_written(), Ordering::Relaxed);

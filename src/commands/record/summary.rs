@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use collector::Summary;
 use trace::meta::{CpuCount, Losses};
-use trace::sums::Bucket;
+use trace::sums::{Bucket, Reading, Sum};
 use trace::{Device, Op, Trace, field};
 
 use crate::output;
@@ -133,10 +133,10 @@ fn unaccounted(losses: &Losses) -> Option<u64> {
     seen.checked_sub(known + losses.undecoded).filter(|missing| *missing > 0)
 }
 
-fn sums(reading: &collector::sums::Reading, devices: &[Device]) -> Vec<SumRow> {
+fn sums(reading: &Reading, devices: &[Device]) -> Vec<SumRow> {
     let name = |id: u32| devices.iter().find(|d| d.id == id).map_or_else(|| id.to_string(), |d| d.name.clone());
     let of = |device: u32, op: Op| reading.histograms.iter().filter(move |b| (b.device, b.op) == (device, op));
-    let row = |sum: &trace::sums::Sum| SumRow {
+    let row = |sum: &Sum| SumRow {
         device: name(sum.device),
         op: sum.op.name().to_owned(),
         count: sum.count,

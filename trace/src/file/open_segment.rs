@@ -101,6 +101,11 @@ impl Frame {
         })
     }
 
+    /// Gives back memory that it does not use, for a frame that is kept.
+    pub fn shrink(&mut self) {
+        self.bytes.shrink_to_fit();
+    }
+
     /// Empties it for the next events.
     pub fn clear(&mut self) {
         self.bytes.truncate(FRAME_HEADER_BYTES);

@@ -16,7 +16,7 @@ use super::{
     sealed_number,
 };
 use crate::meta::{FORMAT, Format, TOOL};
-use crate::sums::{Bucket, Occupancy, Sum};
+use crate::sums::Reading;
 use crate::{Device, Event, Meta, P2mRun, SnapshotSlot, StackFrame, Task};
 
 /// A trace, opened and checked: every table is whole Parquet with the right columns. Opening never writes.
@@ -116,13 +116,17 @@ impl Trace {
         &self.p2m
     }
 
-    /// What an aggregate recording came to: sums, histograms, and the pool over time; all empty in any other.
+    /// What an aggregate recording came to; empty in any other.
     ///
     /// # Errors
     /// When one of the tables cannot be read.
-    pub fn sums(&self) -> Result<(Vec<Sum>, Vec<Bucket>, Vec<Occupancy>), TraceError> {
+    pub fn sums(&self) -> Result<Reading, TraceError> {
         let at = |name| self.root.join(name);
-        Ok((read_if_there(&at(SUMS))?, read_if_there(&at(HISTOGRAMS))?, read_if_there(&at(OCCUPANCY))?))
+        Ok(Reading {
+            sums: read_if_there(&at(SUMS))?,
+            histograms: read_if_there(&at(HISTOGRAMS))?,
+            occupancy: read_if_there(&at(OCCUPANCY))?,
+        })
     }
 
     /// How many events there are, the recovered ones included.

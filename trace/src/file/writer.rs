@@ -12,7 +12,7 @@ use super::{
     sealed_name, waiting_name,
 };
 use crate::meta::{FORMAT, TOOL};
-use crate::sums::{Bucket, Occupancy, Sum};
+use crate::sums::{Bucket, Occupancy, Reading, Sum};
 use crate::{Device, Event, Meta, P2mRun, SnapshotSlot, StackFrame, Task};
 
 /// A segment is sealed when it has this many events, which takes some 60 MB of memory: a dom0 may have little…
@@ -231,7 +231,8 @@ impl Writer {
     }
 
     /// Replaces what an aggregate recording came to. Written at the next [`Writer::flush`].
-    pub fn set_sums(&mut self, sums: Vec<Sum>, histograms: Vec<Bucket>, occupancy: Vec<Occupancy>) {
+    pub fn set_sums(&mut self, reading: Reading) {
+        let Reading { sums, histograms, occupancy } = reading;
         self.sums.set(sums);
         self.histograms.set(histograms);
         self.occupancy.set(occupancy);
