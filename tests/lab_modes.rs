@@ -135,25 +135,69 @@ fn sums_are_those_of_the_events() {
     assert!(taken.count.abs_diff(maps) * 20 < maps, "{} against {maps}", taken.count);
 }
 
-/// A pool of 1 MiB refuses a part of the load: a dump for it, and one by hand, each a trace that can be verified.
+/// Waits for `condition`, or fails when the job that runs in the background as `$recorder` has ended.
+fn until(condition: &str) -> String {
+    format!("while ! {condition}; do usleep 100000; kill -0 $recorder || exit 9; done")
+}
+
+/// A recorder that stands still while the load runs loses records, knows how many, and says so.
 #[test]
-fn a_flight_recorder_writes_what_led_to_it() {
-    let guest = Guest::new(Kernel::V6_12).swiotlb("512,1,force").load(Load::Nvme { queues: 2 }).disk_iops(200);
+fn what_is_lost_is_counted() {
+    let guest = Guest::new(Kernel::V6_12).swiotlb("8192,1,force").load(Load::Nvme { queues: 2 });
+    let load = "lab-load --device /dev/load/nvme --threads 4 --min 4k --max 64k --ops";
     let out = run(
         guest,
-        "swioscope record -q --ring 1M --trigger failure --trigger signal --keep 2 -o /out/f.swio & recorder=$!; sleep 3; \
-         lab-load --device /dev/load/nvme --threads 2 --min 4k --max 16k --ops 400; \
-         lab-load --device /dev/load/nvme --threads 24 --min 64k --max 200k --ops 200; sleep 2; \
-         for dump in 1 2; do kill -USR1 $recorder; sleep 3; done; \
-         lab-load --device /dev/load/nvme --threads 2 --min 4k --max 16k --ops 100; \
-         kill $recorder; wait $recorder",
+        &format!(
+            "swioscope record -q --strict --ring 1M -o /out/lost.swio & recorder=$!; {}; \
+             kill -STOP $recorder; {load} 1500; kill -CONT $recorder; sleep 1; {load} 50; kill $recorder; wait $recorder; \
+             echo $? >/out/status",
+            until("[ -e /out/lost.swio/events.open ]")
+        ),
+    );
+    assert_eq!(std::fs::read_to_string(out.join("status")).unwrap().trim(), "3");
+    let trace = Trace::open(out.join("lost.swio")).unwrap();
+    let losses = &trace.meta().losses;
+    let cpu = losses.by_cpu[0];
+    assert!(cpu.lost > 0 && cpu.lost == losses.ring_full, "{losses:?}");
+    assert_eq!(cpu.seen, cpu.stored + cpu.lost, "nothing is unaccounted for");
+    let gaps = trace.events().map(Result::unwrap).filter(|event| event.op == Op::Lost);
+    let told: Vec<_> = gaps.map(|gap| (gap.count.unwrap(), gap.since_ns.unwrap() <= gap.time_ns)).collect();
+    assert_eq!(told.iter().map(|(count, _)| count).sum::<u64>(), cpu.lost);
+    assert!(told.iter().all(|(_, forward)| *forward));
+}
+
+/// A pool of 1 MiB refuses a part of the load: a dump for it, and two by hand, each a trace that can be verified.
+#[test]
+fn a_flight_recorder_writes_what_led_to_it() {
+    let guest = Guest::new(Kernel::V6_12).swiotlb("512,1,force").load(Load::Nvme { queues: 2 }).disk_iops(100);
+    let small = "lab-load --device /dev/load/nvme --threads 2 --min 4k --max 16k --ops";
+    let large = "lab-load --device /dev/load/nvme --threads 60 --min 128k --max 250k --ops 300";
+    let ready = until("grep -q waiting /out/log");
+    let out = run(
+        guest,
+        &format!(
+            "swioscope record --ring 1M --trigger failure -o /out/f.swio 2>/out/log & recorder=$!; {ready}; \
+             {small} 300; {large}; sleep 3; kill $recorder; wait $recorder || exit 8; \
+             rm /out/log; \
+             swioscope record --ring 1M --trigger signal --keep 1 -o /out/s.swio 2>/out/log & recorder=$!; {ready}; \
+             {small} 400; kill -USR1 $recorder; sleep 4; {small} 100; kill -USR1 $recorder; sleep 4; \
+             kill $recorder; wait $recorder"
+        ),
     );
     let found = dumps(&out, "f");
-    assert_eq!(found.len(), 2, "{found:?}");
-    let triggers: Vec<_> =
-        found.iter().map(|path| Trace::open(path).unwrap().meta().capture.trigger.clone().unwrap()).collect();
-    assert!(triggers.iter().all(|trigger| trigger == "signal"), "the failure's dump made room: {triggers:?}");
+    assert!(!found.is_empty());
+    let trace = Trace::open(&found[0]).unwrap();
+    let trigger = trace.meta().capture.trigger.clone().unwrap();
+    assert!(trigger.starts_with("failure: "), "{trigger}");
+    assert!(ops(&trace, Op::SlotFailed) > 0);
+    let failed = trace.events().map(Result::unwrap).find(|event| event.op == Op::SlotFailed).unwrap();
+    assert!(failed.stack.is_some(), "a failure has a stack without --stacks");
+    // The second dump made the first one go.
+    let found = [found, dumps(&out, "s")].concat();
+    assert!(found.last().unwrap().to_string_lossy().contains("s-0002-"), "{found:?}");
+    assert_eq!(dumps(&out, "s").len(), 1);
     for path in &found {
         assert_eq!(verdict(path)["share"], 1.0, "{}", path.display());
+        assert!(Trace::open(path).unwrap().meta().snapshot_exact);
     }
 }

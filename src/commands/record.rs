@@ -43,6 +43,15 @@ pub(crate) fn run(args: &RecordArgs) -> anyhow::Result<ExitCode> {
         }
     };
 
+    if let (Some(flight), false) = (&options.flight, args.quiet) {
+        let triggers: Vec<_> = flight.triggers.iter().map(ToString::to_string).collect();
+        let memory = field::bytes(flight.window_bytes as u64);
+        eprintln!(
+            "recording into {memory} of memory, waiting for {} (process {})",
+            triggers.join(", "),
+            std::process::id()
+        );
+    }
     let bar = live_bar(args.quiet);
     let started = Instant::now();
     let mut rate = Rate::default();
