@@ -71,7 +71,9 @@ pub(super) fn text(summary: &Summary) -> anyhow::Result<String> {
         }
     }
     if let Some((reading, devices)) = &summary.sums {
-        writeln!(text, "{}", output::table(&sums(reading, devices), |field| field.name == "device"))?;
+        if !reading.sums.is_empty() {
+            writeln!(text, "{}", output::table(&sums(reading, devices), |field| field.name == "device"))?;
+        }
         let used = reading.occupancy.iter().map(|look| look.used);
         if let (Some(most), Some(now)) = (used.clone().max(), used.last()) {
             let (most, now) = (field::count(most), field::count(now));
