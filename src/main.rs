@@ -5,6 +5,7 @@
 //! | 0 | done |
 //! | 1 | it was tried and failed, or a check said no |
 //! | 2 | the command line was wrong |
+//! | 3 | recorded, but something was lost and `--strict` was given |
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the binary is where printing belongs")]
 
 mod cli;

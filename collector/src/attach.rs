@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::backends::{Backend, Hook, Program, SOURCES, Source};
 use crate::btf::Btf;
+use crate::options::Mode;
 
 /// The object built by build.rs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SWIOSCOPE_PROBE_OBJECT"));
@@ -46,31 +47,68 @@ pub struct Attached {
     pub choices: Vec<Choice>,
 }
 
+/// What the object is told before it is loaded, and how large its maps are.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// What to do.
+    pub settings: probe::Settings,
+    /// Names to choose devices by.
+    pub globs: Box<probe::settings::Globs>,
+    /// Size of the ring buffer.
+    pub ring_bytes: u32,
+}
+
+impl Setup {
+    /// Everything, through a ring buffer of this size.
+    #[must_use]
+    pub fn new(ring_bytes: u32) -> Self {
+        let globs = Box::new(probe::settings::Globs::EMPTY);
+        Self { settings: probe::Settings::FULL, globs, ring_bytes }
+    }
+
+    /// Places for kernel stacks, a KiB of the kernel's memory each.
+    fn stacks(&self) -> u32 {
+        match self.settings.stacks {
+            probe::settings::STACKS_ALL => 16384,
+            probe::settings::STACKS_FAILURES => 1024,
+            _ => 1,
+        }
+    }
+}
+
 /// Loads the object.
 ///
 /// # Errors
 /// When the kernel takes none of it.
-pub fn load(layout: &probe::Layout, ring_bytes: u32) -> Result<Ebpf, String> {
+pub fn load(layout: &probe::Layout, setup: &Setup) -> Result<Ebpf, String> {
     // Before 5.11 maps are charged to this limit, and the default of 64 KiB holds no ring buffer.
     let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: the pointer is good for the call. A refusal does not matter on newer kernels, and loading tells on older.
     unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) };
     let words: [u64; LAYOUT_WORDS] = bytemuck::cast(*layout);
+    let settings: [u64; SETTINGS_WORDS] = bytemuck::cast(setup.settings);
+    let globs: &[u64] = bytemuck::cast_slice(std::slice::from_ref(&*setup.globs));
     // Diagnostics nobody reads cost nothing: the level is a constant to the verifier, which drops the dead code.
     let level = log::max_level() as u8;
     EbpfLoader::new()
         .override_global("LAYOUT", &words[..], true)
         .override_global("AYA_LOG_LEVEL", &level, true)
-        .map_max_entries("EVENTS", ring_bytes)
+        .override_global("SETTINGS", &settings[..], true)
+        .override_global("GLOBS", globs, true)
+        .map_max_entries("EVENTS", setup.ring_bytes)
+        .map_max_entries("STACKS", setup.stacks())
+        .map_max_entries("SUMS", if setup.settings.aggregate == 0 { 1 } else { probe::sums::KEYS })
         .load(OBJECT)
         .map_err(|error| chain(&error))
 }
 
 const LAYOUT_WORDS: usize = size_of::<probe::Layout>() / 8;
+const SETTINGS_WORDS: usize = size_of::<probe::Settings>() / 8;
 
-/// Attaches, for every event, the best back-end that this kernel takes.
-pub fn attach(mut ebpf: Ebpf, btf: &Btf, kernel: &aya::Btf, tbl_map_form: u32) -> Attached {
-    let choices = SOURCES.iter().map(|source| choose(&mut ebpf, btf, kernel, tbl_map_form, source)).collect();
+/// Attaches, for every event of the mode, the best back-end that this kernel takes.
+pub fn attach(mut ebpf: Ebpf, btf: &Btf, kernel: &aya::Btf, tbl_map_form: u32, mode: Mode) -> Attached {
+    let sources = SOURCES.iter().filter(|source| mode.attaches(source.event));
+    let choices = sources.map(|source| choose(&mut ebpf, btf, kernel, tbl_map_form, source)).collect();
     Attached { ebpf, choices }
 }
 

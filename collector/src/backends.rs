@@ -178,11 +178,11 @@ pub const SOURCES: &[Source] = &[
         event: "slot_alloc",
         backends: &[
             Backend {
-                name: "fexit swiotlb_tbl_map_single",
-                programs: &[Program {
-                    name: "tbl_map_fexit",
-                    hook: Hook::Fexit { function: "swiotlb_tbl_map_single" },
-                }],
+                name: "fentry+fexit swiotlb_tbl_map_single",
+                programs: &[
+                    Program { name: "tbl_map_fexit", hook: Hook::Fexit { function: "swiotlb_tbl_map_single" } },
+                    Program { name: "tbl_map_fentry", hook: Hook::Fentry { function: "swiotlb_tbl_map_single" } },
+                ],
                 caveat: None,
             },
             Backend {

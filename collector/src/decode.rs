@@ -1,12 +1,14 @@
 //! Turns the probe's records into a trace's events and devices.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytemuck::Pod;
 use probe::wire::{self, Limits, has, kind};
 use trace::event::NO_DEVICE;
 use trace::pool::{Pool, SLOT_BYTES};
-use trace::{Device, Direction, Event, Op};
+use trace::{Device, Direction, Event, Op, Task};
+
+use crate::tasks::Tasks;
 
 /// What the decoder could not do well.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +23,17 @@ pub struct Faults {
     pub late: u64,
     /// By how many nanoseconds at most.
     pub latest_ns: u64,
+    /// Threads whose names were given up for later ones.
+    pub tasks_forgotten: u64,
+}
+
+/// What became of one CPU's records on this side of the ring buffer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Events.
+    pub stored: u64,
+    /// Releases of what a filter had left out.
+    pub filtered: u64,
 }
 
 /// A device as the kernel addresses it.
@@ -67,6 +80,10 @@ pub struct Decoder {
     pads: bool,
     devices: Vec<Device>,
     by_address: HashMap<u64, Known>,
+    tasks: Tasks,
+    told: Vec<Told>,
+    /// Bounce addresses given out and not back, when a filter leaves out some: a release does not say whose it is.
+    own: Option<HashSet<u64>>,
     /// Padding before live allocations that have any, by bounce address.
     padded: HashMap<u64, u32>,
     changed: bool,
@@ -89,6 +106,9 @@ impl Decoder {
             pads,
             devices: Vec::new(),
             by_address: HashMap::new(),
+            tasks: Tasks::default(),
+            told: Vec::new(),
+            own: None,
             padded: HashMap::new(),
             changed: false,
             faults: Faults::default(),
@@ -105,6 +125,27 @@ impl Decoder {
         {
             self.padded.insert(pool.start + u64::from(slot) * SLOT_BYTES + orig_addr % SLOT_BYTES, pads);
         }
+    }
+
+    /// Leaves out releases of what was not seen taken, but for addresses `held` since before the recording.
+    pub fn only_own(&mut self, held: impl IntoIterator<Item = u64>) {
+        self.own = Some(held.into_iter().collect());
+    }
+
+    /// The threads seen, when there are more since the last call.
+    pub fn take_tasks(&mut self) -> Option<Vec<Task>> {
+        self.tasks.take()
+    }
+
+    /// What became of each CPU's records, from CPU 0.
+    pub fn by_cpu(&self) -> impl Iterator<Item = Told> {
+        self.told.iter().copied()
+    }
+
+    /// The key of a device, by its address.
+    #[must_use]
+    pub fn device_at(&self, address: u64) -> Option<u32> {
+        self.by_address.get(&address).map(|known| known.id)
     }
 
     /// The devices seen, when they have changed since the last call.
@@ -128,10 +169,47 @@ impl Decoder {
                 }
                 return None;
             }
-            _ => view::<wire::Event>(bytes).and_then(|event| self.event(&event)),
+            Some(&kind::TASK) => {
+                match view::<wire::Task>(bytes) {
+                    Some(task) => self.task(&task),
+                    None => self.faults.undecoded += 1,
+                }
+                return None;
+            }
+            _ => view::<wire::Event>(bytes).and_then(|wire| Some((wire, self.event(&wire)?))),
         };
-        self.faults.undecoded += u64::from(event.is_none());
-        event
+        let Some((wire, event)) = event else {
+            self.faults.undecoded += 1;
+            return None;
+        };
+        let cpu = usize::from(wire.cpu);
+        if self.told.len() <= cpu {
+            self.told.resize(cpu + 1, Told::default());
+        }
+        if self.foreign(&event) {
+            self.told[cpu].filtered += 1;
+            return None;
+        }
+        self.told[cpu].stored += u64::from(event.op != Op::Lost);
+        Some(event)
+    }
+
+    /// Whether this is the release of what a filter left out.
+    fn foreign(&mut self, event: &Event) -> bool {
+        let (Some(own), Some(tlb)) = (&mut self.own, event.tlb_addr) else { return false };
+        match event.op {
+            Op::SlotFree => !own.remove(&tlb),
+            _ => {
+                own.insert(tlb);
+                false
+            }
+        }
+    }
+
+    fn task(&mut self, record: &wire::Task) {
+        let since_ns = record.time_ns.saturating_sub(self.base_ns);
+        self.tasks.add(Task { tid: record.tid, since_ns, pid: record.pid, comm: text(&record.comm) });
+        self.faults.tasks_forgotten = self.tasks.forgotten();
     }
 
     /// Registers a device. When its limits changed before it had any streaming mapping its row is corrected, otherwise
@@ -222,20 +300,7 @@ impl Decoder {
             });
         }
         let failed = wire.has & has::TARGET != 0 && wire.target == u64::MAX;
-        let op = match (wire.kind, failed) {
-            (kind::MAP, false) => Op::Map,
-            (kind::MAP, true) | (kind::MAP_FAILED, _) => Op::MapFailed,
-            (kind::UNMAP, _) => Op::Unmap,
-            (kind::SYNC_FOR_CPU, _) => Op::SyncForCpu,
-            (kind::SYNC_FOR_DEVICE, _) => Op::SyncForDevice,
-            (kind::ALLOC, _) => Op::Alloc,
-            (kind::FREE, _) => Op::Free,
-            (kind::SLOT_ALLOC, false) => Op::SlotAlloc,
-            (kind::SLOT_ALLOC, true) => Op::SlotFailed,
-            (kind::SLOT_FREE, _) => Op::SlotFree,
-            (kind::BOUNCE, _) => Op::Bounce,
-            _ => return None,
-        };
+        let op = op(wire.kind, failed)?;
         let device = self.by_address.get_mut(&wire.device)?;
         let target = (wire.has & has::TARGET != 0 && !failed).then_some(wire.target);
         let id = device.row(op, target, wire.size);
@@ -245,6 +310,8 @@ impl Decoder {
         let mut event = Event {
             orig_addr: (wire.has & has::ORIG != 0).then_some(wire.orig_addr),
             sg_index: (wire.has & has::SG != 0).then_some(u32::from(wire.sg_index)),
+            latency_ns: (wire.has & has::LATENCY != 0).then_some(u64::from(wire.latency_ns)),
+            stack: (wire.has & has::STACK != 0).then_some(wire.stack),
             ..Event::new(op, time, cpu, tid, id)
         };
         match op {
@@ -292,6 +359,24 @@ impl Decoder {
     }
 }
 
+/// What a record of this kind tells; `failed`: of a refusal.
+pub(crate) fn op(kind: u8, failed: bool) -> Option<Op> {
+    Some(match (kind, failed) {
+        (kind::MAP, false) => Op::Map,
+        (kind::MAP, true) | (kind::MAP_FAILED, _) => Op::MapFailed,
+        (kind::UNMAP, _) => Op::Unmap,
+        (kind::SYNC_FOR_CPU, _) => Op::SyncForCpu,
+        (kind::SYNC_FOR_DEVICE, _) => Op::SyncForDevice,
+        (kind::ALLOC, _) => Op::Alloc,
+        (kind::FREE, _) => Op::Free,
+        (kind::SLOT_ALLOC, false) => Op::SlotAlloc,
+        (kind::SLOT_ALLOC, true) => Op::SlotFailed,
+        (kind::SLOT_FREE, _) => Op::SlotFree,
+        (kind::BOUNCE, _) => Op::Bounce,
+        _ => return None,
+    })
+}
+
 /// A record's bytes as what they are; `None` when the size is wrong.
 fn view<T: Pod>(bytes: &[u8]) -> Option<T> {
     bytemuck::try_pod_read_unaligned(bytes).ok()
@@ -303,162 +388,4 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use bytemuck::{Zeroable, bytes_of};
-
-    const ADDRESS: u64 = 0xffff_8880_0000_1000;
-
-    fn pool() -> Pool {
-        Pool { start: 0x1000_0000, nslabs: 1024, nareas: 1, force_bounce: true, can_grow: false, areas: Vec::new() }
-    }
-
-    fn device(min_align_mask: u32) -> wire::Device {
-        let mut record = wire::Device::zeroed();
-        record.kind = u64::from(kind::DEVICE);
-        record.device = ADDRESS;
-        record.limits = Limits { name: 7, dma_mask: u64::MAX, min_align_mask, ..Limits::zeroed() };
-        record.name[..5].copy_from_slice(b"nvme0");
-        record
-    }
-
-    fn event(kind: u8, target: u64) -> wire::Event {
-        wire::Event {
-            kind,
-            direction: 1,
-            cpu: 3,
-            tid: 42,
-            time_ns: 1_500,
-            device: ADDRESS,
-            orig_addr: 0x4000_1a00,
-            target,
-            size: 0x400,
-            attrs: 2,
-            align_mask: 0x3fff,
-            sg_index: 0,
-            has: has::ORIG | has::TARGET,
-            sg_excess: 0,
-        }
-    }
-
-    #[test]
-    fn the_first_slot_stands_before_the_padding_at_both_ends() {
-        // SPEC 14, E8: the data begin three padding slots after the first slot taken.
-        let mut decoder = Decoder::new(1_000, vec![pool()], true);
-        assert_eq!(decoder.record(bytes_of(&device(0xffff))), None);
-        let alloc = decoder.record(bytes_of(&event(kind::SLOT_ALLOC, 0x1000_1a00))).unwrap();
-        assert_eq!((alloc.op, alloc.first_slot, alloc.tlb_addr), (Op::SlotAlloc, Some(0), Some(0x1000_1a00)));
-        assert_eq!((alloc.time_ns, alloc.cpu, alloc.align_mask), (500, 3, Some(0x3fff)));
-        let free = decoder.record(bytes_of(&event(kind::SLOT_FREE, 0x1000_1a00))).unwrap();
-        assert_eq!((free.op, free.first_slot, free.size), (Op::SlotFree, Some(0), None));
-        // The padding is forgotten with its allocation.
-        let again = decoder.record(bytes_of(&event(kind::SLOT_FREE, 0x1000_1a00))).unwrap();
-        assert_eq!(again.first_slot, Some(3));
-    }
-
-    #[test]
-    fn events_stand_in_the_order_of_the_ring_buffer_whatever_the_clocks_say() {
-        let mut decoder = Decoder::new(0, vec![pool()], false);
-        decoder.record(bytes_of(&device(0)));
-        let at = |time_ns| wire::Event { time_ns, ..event(kind::UNMAP, 0x5000) };
-        let times = [1_000, 900, 1_100].map(|ns| decoder.record(bytes_of(&at(ns))).unwrap().time_ns);
-        assert_eq!(times, [1_000, 1_000, 1_100]);
-        assert_eq!((decoder.faults().late, decoder.faults().latest_ns), (1, 100));
-    }
-
-    #[test]
-    fn the_elements_of_a_list_have_one_time() {
-        let mut decoder = Decoder::new(0, vec![pool()], false);
-        decoder.record(bytes_of(&device(0)));
-        let element = |sg_index| wire::Event { sg_index, time_ns: 100, has: has::SG, ..event(kind::MAP, 0) };
-        let other = wire::Event { cpu: 1, time_ns: 150, ..event(kind::UNMAP, 0x5000) };
-        let later = wire::Event { time_ns: 170, ..other };
-        let records = [other, element(0), element(1), other, later, element(2), other];
-        let mut events = records.map(|r| decoder.record(bytes_of(&r)).unwrap());
-        assert_eq!(events.each_ref().map(|e| e.time_ns), [150, 150, 150, 151, 170, 150, 170]);
-        // The elements' clock is 50 ns behind; of the others only the last came late, by 20 ns.
-        assert_eq!((decoder.faults().late, decoder.faults().latest_ns), (2, 50));
-        // As a reader sees them.
-        events.sort_by_key(|e| e.time_ns);
-        assert_eq!(events.map(|e| e.sg_index), [None, Some(0), Some(1), Some(2), None, None, None]);
-    }
-
-    #[test]
-    fn a_list_whose_beginning_was_lost_stands_together_too() {
-        let mut decoder = Decoder::new(0, vec![pool()], false);
-        decoder.record(bytes_of(&device(0)));
-        let element = |cpu, sg_index| wire::Event { cpu, sg_index, has: has::SG, ..event(kind::MAP, 0) };
-        // Two CPUs' lists with one time stamp, one without its first element.
-        let records = [element(0, 3), element(1, 0), element(0, 4), element(1, 1)];
-        let times = records.map(|r| decoder.record(bytes_of(&r)).unwrap().time_ns);
-        assert_eq!(times, [1_500, 1_501, 1_500, 1_501]);
-    }
-
-    #[test]
-    fn all_ones_is_a_refusal() {
-        let mut decoder = Decoder::new(0, vec![pool()], false);
-        decoder.record(bytes_of(&device(0)));
-        let map = decoder.record(bytes_of(&event(kind::MAP, u64::MAX))).unwrap();
-        assert_eq!((map.op, map.dma_addr, map.size), (Op::MapFailed, None, Some(0x400)));
-        let slot = decoder.record(bytes_of(&event(kind::SLOT_ALLOC, u64::MAX))).unwrap();
-        assert_eq!((slot.op, slot.tlb_addr, slot.first_slot), (Op::SlotFailed, None, None));
-        let outside = decoder.record(bytes_of(&event(kind::SLOT_ALLOC, 0x9000_0000))).unwrap();
-        assert_eq!((outside.tlb_addr, outside.first_slot), (Some(0x9000_0000), None));
-    }
-
-    #[test]
-    fn a_device_is_corrected_until_it_is_used_and_doubled_after() {
-        let mut decoder = Decoder::new(0, vec![pool()], false);
-        decoder.record(bytes_of(&device(0)));
-        decoder.record(bytes_of(&event(kind::ALLOC, 0x5000)));
-        decoder.record(bytes_of(&device(0xfff)));
-        let devices = decoder.take_devices().unwrap();
-        assert_eq!((devices.len(), devices[0].min_align_mask, devices[0].name.as_str()), (1, 0xfff, "nvme0"));
-        decoder.record(bytes_of(&event(kind::MAP, 0x5000)));
-        assert_eq!(decoder.take_devices(), None);
-        decoder.record(bytes_of(&device(0x1fff)));
-        let devices = decoder.take_devices().unwrap();
-        assert_eq!((devices.len(), devices[0].min_align_mask, devices[1].min_align_mask), (2, 0xfff, 0x1fff));
-        assert_eq!(decoder.record(bytes_of(&event(kind::MAP, 0x6000))).unwrap().device, 1);
-        assert_eq!(decoder.faults().changed_devices, ["nvme0"]);
-    }
-
-    #[test]
-    fn what_ends_a_mapping_belongs_to_the_row_it_was_mapped_under() {
-        let mut decoder = Decoder::new(0, vec![pool()], false);
-        decoder.record(bytes_of(&device(0)));
-        let mut row = |kind, target| decoder.record(bytes_of(&event(kind, target))).unwrap().device;
-        assert_eq!([row(kind::SLOT_ALLOC, 0x1000_0000), row(kind::MAP, 0x5000), row(kind::MAP, 0x6000)], [0; 3]);
-        decoder.record(bytes_of(&device(0xfff)));
-        let mut row = |kind, target| decoder.record(bytes_of(&event(kind, target))).unwrap().device;
-        assert_eq!([row(kind::SLOT_ALLOC, 0x1000_0800), row(kind::MAP, 0x7000)], [1; 2]);
-        assert_eq!([row(kind::SYNC_FOR_CPU, 0x5100), row(kind::UNMAP, 0x5000)], [0; 2]);
-        assert_eq!([row(kind::SLOT_FREE, 0x1000_0000), row(kind::SLOT_FREE, 0x1000_0800)], [0, 1]);
-        // The address again, now of a mapping made since.
-        assert_eq!([row(kind::MAP, 0x5000), row(kind::UNMAP, 0x5000)], [1; 2]);
-        decoder.record(bytes_of(&device(0x1fff)));
-        let mut row = |kind, target| decoder.record(bytes_of(&event(kind, target))).unwrap().device;
-        assert_eq!([row(kind::MAP, 0x8000), row(kind::SYNC_FOR_CPU, 0x8300)], [2; 2]);
-        assert_eq!([row(kind::SYNC_FOR_CPU, 0x7300), row(kind::UNMAP, 0x7000), row(kind::UNMAP, 0x6000)], [1, 1, 0]);
-    }
-
-    #[test]
-    fn what_cannot_be_understood_is_counted() {
-        let mut decoder = Decoder::new(0, Vec::new(), false);
-        assert_eq!(decoder.record(&[]), None);
-        assert_eq!(decoder.record(&[kind::DEVICE, 0, 0]), None);
-        assert_eq!(decoder.record(bytes_of(&event(200, 0))), None);
-        // A device nobody introduced.
-        assert_eq!(decoder.record(bytes_of(&event(kind::MAP, 0))), None);
-        assert_eq!(decoder.faults().undecoded, 4);
-    }
-
-    #[test]
-    fn a_gap_says_who_lost_how_many_between_when() {
-        let mut decoder = Decoder::new(1_000, Vec::new(), false);
-        let lost = wire::Event { orig_addr: 1_200, size: 17, ..event(kind::LOST, 0) };
-        let lost = decoder.record(bytes_of(&lost)).unwrap();
-        assert_eq!((lost.op, lost.cpu, lost.device), (Op::Lost, 3, NO_DEVICE));
-        assert_eq!((lost.count, lost.since_ns, lost.time_ns), (Some(17), Some(200), 500));
-    }
-}
+mod tests;

@@ -6,6 +6,7 @@ use trace::meta::{Host, Xen};
 
 use crate::attach::{self, Choice};
 use crate::kernel::{self, Kernel};
+use crate::options::Mode;
 
 /// The answer of [`doctor`], as plain data.
 #[derive(Clone, Debug, Serialize)]
@@ -128,7 +129,7 @@ fn check(name: &'static str, required: bool, ok: bool, good: &str, bad: &str) ->
 /// Attaches everything for a moment.
 fn try_events(btf: &crate::btf::Btf, kernel: &Kernel) -> Result<Vec<Choice>, String> {
     const SMALLEST_RING: u32 = 1 << 16;
-    let ebpf = attach::load(&kernel.layout, SMALLEST_RING)?;
+    let ebpf = attach::load(&kernel.layout, &attach::Setup::new(SMALLEST_RING))?;
     let types = aya::Btf::from_sys_fs().map_err(|e| e.to_string())?;
-    Ok(attach::attach(ebpf, btf, &types, kernel.layout.tbl_map_form).choices)
+    Ok(attach::attach(ebpf, btf, &types, kernel.layout.tbl_map_form, Mode::Full).choices)
 }

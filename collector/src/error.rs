@@ -16,6 +16,9 @@ pub enum CollectorError {
         /// What is wrong with the kernel's BTF.
         reason: String,
     },
+    /// A filter's pattern.
+    #[error("--device or --driver: {0}")]
+    Pattern(#[from] crate::glob::GlobError),
     /// The object could not be loaded at all.
     #[error("the kernel does not take the probe: {reason}. `swioscope doctor` shows what this kernel offers")]
     Load {

@@ -9,10 +9,14 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`recorder`] | [`Recorder`]: from start to summary |
+//! | [`options`] | [`Options`]: mode, filters, stacks |
+//! | [`flight`] | [`Flight`]: events in memory, written when something happens |
 //! | [`doctor`](mod@doctor) | [`doctor()`]: what this kernel offers and what is missing |
 //! | [`backends`] | the table of events and the hooks that can deliver them |
 //! | [`attach`] | loads the eBPF object and takes the best back-end of each event |
-//! | [`decode`] | the probe's records as a trace's events |
+//! | [`decode`], [`tasks`], [`stacks`] | the probe's records as a trace's events, the threads and stacks they name |
+//! | [`sums`] | what the aggregate mode has in place of events |
+//! | [`glob`] | patterns of names, as the probe runs them |
 //! | [`kernel`] | all that is known of the running kernel beforehand |
 //! | [`btf`], [`symbols`], [`kcore`], [`layout`] | the kernel's types, addresses and memory |
 //! | [`pools`], [`p2m`] | the allocator's state, and Xen's frame table |
@@ -25,15 +29,23 @@ pub mod btf;
 pub mod decode;
 pub mod doctor;
 pub mod error;
+pub mod flight;
+pub mod glob;
 pub mod host;
 pub mod kcore;
 pub mod kernel;
 pub mod layout;
+pub mod options;
 pub mod p2m;
 pub mod pools;
 pub mod recorder;
+pub mod stacks;
+pub mod sums;
 pub mod symbols;
+pub mod tasks;
 
 pub use doctor::{Check, Doctor, doctor};
 pub use error::CollectorError;
-pub use recorder::{Options, Recorder, Stats, Summary};
+pub use flight::Flight;
+pub use options::{Filters, Mode, Only, Options};
+pub use recorder::{Recorder, Stats, Summary};

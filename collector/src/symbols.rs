@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::ops::Range;
 
 /// The symbols this crate asks for; keeping only these makes the table small.
 const WANTED: [&str; 6] =
@@ -45,9 +46,67 @@ impl Symbols {
     }
 }
 
+/// The kernel's functions by address, those of modules included.
+#[derive(Debug, Default)]
+pub struct Functions {
+    /// Address, and where in `names` the name is.
+    starts: Vec<(u64, Range<usize>)>,
+    /// All names, one after the other: a table of small strings would be several times as large.
+    names: String,
+}
+
+impl Functions {
+    /// Reads /proc/kallsyms; empty without the right to see addresses.
+    #[must_use]
+    pub fn read() -> Self {
+        Self::parse(&fs::read_to_string("/proc/kallsyms").unwrap_or_default())
+    }
+
+    fn parse(text: &str) -> Self {
+        let mut found = Self::default();
+        for line in text.lines() {
+            let mut words = line.split_ascii_whitespace();
+            let (Some(address), Some("t" | "T" | "w" | "W"), Some(name)) = (words.next(), words.next(), words.next())
+            else {
+                continue;
+            };
+            if let Ok(address @ 1..) = u64::from_str_radix(address, 16) {
+                let start = found.names.len();
+                found.names.push_str(name);
+                found.starts.push((address, start..found.names.len()));
+            }
+        }
+        // Stable, so that of several names of one place the first is taken.
+        found.starts.sort_by_key(|(address, _)| *address);
+        found.starts.dedup_by_key(|(address, _)| *address);
+        found
+    }
+
+    /// The function an address lies in, and how far from its start. What lies a MiB behind a function's start is not its
+    /// code: the symbols end there.
+    #[must_use]
+    pub fn at(&self, address: u64) -> Option<(&str, u32)> {
+        let below = self.starts.partition_point(|(start, _)| *start <= address);
+        let (start, name) = self.starts.get(below.checked_sub(1)?)?;
+        let offset = u32::try_from(address - start).ok().filter(|offset| *offset < 1 << 20)?;
+        Some((self.names.get(name.clone())?, offset))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_lies_in_the_function_that_begins_last_before_it() {
+        let functions = Functions::parse(
+            "ffffffff81000100 T dma_map\nffffffff81000000 t __start\nffffffff81000100 T alias\nffffffff81000200 D data\nffffffffc0000000 t nvme_q\t[nvme]\n",
+        );
+        assert_eq!(functions.at(0xffff_ffff_8100_0010), Some(("__start", 0x10)));
+        assert_eq!(functions.at(0xffff_ffff_8100_0210), Some(("dma_map", 0x110)));
+        assert_eq!(functions.at(0xffff_ffff_c000_0004), Some(("nvme_q", 4)));
+        assert_eq!((functions.at(0x1000), functions.at(0xffff_ffff_9000_0000)), (None, None));
+    }
 
     #[test]
     fn hidden_addresses_are_no_addresses() {

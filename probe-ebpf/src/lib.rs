@@ -5,12 +5,17 @@
 //!
 //! | module | what lives there |
 //! |---|---|
-//! | [`wire`] | the records: [`wire::Event`], [`wire::Device`], [`wire::CpuLoss`] |
+//! | [`wire`] | the records: [`wire::Event`], [`wire::Device`], [`wire::Task`], [`wire::CpuLoss`] |
+//! | [`sums`] | what the aggregate mode keeps instead |
+//! | [`settings`] | [`Settings`], [`settings::Globs`]: what is asked of the programs |
 //! | [`layout`] | [`Layout`]: member offsets and symbol addresses of the running kernel |
 
 #![no_std]
 
 pub mod layout;
+pub mod settings;
+pub mod sums;
 pub mod wire;
 
 pub use layout::Layout;
+pub use settings::Settings;

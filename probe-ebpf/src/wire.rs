@@ -6,18 +6,19 @@
 //!   0 │kind│dir │ cpu     │ tid               │
 //!   8 │ time_ns                               │
 //!  16 │ device                                │
-//!  24 │ orig_addr                             │  an Event: 64 bytes
+//!  24 │ orig_addr                             │  an Event: 72 bytes
 //!  32 │ target (dma_addr, or tlb_addr)        │
 //!  40 │ size                                  │
 //!  48 │ attrs             │ align_mask        │
 //!  56 │ sg_index│ has     │ sg_excess         │
+//!  64 │ latency_ns        │ stack             │
 //!     └─────────┴─────────┴───────────────────┘
 //! ```
 //!
 //! The kinds are the version: a record whose meaning changes gets a new kind, and an unknown kind is counted, not
 //! guessed. Both halves are built from this file together, so no older object can be met.
 
-/// What an [`Event`] tells; [`kind::DEVICE`] marks a [`Device`] instead.
+/// What an [`Event`] tells; [`kind::DEVICE`] marks a [`Device`] and [`kind::TASK`] a [`Task`] instead.
 pub mod kind {
     /// A device's limits, before its first event and whenever they changed.
     pub const DEVICE: u8 = 1;
@@ -43,6 +44,8 @@ pub mod kind {
     pub const BOUNCE: u8 = 11;
     /// `size` records were lost on this CPU between `orig_addr` (a time) and `time_ns`.
     pub const LOST: u8 = 12;
+    /// A thread, before its first event and whenever its name has changed; marks a [`Task`](super::Task).
+    pub const TASK: u8 = 13;
 }
 
 /// Bits of [`Event::has`]: which of the fields that an event of this kind may lack are there.
@@ -53,6 +56,10 @@ pub mod has {
     pub const TARGET: u16 = 2;
     /// The event is one element of a scatterlist.
     pub const SG: u16 = 4;
+    /// `latency_ns` is known.
+    pub const LATENCY: u16 = 8;
+    /// `stack` is known.
+    pub const STACK: u16 = 16;
 }
 
 /// Longest scatterlist that is walked; of longer ones the rest is counted in [`Event::sg_excess`].
@@ -91,6 +98,21 @@ pub struct Event {
     pub has: u16,
     /// Elements of this scatterlist that were not walked; only on its first record.
     pub sg_excess: u32,
+    /// How long the call took, where both its ends are seen; all ones when longer than fits.
+    pub latency_ns: u32,
+    /// Key of the kernel stack in the map `STACKS`.
+    pub stack: u32,
+}
+
+impl Event {
+    /// Notes how long the call took that began at `began_ns` and ended when the event was stamped.
+    #[inline(always)]
+    #[must_use]
+    pub fn took_since(self, began_ns: u64) -> Self {
+        let took = self.time_ns.wrapping_sub(began_ns);
+        let latency_ns = if took < u64::from(u32::MAX) { took as u32 } else { u32::MAX };
+        Self { latency_ns, has: self.has | has::LATENCY, ..self }
+    }
 }
 
 /// The limits the DMA code knows of a device. Compared bytewise to see whether they changed.
@@ -138,7 +160,27 @@ pub struct Device {
     pub driver: [u8; DRIVER_BYTES],
 }
 
-/// What one CPU could not write because the ring was full (the map `LOSSES`).
+/// Bytes of a thread's name, as the kernel keeps it.
+pub const COMM_BYTES: usize = 16;
+
+/// A thread is introduced, or its name has changed. Events name it by `tid` alone.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct Task {
+    /// Always [`kind::TASK`] (as in an [`Event`], the first byte).
+    pub kind: u64,
+    /// CLOCK_MONOTONIC, ns.
+    pub time_ns: u64,
+    /// The thread.
+    pub tid: u32,
+    /// Its process.
+    pub pid: u32,
+    /// Its name, NUL-terminated.
+    pub comm: [u8; COMM_BYTES],
+}
+
+/// What became of one CPU's records (the map `LOSSES`).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
@@ -151,6 +193,13 @@ pub struct CpuLoss {
     pub since_ns: u64,
     /// When the last one was lost, ns.
     pub last_ns: u64,
+    /// Events there were to tell of, the lost ones and those left out included.
+    pub seen: u64,
+    /// Events that a filter left out; a list of a device that is left out counts as one.
+    pub filtered: u64,
+    /// Stacks that found no place.
+    pub stacks_missed: u64,
 }
 
-const _: () = assert!(size_of::<Event>() == 64 && size_of::<Limits>() == 48 && size_of::<Device>() == 168);
+const _: () = assert!(size_of::<Event>() == 72 && size_of::<Limits>() == 48 && size_of::<Device>() == 168);
+const _: () = assert!(size_of::<Task>() == 40);

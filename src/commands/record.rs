@@ -1,16 +1,20 @@
 //! `swioscope record`: from the kernel to a folder.
 
+mod summary;
+
 use std::process::{Child, Command, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use collector::{Options, Recorder, Stats, Summary};
+use collector::flight::{Keep, Trigger};
+use collector::{Filters, Flight, Mode, Only, Options, Recorder, Stats};
 use indicatif::{ProgressBar, ProgressStyle};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use trace::{Trace, Writer, field};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use trace::{Writer, field};
 
+use super::Usage;
 use crate::cli::RecordArgs;
 
 /// How often the live counters move.
@@ -22,8 +26,14 @@ pub(crate) fn run(args: &RecordArgs) -> anyhow::Result<ExitCode> {
         signal_hook::flag::register(signal, Arc::clone(&interrupted)).context("could not catch Ctrl-C")?;
     }
 
+    let options = options(args)?;
+    let dump = Arc::new(AtomicBool::new(false));
+    if args.flight.triggers.contains(&Trigger::Signal) {
+        signal_hook::flag::register(SIGUSR1, Arc::clone(&dump)).context("could not catch SIGUSR1")?;
+    }
+
     Writer::check(&args.output)?;
-    let recorder = Recorder::start(&Options { ring_bytes: args.ring, ..Options::new(&args.output, describe(args)) })?;
+    let recorder = Recorder::start(&options)?;
     let mut child = match spawn(&args.workload) {
         Ok(child) => child,
         Err(error) => {
@@ -33,6 +43,15 @@ pub(crate) fn run(args: &RecordArgs) -> anyhow::Result<ExitCode> {
         }
     };
 
+    if let (Some(flight), false) = (&options.flight, args.quiet) {
+        let triggers: Vec<_> = flight.triggers.iter().map(ToString::to_string).collect();
+        let memory = field::bytes(flight.window_bytes as u64);
+        eprintln!(
+            "recording into {memory} of memory, waiting for {} (process {})",
+            triggers.join(", "),
+            std::process::id()
+        );
+    }
     let bar = live_bar(args.quiet);
     let started = Instant::now();
     let mut rate = Rate::default();
@@ -41,6 +60,9 @@ pub(crate) fn run(args: &RecordArgs) -> anyhow::Result<ExitCode> {
         let stats = recorder.stats();
         bar.set_message(live_line(stats, rate.of(stats.events, started.elapsed())));
         bar.tick();
+        if dump.swap(false, Ordering::Relaxed) {
+            recorder.dump();
+        }
         if let Some(child) = &mut child
             && let Some(status) = child.try_wait().context("could not wait for the command")?
         {
@@ -63,14 +85,63 @@ pub(crate) fn run(args: &RecordArgs) -> anyhow::Result<ExitCode> {
     }
 
     let summary = recorder.finish()?;
-    eprint!("{}", summary_text(&summary)?);
+    eprint!("{}", summary::text(&summary)?);
+    let losses = &summary.meta.losses;
     Ok(match status {
         Some(status) if !status.success() => {
             eprintln!("the command ended with {status}; the trace is kept");
             ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
         }
+        _ if args.strict && losses.events() + losses.stacks_missed > 0 => ExitCode::from(LOST),
         _ => ExitCode::SUCCESS,
     })
+}
+
+/// The exit code of `--strict` when anything was lost.
+const LOST: u8 = 3;
+
+/// The largest ring buffer that is asked of the kernel.
+const LARGEST_RING: u64 = 1 << 30;
+
+fn options(args: &RecordArgs) -> anyhow::Result<Options> {
+    let usage = |text: &str| Err(Usage(text.to_owned()).into());
+    let (filters, flight) = (&args.filters, &args.flight);
+    let flying = !flight.triggers.is_empty();
+    if args.mode == Mode::Aggregate && (args.stacks || flying || filters.only != Only::Everything) {
+        return usage("--mode aggregate keeps no events: --stacks, --trigger and --only do not go with it");
+    }
+    // The ring buffer bridges the moments in which the memory is written out or the CPU is taken.
+    // Of sums only the devices come through it.
+    let ring = match (flying, args.mode) {
+        (true, _) => (args.ring / 4).next_power_of_two().min(64 << 20),
+        (false, Mode::Aggregate) => args.ring.min(1 << 18),
+        (false, _) => args.ring,
+    };
+    let Ok(ring_bytes) = u32::try_from(ring.min(LARGEST_RING)) else { return usage("--ring is too large") };
+    if ring > LARGEST_RING || !ring.is_power_of_two() {
+        return usage("a ring buffer has 1, 2, 4, … or 1024 MiB");
+    }
+    let flight = if flying {
+        Some(Flight {
+            window_bytes: usize::try_from(args.ring).map_err(|_| Usage("--ring is too large".to_owned()))?,
+            triggers: flight.triggers.clone(),
+            after: flight.after,
+            keep: Keep { count: flight.keep, bytes: flight.max_size, age: flight.max_age },
+        })
+    } else {
+        None
+    };
+    let filters = Filters {
+        devices: filters.devices.clone(),
+        drivers: filters.drivers.clone(),
+        directions: filters.directions.clone(),
+        min_size: filters.min_size,
+        only: filters.only,
+    };
+    // Known before the kernel is troubled.
+    filters.globs().map_err(|error| Usage(format!("--device or --driver: {error}")))?;
+    let options = Options::new(&args.output, describe(args));
+    Ok(Options { ring_bytes, mode: args.mode, filters, stacks: args.stacks, flight, ..options })
 }
 
 fn describe(args: &RecordArgs) -> String {
@@ -124,26 +195,4 @@ impl Rate {
         // A rate for people; the counts stay integers.
         if span > 0.0 { gained as f64 / span } else { 0.0 }
     }
-}
-
-fn summary_text(summary: &Summary) -> anyhow::Result<String> {
-    use std::fmt::Write as _;
-    let losses = &summary.meta.losses;
-    let seconds = summary.meta.clock.duration_ns as f64 / 1e9;
-    let mut text = format!(
-        "{}: {} events in {seconds:.2} s ({:.0} events/s), {} lost, {} on disk, {} device(s)\n",
-        summary.path.display(),
-        field::count(summary.events),
-        if seconds > 0.0 { summary.events as f64 / seconds } else { 0.0 },
-        field::count(losses.ring_full),
-        field::bytes(Trace::open(&summary.path)?.size_on_disk()?),
-        summary.devices,
-    );
-    for (what, n) in losses.by_cause().filter(|&(_, n)| n > 0) {
-        writeln!(text, "  {what}: {}", field::count(n))?;
-    }
-    for note in &losses.notes {
-        writeln!(text, "  note: {note}")?;
-    }
-    Ok(text)
 }

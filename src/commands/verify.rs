@@ -69,6 +69,9 @@ pub(crate) fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let events = trace.events().collect::<Result<Vec<Event>, _>>()?;
     let start = Start { pool, snapshot: trace.snapshot(), snapshot_ns: meta.snapshot_ns };
     let verdict = replay::verify(&events, trace.devices(), &start, rules);
+    if let Some(partial) = meta.capture.partial().filter(|_| verdict.total == 0) {
+        bail!("{} holds no slot allocation that can be judged: it was {partial}", args.trace.display());
+    }
     if verdict.total == 0 {
         bail!(
             "{} holds no slot allocation that can be judged ({} outside the pool, {} incomplete, {} older than the snapshot); record while something bounces",
@@ -168,6 +171,9 @@ fn print(row: &VerifyRow, misses: &[MissRow], verdict: &Verdict, trace: &Trace) 
         output::line(stdout, output::table(misses, |_| false))?;
     }
     let meta = trace.meta();
+    if let Some(partial) = meta.capture.partial() {
+        output::line(stdout, format_args!("note: {partial}"))?;
+    }
     if verdict.without_snapshot {
         output::line(stdout, "note: the trace has no snapshot of the pool, which was taken to be empty at the start")?;
     } else if !meta.snapshot_exact {

@@ -64,7 +64,7 @@ crate::record! {
         time_ns: u64 => Time,
         /// CPU the event happened on.
         cpu: u32 => Index,
-        /// Thread that was running; 0 for the idle task, so also most interrupts.
+        /// Thread that was running, whose process and name are in tasks.parquet; 0 for the idle task, so also most interrupts.
         tid: u32 => Id,
         /// Key into devices.parquet; 4294967295 when the event belongs to no device.
         device: u32 => Id,
@@ -88,6 +88,10 @@ crate::record! {
         align_mask: Option<u64> => Mask,
         /// Position in the scatterlist the row belongs to; absent for single buffers. A scatterlist's rows stand together.
         sg_index: Option<u32> => Index,
+        /// How long the call took; absent where only one of its ends is seen.
+        latency_ns: Option<u64> => Duration,
+        /// Key into stacks.parquet: the kernel's calls that led here; absent when it was not asked for or not to be had.
+        stack: Option<u32> => Id,
         /// How many records were lost (only `lost`).
         count: Option<u64> => Count,
         /// Start of the gap (only `lost`; time_ns is its end).
@@ -114,6 +118,8 @@ impl Event {
             attrs: None,
             align_mask: None,
             sg_index: None,
+            latency_ns: None,
+            stack: None,
             count: None,
             since_ns: None,
         }

@@ -5,8 +5,10 @@
 //! | [`field`] | the field registry: every column's name, type, unit and doc, defined once by [`crate::record!`] |
 //! | [`event`] | [`Event`], [`Op`], [`Direction`]: one row a thing that happened |
 //! | [`device`] | [`Device`]: the masks and limits that decide where a device's mappings may go |
+//! | [`origin`] | [`Task`], [`StackFrame`]: threads and kernel stacks that events name by key |
 //! | [`pool`] | [`Pool`], [`SnapshotSlot`], [`P2mRun`]: the state of memory around the events |
 //! | [`meta`] | [`Meta`]: host, kernel, capture settings and losses (`meta.json`) |
+//! | [`sums`] | [`Sum`](sums::Sum), [`Bucket`](sums::Bucket): what the aggregate mode keeps in place of events |
 //! | [`mod@file`] | [`Writer`] and [`Trace`]: the folder on disk, Parquet and all (feature `file`) |
 //!
 //! The models (`replay`) use this crate without the `file` feature: types only, no I/O.
@@ -17,7 +19,9 @@ pub mod field;
 #[cfg(feature = "file")]
 pub mod file;
 pub mod meta;
+pub mod origin;
 pub mod pool;
+pub mod sums;
 
 pub use device::Device;
 pub use event::{Direction, Event, Op};
@@ -25,4 +29,5 @@ pub use field::{Field, Record, Unit, Value};
 #[cfg(feature = "file")]
 pub use file::{Trace, TraceError, Writer};
 pub use meta::Meta;
+pub use origin::{StackFrame, Task};
 pub use pool::{Area, P2mKind, P2mRun, Pool, SnapshotSlot};

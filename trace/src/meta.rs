@@ -10,7 +10,7 @@ use crate::Pool;
 pub const TOOL: &str = "swioscope";
 
 /// The format this crate writes. A reader takes any minor version of its own major version.
-pub const FORMAT: Format = Format { major: 1, minor: 0 };
+pub const FORMAT: Format = Format { major: 1, minor: 1 };
 
 /// Version of the trace format; docs/trace-format.md has the compatibility promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,6 +128,35 @@ pub struct Capture {
     pub workload: String,
     /// Size of the ring buffer in bytes.
     pub ring_bytes: u64,
+    /// What was asked to be kept, by option (`device`, `driver`, `dir`, `min_size`, `only`); empty when everything was.
+    #[serde(default)]
+    pub filters: BTreeMap<String, String>,
+    /// Why a flight recorder wrote this; absent of any other recording.
+    #[serde(default)]
+    pub trigger: Option<String>,
+}
+
+impl Capture {
+    /// What the trace leaves out by intention, as a sentence; nothing of a full one. Whoever answers from such a trace
+    /// says so.
+    #[must_use]
+    pub fn partial(&self) -> Option<String> {
+        let kept = self.filters.iter().map(|(option, value)| format!("--{} {value}", option.replace('_', "-")));
+        let kept = kept.collect::<Vec<_>>().join(" ");
+        match (self.mode.as_str(), kept.is_empty()) {
+            ("bounces", true) => {
+                Some("recorded with --mode bounces: mappings that did not bounce are missing".to_owned())
+            }
+            ("bounces", false) => Some(format!(
+                "recorded with --mode bounces {kept}: mappings that did not bounce and all that the filters left out are missing, slots held by others among it"
+            )),
+            ("aggregate", _) => Some("recorded with --mode aggregate: it holds sums and no events".to_owned()),
+            (_, true) => None,
+            (_, false) => Some(format!(
+                "recorded with {kept}: all that the filters left out is missing, slots held by others among it"
+            )),
+        }
+    }
 }
 
 /// What `time_ns` 0 means.
@@ -154,8 +183,29 @@ pub struct Losses {
     pub sg_truncated: u64,
     /// Frames whose p2m entry changed between the start and the end of the recording.
     pub p2m_changed: u64,
+    /// Kernel stacks that were asked for and could not be kept; their events are there.
+    #[serde(default)]
+    pub stacks_missed: u64,
+    /// What each CPU's probes saw and what became of it; empty when nobody counted.
+    #[serde(default)]
+    pub by_cpu: Vec<CpuCount>,
     /// Anything else worth knowing, in words.
     pub notes: Vec<String>,
+}
+
+/// The records of one CPU. What was seen was stored, left out by a filter, or lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuCount {
+    /// The CPU.
+    pub cpu: u32,
+    /// Records the probes had to write, counted in the kernel.
+    pub seen: u64,
+    /// Events that reached the trace.
+    pub stored: u64,
+    /// Left out by a filter.
+    pub filtered: u64,
+    /// Dropped because the ring buffer was full.
+    pub lost: u64,
 }
 
 impl Losses {
@@ -167,6 +217,7 @@ impl Losses {
             ("records that could not be understood", self.undecoded),
             ("scatterlist elements past the longest the probe walks", self.sg_truncated),
             ("frames whose p2m entry changed while recording", self.p2m_changed),
+            ("kernel stacks that could not be kept", self.stacks_missed),
         ]
         .into_iter()
     }
@@ -181,6 +232,16 @@ impl Losses {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_partial_trace_says_so() {
+        let mut capture = Capture { mode: "full".to_owned(), ..Capture::default() };
+        assert_eq!(capture.partial(), None);
+        capture.filters.insert("min_size".to_owned(), "4096".to_owned());
+        assert!(capture.partial().unwrap().starts_with("recorded with --min-size 4096: "));
+        capture.mode = "bounces".to_owned();
+        assert!(capture.partial().unwrap().starts_with("recorded with --mode bounces --min-size 4096: "));
+    }
 
     #[test]
     fn debian_hides_its_version_in_uname_v() {

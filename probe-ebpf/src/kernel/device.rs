@@ -9,7 +9,7 @@ use aya_ebpf::{
 use aya_log_ebpf::warn;
 use probe::wire::{DRIVER_BYTES, Device, Limits, NAME_BYTES, kind};
 
-use crate::{layout, read, ring};
+use crate::{filter, layout, read, ring};
 
 /// How long a device's limits are taken as unchanged. Drivers set them while they start, before the load.
 const RECHECK_NS: u64 = 1_000_000;
@@ -20,41 +20,56 @@ const RECHECK_NS: u64 = 1_000_000;
 struct Known {
     checked_ns: u64,
     limits: Limits,
+    /// Events of it are wanted, 1 or 0.
+    kept: u64,
 }
 
 /// Devices told to user space, by address.
 #[map]
 static DEVICES: HashMap<u64, Known> = HashMap::with_max_entries(4096, 0);
 
-/// The device at `device` is known to user space when this returns true; otherwise there was no room to tell of it and
-/// its event is counted as lost.
+/// The device at `device` is known to user space when this returns true; otherwise its event is counted: as left out
+/// when the device is not wanted, as lost when there was no room to tell of it.
 #[inline(always)]
 pub fn introduce(ctx: &impl EbpfContext, device: u64) -> bool {
-    ring::report_loss(ctx);
+    ring::report_loss();
     // SAFETY: the helper has no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     if let Some(known) = DEVICES.get_ptr_mut(device) {
         // SAFETY: the map's own memory; two CPUs may write the same time.
         unsafe {
             if now.wrapping_sub((*known).checked_ns) < RECHECK_NS {
-                return true;
+                return wanted((*known).kept);
             }
             (*known).checked_ns = now;
         }
         let limits = limits(device);
         // SAFETY: as above.
-        if unsafe { (*known).limits } == limits {
-            return true;
+        let (last, kept) = unsafe { ((*known).limits, (*known).kept) };
+        if last == limits {
+            return wanted(kept);
         }
         return tell(ctx, device, now, limits);
     }
     tell(ctx, device, now, limits(device))
 }
 
-/// Sends the record first: a device counts as known only when it really went out.
+/// Counts what is not wanted.
+#[inline(always)]
+fn wanted(kept: u64) -> bool {
+    if kept == 0 {
+        ring::count_filtered();
+    }
+    kept != 0
+}
+
+/// There was no room.
+const NO_ROOM: u64 = 2;
+
+/// Whether the device is wanted, or [`NO_ROOM`]. Sends the record first: a device counts as known only when it really went out.
 #[inline(never)]
-fn tell_record(device: u64, now: u64, limits: &Limits) -> bool {
-    let Some(mut entry) = ring::reserve::<Device>() else { return false };
+fn tell_record(device: u64, now: u64, limits: &Limits) -> u64 {
+    let Some(mut entry) = ring::reserve::<Device>() else { return NO_ROOM };
     let record = entry.as_mut_ptr();
     let driver = read::<u64>(device, layout!(device_driver));
     let driver_name = read::<u64>(driver, layout!(driver_name));
@@ -69,20 +84,26 @@ fn tell_record(device: u64, now: u64, limits: &Limits) -> bool {
         let _ = bpf_probe_read_kernel_str_bytes(limits.name as *const u8, &mut (*record).name);
         let _ = bpf_probe_read_kernel_str_bytes(driver_name as *const u8, &mut (*record).driver);
     }
-    ring::submit(entry);
-    true
+    if filter::keeps_device(record) {
+        ring::submit(entry);
+        1
+    } else {
+        entry.discard(0);
+        0
+    }
 }
 
 #[inline(always)]
 fn tell(ctx: &impl EbpfContext, device: u64, now: u64, limits: Limits) -> bool {
-    if !tell_record(device, now, &limits) {
+    let kept = tell_record(device, now, &limits);
+    if kept == NO_ROOM {
         return false;
     }
     // When the table is full the device is told again with each event; user space knows it already.
-    if DEVICES.insert(device, Known { checked_ns: now, limits }, 0).is_err() && ring::may_log() {
+    if DEVICES.insert(device, Known { checked_ns: now, limits, kept }, 0).is_err() && ring::may_log() {
         warn!(ctx, "more than 4096 devices: the later ones are introduced with every event");
     }
-    true
+    wanted(kept)
 }
 
 #[inline(always)]

@@ -7,7 +7,7 @@
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe::wire::{Event, has, kind};
 
-use crate::{device, layout, read, ring};
+use crate::{device, layout, read, ring, stack};
 
 /// Writes the event that `fill` completes, after introducing its device.
 #[inline(always)]
@@ -16,7 +16,7 @@ fn trace(ctx: &BtfTracePointContext, kind: u8, fill: impl FnOnce(&mut Event)) ->
     if device::introduce(ctx, device) {
         let mut event = ring::event(ctx, kind, device);
         fill(&mut event);
-        ring::write(event);
+        ring::write(stack::add(ctx, event));
     }
     0
 }

@@ -6,6 +6,11 @@
 //! | `sg` | the same for scatterlists, a record an element |
 //! | `slots` | the bounce allocator itself |
 //! | `device` | introduces a device before its first event |
+//! | `task` | introduces a thread before its first event |
+//! | `filter` | what is left out |
+//! | `stack` | kernel stacks |
+//! | `latency` | how long a call took |
+//! | `sums` | the aggregate mode |
 //! | `ring` | the ring buffer, and the count of what did not fit |
 //!
 //! Built for `bpfel-unknown-none` by the collector's build script.
@@ -15,9 +20,14 @@
 
 mod device;
 mod dma;
+mod filter;
+mod latency;
 mod ring;
 mod sg;
 mod slots;
+mod stack;
+mod sums;
+mod task;
 
 use core::{ffi::c_void, mem::MaybeUninit};
 
@@ -35,6 +45,7 @@ macro_rules! layout {
         unsafe { core::ptr::read_volatile(&raw const (*(&raw const crate::LAYOUT).cast::<probe::Layout>()).$member) }
     };
 }
+pub(crate) use filter::setting;
 pub(crate) use layout;
 
 /// Reads a `T` at `base + offset` of kernel memory; zeroes when the member is absent or the address is bad.

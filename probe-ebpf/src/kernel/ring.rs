@@ -3,28 +3,36 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::BPF_RB_NO_WAKEUP,
-    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
+    helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_ktime_get_ns},
     macros::map,
     maps::{PerCpuArray, RingBuf, ring_buf::RingBufEntry},
 };
 use probe::wire::{CpuLoss, Event, kind};
 
+use crate::{filter, setting, sums, task};
+
 /// User space chooses the size before loading and polls: no wake-ups, which would cost more than the record.
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 24, 0);
 
-/// What each CPU could not write.
+/// What became of each CPU's records.
 #[map]
 static LOSSES: PerCpuArray<CpuLoss> = PerCpuArray::with_max_entries(1, 0);
 
 /// Space for a record, or `None` after counting the loss.
 #[inline(always)]
 pub fn reserve<T: 'static>() -> Option<RingBufEntry<T>> {
-    let entry = EVENTS.reserve::<T>(0);
+    let entry = room::<T>();
     if entry.is_none() {
         count_loss();
     }
     entry
+}
+
+/// Space for a record whose absence is not a loss.
+#[inline(always)]
+pub fn room<T: 'static>() -> Option<RingBufEntry<T>> {
+    EVENTS.reserve::<T>(0)
 }
 
 /// Hands a record over.
@@ -33,15 +41,25 @@ pub fn submit<T: 'static>(entry: RingBufEntry<T>) {
     entry.submit(u64::from(BPF_RB_NO_WAKEUP));
 }
 
-/// An event with what all events have, time and place included.
+/// An event with what all events have, time and place included, after introducing its thread.
 #[inline(always)]
-pub fn event(ctx: &impl EbpfContext, kind: u8, device: u64) -> Event {
+pub fn event(_: &impl EbpfContext, kind: u8, device: u64) -> Event {
+    let event = blank(kind, device);
+    // Sums are not kept by thread.
+    if setting!(aggregate) == 0 {
+        task::introduce(bpf_get_current_pid_tgid(), event.time_ns);
+    }
+    event
+}
+
+#[inline(always)]
+fn blank(kind: u8, device: u64) -> Event {
     Event {
         kind,
         direction: 0,
         // SAFETY: both helpers take no arguments and cannot fail.
         cpu: unsafe { bpf_get_smp_processor_id() } as u16,
-        tid: ctx.pid(),
+        tid: bpf_get_current_pid_tgid() as u32,
         time_ns: unsafe { bpf_ktime_get_ns() },
         device,
         orig_addr: 0,
@@ -52,16 +70,58 @@ pub fn event(ctx: &impl EbpfContext, kind: u8, device: u64) -> Event {
         sg_index: 0,
         has: 0,
         sg_excess: 0,
+        latency_ns: 0,
+        stack: 0,
     }
 }
 
-/// Writes an event.
+/// Writes an event, or adds it to the sums, unless it is not wanted.
 #[inline(always)]
 pub fn write(event: Event) {
+    if !filter::keeps(&event) {
+        return count_filtered();
+    }
+    if setting!(aggregate) != 0 {
+        if sums::add(&event) {
+            count_seen();
+        }
+        return;
+    }
     if let Some(mut entry) = reserve::<Event>() {
         entry.write(event);
         submit(entry);
+        count_seen();
     }
+}
+
+/// Adds to a number of this CPU's. Not atomically: stable Rust has no such instruction for this target, so an interrupt
+/// between the two steps that counts too is not counted.
+///
+/// # Safety
+/// `number` is a number in a map.
+#[inline(always)]
+pub unsafe fn increase(number: *mut u64, by: u64) {
+    // SAFETY: as the caller promises.
+    unsafe { *number = (*number).wrapping_add(by) };
+}
+
+/// One of this CPU's counters.
+macro_rules! count {
+    ($($function:ident: $($counter:ident)*, $doc:literal;)*) => {$(
+        #[doc = $doc]
+        #[inline(always)]
+        pub fn $function() {
+            let Some(counters) = LOSSES.get_ptr_mut(0) else { return };
+            // SAFETY: the map's own memory.
+            $(unsafe { increase(&raw mut (*counters).$counter, 1) };)*
+        }
+    )*};
+}
+
+count! {
+    count_seen: seen, "Counts one event that there was to tell of.";
+    count_filtered: seen filtered, "Counts one that is not wanted.";
+    count_stack_missed: stacks_missed, "Counts a stack that found no place.";
 }
 
 /// Counts one record that did not fit.
@@ -75,28 +135,32 @@ pub fn count_loss() {
             (*loss).since_ns = now;
         }
         (*loss).lost += 1;
+        increase(&raw mut (*loss).seen, 1);
         (*loss).last_ns = now;
     }
 }
 
 /// Tells of earlier losses once there is room again, so that the gap stands at its place in the stream.
 #[inline(always)]
-pub fn report_loss(ctx: &impl EbpfContext) {
+pub fn report_loss() {
     let Some(loss) = LOSSES.get_ptr_mut(0) else { return };
     // SAFETY: as in `count_loss`.
-    let CpuLoss { lost, reported, since_ns, last_ns } = unsafe { *loss };
+    let (lost, reported) = unsafe { ((*loss).lost, (*loss).reported) };
     if lost == reported {
         return;
     }
     // Claimed first, so that an interrupt on top of this program does not tell of the same gap.
     // SAFETY: as in `count_loss`.
-    unsafe { (*loss).reported = lost };
+    let (since_ns, last_ns) = unsafe {
+        (*loss).reported = lost;
+        ((*loss).since_ns, (*loss).last_ns)
+    };
     let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
         // SAFETY: as in `count_loss`.
         unsafe { (*loss).reported -= lost - reported };
         return;
     };
-    entry.write(Event { time_ns: last_ns, orig_addr: since_ns, size: lost - reported, ..event(ctx, kind::LOST, 0) });
+    entry.write(Event { time_ns: last_ns, orig_addr: since_ns, size: lost - reported, ..blank(kind::LOST, 0) });
     submit(entry);
 }
 

@@ -10,7 +10,7 @@ use aya_ebpf::{EbpfContext, helpers::bpf_loop, macros::btf_tracepoint, programs:
 use aya_log_ebpf::warn;
 use probe::wire::{Event, SG_MAX, has, kind};
 
-use crate::{device, layout, read, ring};
+use crate::{device, layout, read, ring, stack};
 
 /// `page_link`: the entry is a pointer to the next part of the list.
 const SG_CHAIN: u64 = 1;
@@ -44,6 +44,7 @@ fn walk(ctx: &BtfTracePointContext, kind: u8, ents: u32, direction: u8, attrs: u
     if excess > 0 && ring::may_log() {
         warn!(ctx, "a scatterlist of {} elements was cut to {}", nents, SG_MAX);
     }
+    let event = Event { direction, attrs, sg_excess: excess, ..ring::event(ctx, kind, device) };
     let mut walk = Walk {
         nents: nents.min(SG_MAX),
         paired: ents == nents,
@@ -51,7 +52,7 @@ fn walk(ctx: &BtfTracePointContext, kind: u8, ents: u32, direction: u8, attrs: u
         // step, and it would follow all of them.
         entry: read(ctx.as_ptr() as u64, 8),
         vmemmap: read(layout!(vmemmap_base), 0),
-        event: Event { direction, attrs, sg_excess: excess, ..ring::event(ctx, kind, device) },
+        event: stack::add(ctx, event),
     };
     // SAFETY: the callback has the helper's signature, and `walk` outlives the call.
     unsafe { bpf_loop(walk.nents, element as *mut c_void, (&raw mut walk).cast(), 0) };
@@ -67,7 +68,7 @@ unsafe extern "C" fn element(index: u32, walk: *mut Walk) -> i64 {
         return 1;
     }
     let mut event = walk.event;
-    event.has = has::SG;
+    event.has |= has::SG;
     event.sg_index = index as u16;
     let page = link & !(SG_CHAIN | SG_END);
     // Checked, because the panic of a division by zero would be code without an end.

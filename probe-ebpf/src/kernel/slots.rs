@@ -12,16 +12,17 @@ use core::hint::black_box;
 
 use aya_ebpf::{
     EbpfContext,
+    helpers::bpf_ktime_get_ns,
     macros::{fentry, fexit, kprobe, kretprobe, map},
     maps::HashMap,
-    programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext},
+    programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext, tracing::StackIdContext},
 };
 use probe::{
     layout::{TBL_MAP_ALIGN, TBL_MAP_ALLOC, TBL_MAP_ALLOC_ALIGN},
     wire::{Event, has, kind},
 };
 
-use crate::{device, layout, read, ring};
+use crate::{device, latency, layout, read, ring, stack};
 
 /// The arguments of `swiotlb_tbl_map_single`, whatever its form.
 #[repr(C)]
@@ -33,12 +34,14 @@ struct Request {
     align_mask: u32,
     direction: u32,
     attrs: u64,
+    /// When it was made, for the kprobe pair.
+    began_ns: u64,
 }
 
 #[inline(always)]
-fn slot_alloc(ctx: &impl EbpfContext, request: &Request, tlb_addr: u64) {
+fn slot_alloc(ctx: &impl StackIdContext, request: &Request, tlb_addr: u64) {
     if device::introduce(ctx, request.device) {
-        ring::write(Event {
+        let event = Event {
             direction: request.direction as u8,
             orig_addr: request.orig_addr,
             target: tlb_addr,
@@ -47,7 +50,9 @@ fn slot_alloc(ctx: &impl EbpfContext, request: &Request, tlb_addr: u64) {
             align_mask: request.align_mask,
             has: has::ORIG | has::TARGET,
             ..ring::event(ctx, kind::SLOT_ALLOC, request.device)
-        });
+        };
+        let event = if request.began_ns == 0 { latency::took(event) } else { event.took_since(request.began_ns) };
+        ring::write(stack::add(ctx, event));
     }
 }
 
@@ -56,6 +61,13 @@ fn slot_free(ctx: &impl EbpfContext, device: u64, tlb_addr: u64) {
     if device::introduce(ctx, device) {
         ring::write(Event { target: tlb_addr, has: has::TARGET, ..ring::event(ctx, kind::SLOT_FREE, device) });
     }
+}
+
+/// Before `swiotlb_tbl_map_single`, for its latency.
+#[fentry]
+fn tbl_map_fentry(ctx: FEntryContext) -> i32 {
+    latency::begin(ctx.arg(1));
+    0
 }
 
 /// After `swiotlb_tbl_map_single`, in its six-parameter forms; the seventh argument of the tracing context is the result.
@@ -74,6 +86,7 @@ fn tbl_map_fexit(ctx: FExitContext) -> i32 {
         align_mask,
         direction: ctx.arg(4),
         attrs: ctx.arg(5),
+        began_ns: 0,
     };
     slot_alloc(&ctx, &request, ctx.arg(6));
     0
@@ -110,6 +123,8 @@ fn tbl_map_kprobe(ctx: ProbeContext) -> u32 {
         align_mask: align_mask as u32,
         direction: direction as u32,
         attrs,
+        // SAFETY: the helper takes no arguments.
+        began_ns: unsafe { bpf_ktime_get_ns() },
     };
     // A request whose return was missed is overwritten by the next one on the same stack.
     let _ = REQUESTS.insert(stack, request, 0);

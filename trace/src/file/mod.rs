@@ -34,6 +34,16 @@ pub const META: &str = "meta.json";
 pub const OPEN: &str = "events.open";
 /// The devices seen.
 pub const DEVICES: &str = "devices.parquet";
+/// The threads seen; absent in traces before 1.1.
+pub const TASKS: &str = "tasks.parquet";
+/// The kernel stacks that events name; absent when none was taken.
+pub const STACKS: &str = "stacks.parquet";
+/// The sums of an aggregate recording; absent from any other.
+pub const SUMS: &str = "sums.parquet";
+/// Its histograms.
+pub const HISTOGRAMS: &str = "histograms.parquet";
+/// Slots in use over its time.
+pub const OCCUPANCY: &str = "occupancy.parquet";
 /// Slots in use when recording began; absent when there was no snapshot.
 pub const SNAPSHOT: &str = "snapshot.parquet";
 /// Xen's frame table as far as it was seen; absent elsewhere.
@@ -58,6 +68,30 @@ fn sealed_number(name: &str) -> Option<u32> {
 /// Whether a file of this name holds a segment not yet sealed.
 fn is_open_segment(name: &str) -> bool {
     name.starts_with("events") && name.ends_with(".open")
+}
+
+/// Every table that is not events.
+const TABLES: [&str; 8] = [DEVICES, TASKS, STACKS, SNAPSHOT, P2M, SUMS, HISTOGRAMS, OCCUPANCY];
+
+/// Removes a trace: its files and, when nothing else lies in it, its folder. What is not a trace's stays.
+///
+/// # Errors
+/// When there is no trace, or something cannot be removed.
+pub fn remove(path: &Path) -> Result<(), TraceError> {
+    reader::read_meta(path)?;
+    let gone = |path: &Path, done: std::io::Result<()>| done.map_err(|e| TraceError::io("remove", path, e));
+    for entry in fs::read_dir(path).map_err(|e| TraceError::io("list", path, e))?.flatten() {
+        if is_ours(&entry.file_name().to_string_lossy()) {
+            gone(&entry.path(), fs::remove_file(entry.path()))?;
+        }
+    }
+    gone(path, fs::remove_dir(path))
+}
+
+/// Whether a file of this name in a trace's folder is part of the trace.
+fn is_ours(name: &str) -> bool {
+    let stem = name.strip_suffix(".tmp").unwrap_or(name);
+    stem == META || TABLES.contains(&stem) || sealed_number(stem).is_some() || is_open_segment(stem)
 }
 
 /// Writes a file so that a reader sees either the old or the new one, never half: a temporary beside it, then a rename.

@@ -18,7 +18,7 @@ use crate::event::{Direction, Event, Op};
 /// What an open segment begins with.
 pub const MAGIC: &[u8; 8] = b"SWIOOPEN";
 /// Version of the encoding below; raised with every change, for only a recorder that died leaves one to read.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Bytes before the first frame.
 pub const HEADER_BYTES: usize = 16;
 /// Bytes before a frame's payload.
@@ -31,7 +31,7 @@ const FIXED_BYTES: usize = 24;
 /// How a direction that is not there is written.
 const NO_DIRECTION: u8 = 0xff;
 /// How many values an event may have besides the fixed ones.
-const OPTIONAL: usize = 10;
+const OPTIONAL: usize = 12;
 
 /// The bytes an open segment of this number begins with.
 #[must_use]
@@ -44,7 +44,7 @@ pub fn header(number: u32) -> [u8; HEADER_BYTES] {
 }
 
 /// A frame being filled.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Frame {
     bytes: Vec<u8>,
     events: u64,
@@ -89,6 +89,21 @@ impl Frame {
         head[..4].copy_from_slice(&length.to_le_bytes());
         head[4..].copy_from_slice(&crc32fast::hash(payload).to_le_bytes());
         &self.bytes
+    }
+
+    /// Its events, in the order in which they were added.
+    pub fn decoded(&self) -> impl Iterator<Item = Event> {
+        let mut at = FRAME_HEADER_BYTES;
+        std::iter::from_fn(move || {
+            let (event, length) = decode(self.bytes.get(at..)?)?;
+            at += length;
+            Some(event)
+        })
+    }
+
+    /// Gives back memory that it does not use, for a frame that is kept.
+    pub fn shrink(&mut self) {
+        self.bytes.shrink_to_fit();
     }
 
     /// Empties it for the next events.
@@ -225,6 +240,8 @@ fn encode(event: &Event, out: &mut Vec<u8>) {
         attrs,
         align_mask,
         sg_index,
+        latency_ns,
+        stack,
         count,
         since_ns,
     } = event;
@@ -239,6 +256,8 @@ fn encode(event: &Event, out: &mut Vec<u8>) {
         sg_index.map(u64::from),
         count,
         since_ns,
+        latency_ns,
+        stack.map(u64::from),
     ];
     let present = optional.iter().enumerate().fold(0_u16, |mask, (bit, v)| mask | u16::from(v.is_some()) << bit);
     let mut fixed = [0; FIXED_BYTES];
@@ -275,7 +294,20 @@ fn decode(bytes: &[u8]) -> Option<(Event, usize)> {
             at += 8;
         }
     }
-    let [orig_addr, size, dma_addr, tlb_addr, first_slot, attrs, align_mask, sg_index, count, since_ns] = optional;
+    let [
+        orig_addr,
+        size,
+        dma_addr,
+        tlb_addr,
+        first_slot,
+        attrs,
+        align_mask,
+        sg_index,
+        count,
+        since_ns,
+        latency_ns,
+        stack,
+    ] = optional;
     let event = Event {
         time_ns: u64_at(fixed, 4)?,
         cpu: u32_at(fixed, 12)?,
@@ -291,6 +323,8 @@ fn decode(bytes: &[u8]) -> Option<(Event, usize)> {
         attrs,
         align_mask,
         sg_index: sg_index.map(u32::try_from).transpose().ok()?,
+        latency_ns,
+        stack: stack.map(u32::try_from).transpose().ok()?,
         count,
         since_ns,
     };

@@ -11,9 +11,13 @@ use serde::Deserialize;
 use super::error::looks_like;
 use super::open_segment::OpenSegment;
 use super::table::{Rows, TableReader, read_table};
-use super::{DEVICES, META, P2M, SNAPSHOT, TraceError, is_open_segment, sealed_name, sealed_number};
+use super::{
+    DEVICES, HISTOGRAMS, META, OCCUPANCY, P2M, SNAPSHOT, STACKS, SUMS, TASKS, TraceError, is_open_segment, sealed_name,
+    sealed_number,
+};
 use crate::meta::{FORMAT, Format, TOOL};
-use crate::{Device, Event, Meta, P2mRun, SnapshotSlot};
+use crate::sums::Reading;
+use crate::{Device, Event, Meta, P2mRun, SnapshotSlot, StackFrame, Task};
 
 /// A trace, opened and checked: every table is whole Parquet with the right columns. Opening never writes.
 ///
@@ -23,6 +27,8 @@ pub struct Trace {
     root: PathBuf,
     meta: Meta,
     devices: Vec<Device>,
+    tasks: Vec<Task>,
+    stacks: Vec<StackFrame>,
     snapshot: Vec<SnapshotSlot>,
     p2m: Vec<P2mRun>,
     sealed: Vec<Sealed>,
@@ -57,6 +63,8 @@ impl Trace {
         let (sealed, open) = read_segments(root, &meta)?;
         Ok(Self {
             devices: read_table(&present(root, DEVICES)?)?,
+            tasks: read_if_there(&root.join(TASKS))?,
+            stacks: read_if_there(&root.join(STACKS))?,
             snapshot: read_if_there(&root.join(SNAPSHOT))?,
             p2m: read_if_there(&root.join(P2M))?,
             root: root.to_owned(),
@@ -84,6 +92,18 @@ impl Trace {
         &self.devices
     }
 
+    /// The threads seen; empty in traces before 1.1.
+    #[must_use]
+    pub fn tasks(&self) -> &[Task] {
+        &self.tasks
+    }
+
+    /// The kernel stacks that events name, a row a call.
+    #[must_use]
+    pub fn stacks(&self) -> &[StackFrame] {
+        &self.stacks
+    }
+
     /// Slots in use when recording began; see `snapshot_ns` and `snapshot_exact` of [`Meta`].
     #[must_use]
     pub fn snapshot(&self) -> &[SnapshotSlot] {
@@ -94,6 +114,19 @@ impl Trace {
     #[must_use]
     pub fn p2m(&self) -> &[P2mRun] {
         &self.p2m
+    }
+
+    /// What an aggregate recording came to; empty in any other.
+    ///
+    /// # Errors
+    /// When one of the tables cannot be read.
+    pub fn sums(&self) -> Result<Reading, TraceError> {
+        let at = |name| self.root.join(name);
+        Ok(Reading {
+            sums: read_if_there(&at(SUMS))?,
+            histograms: read_if_there(&at(HISTOGRAMS))?,
+            occupancy: read_if_there(&at(OCCUPANCY))?,
+        })
     }
 
     /// How many events there are, the recovered ones included.
@@ -264,7 +297,7 @@ struct Head {
     format: Option<Format>,
 }
 
-fn read_meta(root: &Path) -> Result<Meta, TraceError> {
+pub(super) fn read_meta(root: &Path) -> Result<Meta, TraceError> {
     match fs::metadata(root) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(TraceError::Missing { path: root.to_owned() }),
         Err(e) => return Err(TraceError::io("look at", root, e)),

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::open_segment::{Frame, HEADER_BYTES, OpenSegment, header};
 use super::*;
-use crate::{Device, Direction, Event, Meta, Op, P2mKind, P2mRun, SnapshotSlot};
+use crate::{Device, Direction, Event, Meta, Op, P2mKind, P2mRun, SnapshotSlot, StackFrame, Task};
 
 /// A folder to work in and the path of a trace in it.
 fn place() -> (TempDir, PathBuf) {
@@ -66,6 +66,10 @@ fn a_closed_trace_reads_back_whole() {
     writer.set_snapshot(slots.clone());
     let runs = vec![P2mRun { pfn: 1, mfn: u64::MAX, count: 3, kind: P2mKind::Foreign }];
     writer.set_p2m(runs.clone());
+    let tasks = vec![Task { tid: 77, since_ns: 2, pid: 70, comm: "fio".to_owned() }];
+    writer.set_tasks(tasks.clone());
+    let frame = StackFrame { stack: 5, frame: 0, address: 0xffff_ffff_8100_0000, symbol: None, offset: None };
+    writer.set_stacks(vec![frame.clone()]);
     writer.push(&map(5)).unwrap();
     writer.flush().unwrap();
     writer.push(&map(3)).unwrap();
@@ -78,6 +82,7 @@ fn a_closed_trace_reads_back_whole() {
     assert_eq!(*trace.meta(), Meta { closed: true, ..meta });
     assert_eq!(trace.devices(), [Device { driver: None, ..device(0) }, device(1)]);
     assert_eq!((trace.snapshot(), trace.p2m()), (slots.as_slice(), runs.as_slice()));
+    assert_eq!((trace.tasks(), trace.stacks()), (tasks.as_slice(), [frame].as_slice()));
     assert_eq!(trace.event_count(), 2);
     assert_eq!(trace.event_files(), [path.join("events-00000.parquet")]);
     assert_eq!((trace.has_open_segment(), trace.recovered()), (false, None));
@@ -95,14 +100,15 @@ fn any_event() -> impl Strategy<Value = Event> {
     let fixed = (number(), any::<u32>(), any::<u32>(), any::<u32>(), proptest::sample::select(Op::ALL));
     let direction = proptest::option::of(proptest::sample::select(Direction::ALL));
     let addresses = (maybe(), maybe(), maybe(), maybe());
-    let rest = (maybe(), maybe(), maybe(), maybe());
-    let small = (proptest::option::of(any::<u32>()), proptest::option::of(any::<u32>()));
+    let rest = (maybe(), maybe(), maybe(), maybe(), maybe());
+    let small = [(); 3].map(|()| proptest::option::of(any::<u32>()));
     (fixed, direction, addresses, rest, small).prop_map(
-        |((time_ns, cpu, tid, device, op), direction, addresses, rest, (first_slot, sg_index))| {
+        |((time_ns, cpu, tid, device, op), direction, addresses, rest, [first_slot, sg_index, stack])| {
             let (orig_addr, size, dma_addr, tlb_addr) = addresses;
-            let (attrs, align_mask, count, since_ns) = rest;
+            let (attrs, align_mask, count, since_ns, latency_ns) = rest;
             let optional = Event { orig_addr, size, dma_addr, tlb_addr, attrs, align_mask, count, since_ns, ..map(0) };
-            Event { time_ns, cpu, tid, device, op, direction, first_slot, sg_index, ..optional }
+            let fixed = Event { time_ns, cpu, tid, device, op, direction, ..optional };
+            Event { first_slot, sg_index, latency_ns, stack, ..fixed }
         },
     )
 }

@@ -7,9 +7,13 @@ use std::thread::{self, JoinHandle};
 
 use super::open_segment::{self, Frame, OpenSegment};
 use super::table::{self, TableWriter, write_table};
-use super::{DEVICES, META, OPEN, P2M, SNAPSHOT, TraceError, replace, replace_bytes, sealed_name, waiting_name};
+use super::{
+    DEVICES, HISTOGRAMS, META, OCCUPANCY, OPEN, P2M, SNAPSHOT, STACKS, SUMS, TASKS, TraceError, replace, replace_bytes,
+    sealed_name, waiting_name,
+};
 use crate::meta::{FORMAT, TOOL};
-use crate::{Device, Event, Meta, P2mRun, SnapshotSlot};
+use crate::sums::{Bucket, Occupancy, Reading, Sum};
+use crate::{Device, Event, Meta, P2mRun, SnapshotSlot, StackFrame, Task};
 
 /// A segment is sealed when it has this many events, which takes some 60 MB of memory: a dom0 may have little…
 const SEGMENT_EVENTS: u64 = 1 << 19;
@@ -42,8 +46,13 @@ pub struct Writer {
     notes: Vec<String>,
     meta: Kept<Meta>,
     devices: Kept<Vec<Device>>,
+    tasks: Kept<Vec<Task>>,
+    stacks: Kept<Vec<StackFrame>>,
     snapshot: Kept<Vec<SnapshotSlot>>,
     p2m: Kept<Vec<P2mRun>>,
+    sums: Kept<Vec<Sum>>,
+    histograms: Kept<Vec<Bucket>>,
+    occupancy: Kept<Vec<Occupancy>>,
     /// Nothing is left to save when dropped.
     done: bool,
 }
@@ -144,8 +153,13 @@ impl Writer {
             notes: Vec::new(),
             meta: Kept::default(),
             devices: Kept::default(),
+            tasks: Kept::default(),
+            stacks: Kept::default(),
             snapshot: Kept::default(),
             p2m: Kept::default(),
+            sums: Kept::default(),
+            histograms: Kept::default(),
+            occupancy: Kept::default(),
             // Until everything is in place a failure removes it all.
             done: true,
         };
@@ -195,6 +209,16 @@ impl Writer {
         self.devices.set(devices);
     }
 
+    /// Replaces all threads. Written at the next [`Writer::flush`].
+    pub fn set_tasks(&mut self, tasks: Vec<Task>) {
+        self.tasks.set(tasks);
+    }
+
+    /// Replaces all kernel stacks. Written at the next [`Writer::flush`].
+    pub fn set_stacks(&mut self, frames: Vec<StackFrame>) {
+        self.stacks.set(frames);
+    }
+
     /// Replaces the slots in use when recording began; when they were read is `snapshot_ns` of [`Meta`].
     /// Written at the next [`Writer::flush`].
     pub fn set_snapshot(&mut self, slots: Vec<SnapshotSlot>) {
@@ -204,6 +228,14 @@ impl Writer {
     /// Replaces the frame table. Written at the next [`Writer::flush`].
     pub fn set_p2m(&mut self, runs: Vec<P2mRun>) {
         self.p2m.set(runs);
+    }
+
+    /// Replaces what an aggregate recording came to. Written at the next [`Writer::flush`].
+    pub fn set_sums(&mut self, reading: Reading) {
+        let Reading { sums, histograms, occupancy } = reading;
+        self.sums.set(sums);
+        self.histograms.set(histograms);
+        self.occupancy.set(occupancy);
     }
 
     /// Replaces the metadata, such as the losses so far. Written at the next [`Writer::flush`].
@@ -225,8 +257,10 @@ impl Writer {
     /// Bytes of the trace on disk so far, events not yet flushed left out.
     #[must_use]
     pub fn bytes_written(&self) -> u64 {
-        let tables = self.meta.bytes + self.devices.bytes + self.snapshot.bytes + self.p2m.bytes;
-        self.sealed_bytes + self.open.bytes + tables
+        let events = [self.devices.bytes, self.tasks.bytes, self.stacks.bytes, self.snapshot.bytes, self.p2m.bytes];
+        let sums = [self.sums.bytes, self.histograms.bytes, self.occupancy.bytes];
+        let tables = events.into_iter().chain(sums).sum::<u64>();
+        self.sealed_bytes + self.open.bytes + self.meta.bytes + tables
     }
 
     /// Ends the trace: seals every segment and writes `meta` marked as closed.
@@ -269,8 +303,13 @@ impl Writer {
     fn save_tables(&mut self) -> Result<(), TraceError> {
         let root = &self.root;
         self.devices.save(|rows| write_table(&root.join(DEVICES), rows))?;
+        self.tasks.save(|rows| write_table(&root.join(TASKS), rows))?;
+        self.stacks.save(|rows| write_table(&root.join(STACKS), rows))?;
         self.snapshot.save(|rows| write_table(&root.join(SNAPSHOT), rows))?;
         self.p2m.save(|rows| write_table(&root.join(P2M), rows))?;
+        self.sums.save(|rows| write_table(&root.join(SUMS), rows))?;
+        self.histograms.save(|rows| write_table(&root.join(HISTOGRAMS), rows))?;
+        self.occupancy.save(|rows| write_table(&root.join(OCCUPANCY), rows))?;
         self.meta.save(|meta| {
             let path = root.join(META);
             let mut text =
@@ -393,13 +432,7 @@ fn seal(root: &Path, open: &str, number: u32) -> Result<Sealed, TraceError> {
 /// Removes a trace's files, and its folder if it was made for it. Best effort: it follows an error or a wish to forget.
 fn remove(root: &Path, made_folder: bool) {
     for entry in fs::read_dir(root).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        let stem = name.strip_suffix(".tmp").unwrap_or(&name);
-        let ours = [META, DEVICES, SNAPSHOT, P2M].contains(&stem)
-            || super::sealed_number(stem).is_some()
-            || super::is_open_segment(stem);
-        if ours {
+        if super::is_ours(&entry.file_name().to_string_lossy()) {
             let _ = fs::remove_file(entry.path());
         }
     }

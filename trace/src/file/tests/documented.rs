@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::field::{Record, Value};
-use crate::meta::{FORMAT, Xen};
+use crate::meta::{CpuCount, FORMAT, Xen};
 use crate::{Area, Pool};
 
 const DOC: &str = include_str!("../../../../docs/trace-format.md");
@@ -28,6 +28,11 @@ fn every_table() {
     assert_documented("### events\n\nOne row a thing");
     assert_documented(&columns::<Event>());
     assert_documented(&format!("### devices\n\n{}", columns::<Device>()));
+    assert_documented(&format!("### tasks\n\n{}", columns::<Task>()));
+    assert_documented(&columns::<StackFrame>());
+    assert_documented(&columns::<crate::sums::Sum>());
+    assert_documented(&columns::<crate::sums::Bucket>());
+    assert_documented(&columns::<crate::sums::Occupancy>());
     assert_documented(&format!("### snapshot\n\n{}", columns::<SnapshotSlot>()));
     assert_documented(&format!("### p2m\n\n{}", columns::<P2mRun>()));
     let kinds: Vec<_> = P2mKind::ALL.iter().map(|kind| kind.name()).collect();
@@ -50,6 +55,7 @@ fn the_version_and_every_key_of_meta_json() {
     meta.xen = Some(Xen { mode: "pv".into(), version: "4.17".into(), dom0: true });
     let areas = vec![Area { index: 0, used: 0 }];
     meta.pools.push(Pool { start: 0, nslabs: 0, nareas: 1, force_bounce: false, can_grow: false, areas });
+    meta.losses.by_cpu.push(CpuCount::default());
     let mut found = Vec::new();
     keys(&serde_json::to_value(meta).unwrap(), &mut found);
     assert!(found.len() > 30);

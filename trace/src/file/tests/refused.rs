@@ -68,7 +68,7 @@ fn a_damaged_trace_is_refused_in_a_sentence() {
     let mut newer = header(1);
     newer[8] = 9;
     fs::write(path.join(OPEN), newer).unwrap();
-    insta::assert_snapshot!(refusal(&path), @"`…/t.swio/events.open` is an open segment of version 9, this swioscope reads version 1: use the swioscope that recorded it");
+    insta::assert_snapshot!(refusal(&path), @"`…/t.swio/events.open` is an open segment of version 9, this swioscope reads version 2: use the swioscope that recorded it");
 }
 
 #[test]
@@ -151,7 +151,9 @@ mod other_versions {
         let row = Earlier { id: 0, name: "d".into(), coherent_dma_mask: 1, bus_dma_limit: 2, min_align_mask: 3 };
         write_table(&path.join(DEVICES), &[row]).unwrap();
         let meta = fs::read_to_string(path.join(META)).unwrap();
-        let meta = meta.replace("\"minor\": 0", "\"minor\": 7, \"patch\": 1").replacen('{', "{ \"new\": [1],", 1);
+        let meta = meta
+            .replace(&format!("\"minor\": {}", crate::meta::FORMAT.minor), "\"minor\": 7, \"patch\": 1")
+            .replacen('{', "{ \"new\": [1],", 1);
         assert!(meta.contains("\"minor\": 7"));
         fs::write(path.join(META), meta).unwrap();
 

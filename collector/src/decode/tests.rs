@@ -1,0 +1,201 @@
+//! Records as bytes, events as they come out.
+
+use super::*;
+use bytemuck::{Zeroable, bytes_of};
+
+const ADDRESS: u64 = 0xffff_8880_0000_1000;
+
+fn pool() -> Pool {
+    Pool { start: 0x1000_0000, nslabs: 1024, nareas: 1, force_bounce: true, can_grow: false, areas: Vec::new() }
+}
+
+fn device(min_align_mask: u32) -> wire::Device {
+    let mut record = wire::Device::zeroed();
+    record.kind = u64::from(kind::DEVICE);
+    record.device = ADDRESS;
+    record.limits = Limits { name: 7, dma_mask: u64::MAX, min_align_mask, ..Limits::zeroed() };
+    record.name[..5].copy_from_slice(b"nvme0");
+    record
+}
+
+fn event(kind: u8, target: u64) -> wire::Event {
+    wire::Event {
+        kind,
+        direction: 1,
+        cpu: 3,
+        tid: 42,
+        time_ns: 1_500,
+        device: ADDRESS,
+        orig_addr: 0x4000_1a00,
+        target,
+        size: 0x400,
+        attrs: 2,
+        align_mask: 0x3fff,
+        sg_index: 0,
+        has: has::ORIG | has::TARGET,
+        sg_excess: 0,
+        latency_ns: 0,
+        stack: 0,
+    }
+}
+
+#[test]
+fn the_first_slot_stands_before_the_padding_at_both_ends() {
+    // SPEC 14, E8: the data begin three padding slots after the first slot taken.
+    let mut decoder = Decoder::new(1_000, vec![pool()], true);
+    assert_eq!(decoder.record(bytes_of(&device(0xffff))), None);
+    let alloc = decoder.record(bytes_of(&event(kind::SLOT_ALLOC, 0x1000_1a00))).unwrap();
+    assert_eq!((alloc.op, alloc.first_slot, alloc.tlb_addr), (Op::SlotAlloc, Some(0), Some(0x1000_1a00)));
+    assert_eq!((alloc.time_ns, alloc.cpu, alloc.align_mask), (500, 3, Some(0x3fff)));
+    let free = decoder.record(bytes_of(&event(kind::SLOT_FREE, 0x1000_1a00))).unwrap();
+    assert_eq!((free.op, free.first_slot, free.size), (Op::SlotFree, Some(0), None));
+    // The padding is forgotten with its allocation.
+    let again = decoder.record(bytes_of(&event(kind::SLOT_FREE, 0x1000_1a00))).unwrap();
+    assert_eq!(again.first_slot, Some(3));
+}
+
+#[test]
+fn events_stand_in_the_order_of_the_ring_buffer_whatever_the_clocks_say() {
+    let mut decoder = Decoder::new(0, vec![pool()], false);
+    decoder.record(bytes_of(&device(0)));
+    let at = |time_ns| wire::Event { time_ns, ..event(kind::UNMAP, 0x5000) };
+    let times = [1_000, 900, 1_100].map(|ns| decoder.record(bytes_of(&at(ns))).unwrap().time_ns);
+    assert_eq!(times, [1_000, 1_000, 1_100]);
+    assert_eq!((decoder.faults().late, decoder.faults().latest_ns), (1, 100));
+}
+
+#[test]
+fn the_elements_of_a_list_have_one_time() {
+    let mut decoder = Decoder::new(0, vec![pool()], false);
+    decoder.record(bytes_of(&device(0)));
+    let element = |sg_index| wire::Event { sg_index, time_ns: 100, has: has::SG, ..event(kind::MAP, 0) };
+    let other = wire::Event { cpu: 1, time_ns: 150, ..event(kind::UNMAP, 0x5000) };
+    let later = wire::Event { time_ns: 170, ..other };
+    let records = [other, element(0), element(1), other, later, element(2), other];
+    let mut events = records.map(|r| decoder.record(bytes_of(&r)).unwrap());
+    assert_eq!(events.each_ref().map(|e| e.time_ns), [150, 150, 150, 151, 170, 150, 170]);
+    // The elements' clock is 50 ns behind; of the others only the last came late, by 20 ns.
+    assert_eq!((decoder.faults().late, decoder.faults().latest_ns), (2, 50));
+    // As a reader sees them.
+    events.sort_by_key(|e| e.time_ns);
+    assert_eq!(events.map(|e| e.sg_index), [None, Some(0), Some(1), Some(2), None, None, None]);
+}
+
+#[test]
+fn a_list_whose_beginning_was_lost_stands_together_too() {
+    let mut decoder = Decoder::new(0, vec![pool()], false);
+    decoder.record(bytes_of(&device(0)));
+    let element = |cpu, sg_index| wire::Event { cpu, sg_index, has: has::SG, ..event(kind::MAP, 0) };
+    // Two CPUs' lists with one time stamp, one without its first element.
+    let records = [element(0, 3), element(1, 0), element(0, 4), element(1, 1)];
+    let times = records.map(|r| decoder.record(bytes_of(&r)).unwrap().time_ns);
+    assert_eq!(times, [1_500, 1_501, 1_500, 1_501]);
+}
+
+#[test]
+fn all_ones_is_a_refusal() {
+    let mut decoder = Decoder::new(0, vec![pool()], false);
+    decoder.record(bytes_of(&device(0)));
+    let map = decoder.record(bytes_of(&event(kind::MAP, u64::MAX))).unwrap();
+    assert_eq!((map.op, map.dma_addr, map.size), (Op::MapFailed, None, Some(0x400)));
+    let slot = decoder.record(bytes_of(&event(kind::SLOT_ALLOC, u64::MAX))).unwrap();
+    assert_eq!((slot.op, slot.tlb_addr, slot.first_slot), (Op::SlotFailed, None, None));
+    let outside = decoder.record(bytes_of(&event(kind::SLOT_ALLOC, 0x9000_0000))).unwrap();
+    assert_eq!((outside.tlb_addr, outside.first_slot), (Some(0x9000_0000), None));
+}
+
+#[test]
+fn a_device_is_corrected_until_it_is_used_and_doubled_after() {
+    let mut decoder = Decoder::new(0, vec![pool()], false);
+    decoder.record(bytes_of(&device(0)));
+    decoder.record(bytes_of(&event(kind::ALLOC, 0x5000)));
+    decoder.record(bytes_of(&device(0xfff)));
+    let devices = decoder.take_devices().unwrap();
+    assert_eq!((devices.len(), devices[0].min_align_mask, devices[0].name.as_str()), (1, 0xfff, "nvme0"));
+    decoder.record(bytes_of(&event(kind::MAP, 0x5000)));
+    assert_eq!(decoder.take_devices(), None);
+    decoder.record(bytes_of(&device(0x1fff)));
+    let devices = decoder.take_devices().unwrap();
+    assert_eq!((devices.len(), devices[0].min_align_mask, devices[1].min_align_mask), (2, 0xfff, 0x1fff));
+    assert_eq!(decoder.record(bytes_of(&event(kind::MAP, 0x6000))).unwrap().device, 1);
+    assert_eq!(decoder.faults().changed_devices, ["nvme0"]);
+}
+
+#[test]
+fn what_ends_a_mapping_belongs_to_the_row_it_was_mapped_under() {
+    let mut decoder = Decoder::new(0, vec![pool()], false);
+    decoder.record(bytes_of(&device(0)));
+    let mut row = |kind, target| decoder.record(bytes_of(&event(kind, target))).unwrap().device;
+    assert_eq!([row(kind::SLOT_ALLOC, 0x1000_0000), row(kind::MAP, 0x5000), row(kind::MAP, 0x6000)], [0; 3]);
+    decoder.record(bytes_of(&device(0xfff)));
+    let mut row = |kind, target| decoder.record(bytes_of(&event(kind, target))).unwrap().device;
+    assert_eq!([row(kind::SLOT_ALLOC, 0x1000_0800), row(kind::MAP, 0x7000)], [1; 2]);
+    assert_eq!([row(kind::SYNC_FOR_CPU, 0x5100), row(kind::UNMAP, 0x5000)], [0; 2]);
+    assert_eq!([row(kind::SLOT_FREE, 0x1000_0000), row(kind::SLOT_FREE, 0x1000_0800)], [0, 1]);
+    // The address again, now of a mapping made since.
+    assert_eq!([row(kind::MAP, 0x5000), row(kind::UNMAP, 0x5000)], [1; 2]);
+    decoder.record(bytes_of(&device(0x1fff)));
+    let mut row = |kind, target| decoder.record(bytes_of(&event(kind, target))).unwrap().device;
+    assert_eq!([row(kind::MAP, 0x8000), row(kind::SYNC_FOR_CPU, 0x8300)], [2; 2]);
+    assert_eq!([row(kind::SYNC_FOR_CPU, 0x7300), row(kind::UNMAP, 0x7000), row(kind::UNMAP, 0x6000)], [1, 1, 0]);
+}
+
+#[test]
+fn what_cannot_be_understood_is_counted() {
+    let mut decoder = Decoder::new(0, Vec::new(), false);
+    assert_eq!(decoder.record(&[]), None);
+    assert_eq!(decoder.record(&[kind::DEVICE, 0, 0]), None);
+    assert_eq!(decoder.record(bytes_of(&event(200, 0))), None);
+    // A device nobody introduced.
+    assert_eq!(decoder.record(bytes_of(&event(kind::MAP, 0))), None);
+    assert_eq!(decoder.faults().undecoded, 4);
+}
+
+#[test]
+fn a_gap_says_who_lost_how_many_between_when() {
+    let mut decoder = Decoder::new(1_000, Vec::new(), false);
+    let lost = wire::Event { orig_addr: 1_200, size: 17, ..event(kind::LOST, 0) };
+    let lost = decoder.record(bytes_of(&lost)).unwrap();
+    assert_eq!((lost.op, lost.cpu, lost.device), (Op::Lost, 3, NO_DEVICE));
+    assert_eq!((lost.count, lost.since_ns, lost.time_ns), (Some(17), Some(200), 500));
+}
+
+#[test]
+fn latencies_and_stacks_are_there_when_they_are_known() {
+    let mut decoder = Decoder::new(0, vec![pool()], false);
+    decoder.record(bytes_of(&device(0)));
+    let plain = event(kind::SLOT_ALLOC, 0x1000_0000);
+    let bare = decoder.record(bytes_of(&plain)).unwrap();
+    assert_eq!((bare.latency_ns, bare.stack), (None, None));
+    let both = plain.has | has::LATENCY | has::STACK;
+    let full = wire::Event { has: both, latency_ns: 750, stack: 9, ..plain };
+    let full = decoder.record(bytes_of(&full)).unwrap();
+    assert_eq!((full.latency_ns, full.stack), (Some(750), Some(9)));
+    assert_eq!(plain.took_since(500).latency_ns, 1_000);
+    assert_eq!(wire::Event { time_ns: 5_000_000_000, ..plain }.took_since(500).latency_ns, u32::MAX);
+}
+
+#[test]
+fn a_thread_is_no_event() {
+    let mut decoder = Decoder::new(1_000, Vec::new(), false);
+    let mut task = wire::Task { kind: u64::from(kind::TASK), time_ns: 1_700, tid: 42, pid: 40, comm: [0; 16] };
+    task.comm[..3].copy_from_slice(b"fio");
+    assert_eq!(decoder.record(bytes_of(&task)), None);
+    let row = trace::Task { tid: 42, since_ns: 700, pid: 40, comm: "fio".to_owned() };
+    assert_eq!((decoder.take_tasks(), decoder.faults().undecoded), (Some(vec![row]), 0));
+}
+
+#[test]
+fn behind_a_filter_only_what_was_seen_taken_is_seen_given_back() {
+    let mut decoder = Decoder::new(0, vec![pool()], false);
+    decoder.only_own([0x1000_4000]);
+    decoder.record(bytes_of(&device(0)));
+    let mut op = |kind, target| decoder.record(bytes_of(&event(kind, target))).map(|e| e.op);
+    assert_eq!(op(kind::SLOT_ALLOC, 0x1000_0000), Some(Op::SlotAlloc));
+    assert_eq!(op(kind::SLOT_FREE, 0x1000_0000), Some(Op::SlotFree));
+    assert_eq!(op(kind::SLOT_FREE, 0x1000_0000), None);
+    // Held since before the recording.
+    assert_eq!(op(kind::SLOT_FREE, 0x1000_4000), Some(Op::SlotFree));
+    assert_eq!(decoder.by_cpu().collect::<Vec<_>>()[3], Told { stored: 3, filtered: 1 });
+    assert_eq!(decoder.faults().undecoded, 0);
+}

@@ -1,0 +1,122 @@
+//! When a flight recorder writes.
+
+use std::fmt;
+use std::str::FromStr;
+
+use trace::{Event, Op, field};
+
+use super::model::Model;
+
+/// What makes a flight recorder write its window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// A mapping or slots were refused.
+    Failure,
+    /// The default pool is used to this many percent.
+    HighWater(u8),
+    /// SIGUSR1.
+    Signal,
+}
+
+/// A trigger that is none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no trigger; known: failure, hiwater:90%, signal")]
+pub struct BadTrigger(pub String);
+
+impl FromStr for Trigger {
+    type Err = BadTrigger;
+
+    fn from_str(text: &str) -> Result<Self, BadTrigger> {
+        let bad = || BadTrigger(text.to_owned());
+        match text {
+            "failure" => Ok(Self::Failure),
+            "signal" => Ok(Self::Signal),
+            _ => {
+                let percent = text.strip_prefix("hiwater:").ok_or_else(bad)?;
+                let percent = percent.strip_suffix('%').unwrap_or(percent).parse().map_err(|_| bad())?;
+                if (1..=100).contains(&percent) { Ok(Self::HighWater(percent)) } else { Err(bad()) }
+            }
+        }
+    }
+}
+
+impl fmt::Display for Trigger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failure => f.write_str("failure"),
+            Self::HighWater(percent) => write!(f, "hiwater:{percent}%"),
+            Self::Signal => f.write_str("signal"),
+        }
+    }
+}
+
+/// Looks at events as they come. A trigger that stays true does so once, until it has been false.
+#[derive(Debug)]
+pub(super) struct Watch {
+    failure: bool,
+    /// Slots that must be in use.
+    level: Option<u64>,
+    /// Reached, and not fallen below nine tenths of it since.
+    above: bool,
+    model: Model,
+}
+
+impl Watch {
+    /// A watch that begins with the pool as in `model`.
+    pub(super) fn new(triggers: &[Trigger], model: &Model) -> Self {
+        let level = triggers.iter().filter_map(|trigger| match trigger {
+            Trigger::HighWater(percent) => Some((model.nslabs() * u64::from(*percent)).div_ceil(100)),
+            _ => None,
+        });
+        // A machine without a pool never comes near its size.
+        let level = level.min().filter(|level| *level > 0);
+        Self { failure: triggers.contains(&Trigger::Failure), level, above: false, model: model.clone() }
+    }
+
+    /// What an event triggers, in words.
+    pub(super) fn see(&mut self, event: &Event) -> Option<String> {
+        if self.failure && matches!(event.op, Op::MapFailed | Op::SlotFailed) {
+            let size = event.size.map_or(String::new(), |size| format!(" of {}", field::bytes(size)));
+            return Some(format!("failure: {}{size}", event.op));
+        }
+        let level = self.level?;
+        self.model.apply(event);
+        let used = self.model.used();
+        let reached = used >= level;
+        let now = reached && !self.above;
+        self.above = reached || self.above && used * 10 >= level * 9;
+        now.then(|| format!("hiwater: {} of {} slots in use", field::count(used), field::count(self.model.nslabs())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flight::model::tests::{alloc, free, meta};
+
+    #[test]
+    fn triggers_are_read_and_written_alike() {
+        for text in ["failure", "signal", "hiwater:90%"] {
+            assert_eq!(text.parse::<Trigger>().unwrap().to_string(), text);
+        }
+        assert_eq!("hiwater:5".parse(), Ok(Trigger::HighWater(5)));
+        for text in ["", "hiwater", "hiwater:0%", "hiwater:101%", "hiwater:x", "Failure"] {
+            assert!(text.parse::<Trigger>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_high_water_mark_triggers_once_until_the_pool_has_emptied() {
+        // 100 slots, so the mark of 20 % is at 20, and it is left below 18.
+        let mut watch = Watch::new(&[Trigger::HighWater(20)], &Model::new(&meta(100, 1), &[]));
+        assert_eq!(watch.see(&alloc(1, 0, 19)), None);
+        assert_eq!(watch.see(&alloc(2, 19, 1)).unwrap(), "hiwater: 20 of 100 slots in use");
+        assert_eq!([watch.see(&free(3, 19)), watch.see(&alloc(4, 19, 1))], [None, None]);
+        assert_eq!(watch.see(&free(5, 0)), None);
+        assert!(watch.see(&alloc(6, 40, 19)).is_some());
+        let mut watch = Watch::new(&[Trigger::Failure], &Model::new(&meta(100, 1), &[]));
+        assert_eq!(watch.see(&alloc(1, 0, 99)), None);
+        let failed = Event { size: Some(4096), ..Event::new(Op::SlotFailed, 2, 0, 0, 0) };
+        assert_eq!(watch.see(&failed).unwrap(), "failure: slot_failed of 4 KiB");
+    }
+}

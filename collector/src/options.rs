@@ -1,0 +1,177 @@
+//! What to record and how.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use probe::settings::{self, Globs, Settings};
+use trace::Direction;
+
+use crate::flight::Flight;
+use crate::glob::{self, GlobError};
+
+trace::words! {
+    /// How much is recorded.
+    #[derive(Default)]
+    pub enum Mode {
+        /// Every event.
+        #[default]
+        Full = "full",
+        /// The slot allocator and the kernel's word that it bounces; nothing else is attached.
+        Bounces = "bounces",
+        /// Sums and histograms in the kernel instead of events: cheap enough to be left on.
+        Aggregate = "aggregate",
+    }
+}
+
+impl Mode {
+    /// Whether an event is attached at all.
+    #[must_use]
+    pub fn attaches(self, event: &str) -> bool {
+        self != Self::Bounces || matches!(event, "slot_alloc" | "slot_free" | "bounce")
+    }
+}
+
+trace::words! {
+    /// Which events are wanted.
+    #[derive(Default)]
+    pub enum Only {
+        /// Every one.
+        #[default]
+        Everything = "everything",
+        /// What the bounce allocator does, and what was refused.
+        Bounces = "bounces",
+        /// What was refused.
+        Failures = "failures",
+    }
+}
+
+/// What is left out, decided in the kernel. Without any filter a trace holds everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filters {
+    /// Patterns of which a device's name has to fit one; none means any device.
+    pub devices: Vec<String>,
+    /// The same for the name of its driver.
+    pub drivers: Vec<String>,
+    /// Directions wanted; none means all.
+    pub directions: Vec<Direction>,
+    /// Bytes an event must have at least.
+    pub min_size: u64,
+    /// Which events.
+    pub only: Only,
+}
+
+impl Filters {
+    /// As the options were given, for meta.json; empty when nothing is left out.
+    #[must_use]
+    pub fn described(&self) -> BTreeMap<String, String> {
+        let directions: Vec<_> = self.directions.iter().map(|d| d.name()).collect();
+        let all = [
+            ("device", self.devices.join(",")),
+            ("driver", self.drivers.join(",")),
+            ("dir", directions.join(",")),
+            ("min_size", if self.min_size > 0 { self.min_size.to_string() } else { String::new() }),
+            ("only", if self.only == Only::Everything { String::new() } else { self.only.name().to_owned() }),
+        ];
+        all.into_iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| (k.to_owned(), v)).collect()
+    }
+
+    /// The patterns as the probe takes them.
+    ///
+    /// # Errors
+    /// When they cannot be patterns.
+    pub fn globs(&self) -> Result<Globs, GlobError> {
+        Ok(Globs { device: glob::compile(&self.devices)?, driver: glob::compile(&self.drivers)? })
+    }
+
+    fn settings(&self) -> Settings {
+        let bit = |d: &Direction| 1 << *d as u32;
+        let directions = self.directions.iter().map(bit).fold(0, |all, one: u32| all | one);
+        let names = [(!self.devices.is_empty(), settings::BY_DEVICE), (!self.drivers.is_empty(), settings::BY_DRIVER)];
+        Settings {
+            min_size: self.min_size,
+            directions: if directions == 0 { settings::ALL_DIRECTIONS } else { directions },
+            only: match self.only {
+                Only::Everything => settings::ONLY_ALL,
+                Only::Bounces => settings::ONLY_BOUNCES,
+                Only::Failures => settings::ONLY_FAILURES,
+            },
+            names: names.into_iter().filter(|(asked, _)| *asked).map(|(_, bit)| bit).sum(),
+            ..Settings::FULL
+        }
+    }
+}
+
+/// What to record, and where to.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The trace's folder; must not exist. With [`Options::flight`] what the names of the dumps begin with.
+    pub path: PathBuf,
+    /// What runs meanwhile, in words, for meta.json: the command, or that it was whatever ran for a time.
+    pub workload: String,
+    /// Size of the ring buffer: a power of two of at least a page.
+    pub ring_bytes: u32,
+    /// How much.
+    pub mode: Mode,
+    /// What of it.
+    pub filters: Filters,
+    /// Kernel stacks of all mappings and slot allocations, not only of those refused.
+    pub stacks: bool,
+    /// Keep events in memory and write them only when something happens.
+    pub flight: Option<Flight>,
+}
+
+impl Options {
+    /// Everything, with a ring buffer of 16 MiB, which takes 3 million events a second for some 80 ms.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>, workload: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            workload: workload.into(),
+            ring_bytes: 1 << 24,
+            mode: Mode::Full,
+            filters: Filters::default(),
+            stacks: false,
+            flight: None,
+        }
+    }
+
+    /// What the probe is told.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        let aggregate = self.mode == Mode::Aggregate;
+        let stacks = match (aggregate, self.stacks) {
+            (true, _) => settings::STACKS_NONE,
+            (false, false) => settings::STACKS_FAILURES,
+            (false, true) => settings::STACKS_ALL,
+        };
+        Settings { stacks, aggregate: u32::from(aggregate), ..self.filters.settings() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_reaches_the_probe_and_meta_json() {
+        let mut options = Options::new("t.swio", "");
+        assert_eq!(options.settings(), Settings::FULL);
+        assert!(options.filters.described().is_empty());
+        options.filters = Filters {
+            devices: vec!["0000:*".to_owned(), "pci*".to_owned()],
+            drivers: Vec::new(),
+            directions: vec![Direction::ToDevice, Direction::Bidirectional],
+            min_size: 4096,
+            only: Only::Failures,
+        };
+        options.stacks = true;
+        let asked = options.settings();
+        assert_eq!((asked.min_size, asked.directions, asked.only), (4096, 0b11, settings::ONLY_FAILURES));
+        assert_eq!((asked.names, asked.stacks, asked.aggregate), (settings::BY_DEVICE, settings::STACKS_ALL, 0));
+        let described: Vec<_> = options.filters.described().into_iter().map(|(k, v)| format!("{k}={v}")).collect();
+        assert_eq!(described, ["device=0000:*,pci*", "dir=to_device,bidirectional", "min_size=4096", "only=failures"]);
+        options.mode = Mode::Aggregate;
+        assert_eq!((options.settings().stacks, options.settings().aggregate), (settings::STACKS_NONE, 1));
+        assert!(Mode::Bounces.attaches("slot_alloc") && !Mode::Bounces.attaches("map") && Mode::Full.attaches("map"));
+    }
+}

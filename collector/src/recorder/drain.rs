@@ -1,0 +1,114 @@
+//! The thread that empties the ring buffer.
+
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::SyncSender;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use aya::maps::{MapData, RingBuf};
+use trace::sums::Reading;
+use trace::{Device, Event, Task};
+
+use super::KEEP;
+use super::shared::Shared;
+use crate::decode::{Decoder, Faults};
+use crate::sums::Sums;
+
+/// How often the ring is looked at; see LAB: polling costs less than a wake-up an event.
+const POLL: Duration = Duration::from_millis(2);
+/// The same in aggregate mode, where only devices come through it.
+const SLOW_POLL: Duration = Duration::from_millis(100);
+/// How often the sums are read.
+const READ: Duration = Duration::from_secs(1);
+/// Events handed on at once.
+const BATCH: usize = 8192;
+
+pub(crate) type Logger = aya_log::EbpfLogger<&'static dyn log::Log>;
+
+/// What travels from the drainer to the writer.
+#[derive(Default)]
+pub(crate) struct Batch {
+    pub(crate) events: Vec<Event>,
+    /// All devices, when one is new or changed.
+    pub(crate) devices: Option<Vec<Device>>,
+    /// All threads, when there are new ones.
+    pub(crate) tasks: Option<Vec<Task>>,
+    /// The decoder's, when they have changed.
+    pub(crate) faults: Option<Faults>,
+    /// The sums, in aggregate mode.
+    pub(crate) sums: Option<Reading>,
+}
+
+impl Batch {
+    fn is_empty(&self) -> bool {
+        let Self { events, devices, tasks, faults, sums } = self;
+        events.is_empty() && devices.is_none() && tasks.is_none() && faults.is_none() && sums.is_none()
+    }
+}
+
+/// What the drainer works with and hands back.
+pub(crate) struct Drainer {
+    pub(crate) ring: RingBuf<MapData>,
+    pub(crate) logger: Option<Logger>,
+    pub(crate) decoder: Decoder,
+    pub(crate) sums: Option<Sums>,
+    pub(crate) sender: SyncSender<Batch>,
+}
+
+/// Puts this thread before ordinary ones: on a loaded machine with one CPU the load would otherwise fill the ring buffer
+/// between two turns of the thread that empties it. Without the right to do so recording goes on as it is.
+fn hurry() {
+    // SAFETY: takes plain numbers; 0 is the calling thread.
+    let done = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
+    if done != 0 {
+        tracing::warn!("the ring buffer is emptied at ordinary priority: {}", std::io::Error::last_os_error());
+    }
+}
+
+impl Drainer {
+    /// Runs until told to stop, or until nobody takes what it hands on.
+    pub(crate) fn run(mut self, shared: &Shared) -> Self {
+        hurry();
+        let (mut told, mut told_at) = (Faults::default(), Instant::now());
+        let (mut tasks_at, mut read_at) = (told_at, told_at);
+        loop {
+            // Asked before looking: whatever came before the stop is then still taken.
+            let stopping = shared.stop.load(Ordering::Acquire);
+            let mut batch = Batch::default();
+            while batch.events.len() < BATCH
+                && let Some(item) = self.ring.next()
+            {
+                batch.events.extend(self.decoder.record(&item));
+            }
+            if let Some(logger) = &mut self.logger {
+                logger.flush();
+            }
+            let full = batch.events.len() >= BATCH;
+            batch.devices = self.decoder.take_devices();
+            if stopping || tasks_at.elapsed() >= KEEP {
+                (batch.tasks, tasks_at) = (self.decoder.take_tasks(), Instant::now());
+            }
+            if told_at.elapsed() >= KEEP && told != *self.decoder.faults() {
+                (told, told_at) = (self.decoder.faults().clone(), Instant::now());
+                batch.faults = Some(told.clone());
+            }
+            if let Some(sums) = &self.sums
+                && (stopping && !full || read_at.elapsed() >= READ)
+            {
+                (batch.sums, read_at) = (Some(sums.read(&self.decoder)), Instant::now());
+            }
+            if !batch.is_empty() {
+                shared.events.fetch_add(batch.events.len() as u64, Ordering::Relaxed);
+                if self.sender.send(batch).is_err() {
+                    return self;
+                }
+            }
+            if !full {
+                if stopping {
+                    return self;
+                }
+                thread::sleep(if self.sums.is_some() { SLOW_POLL } else { POLL });
+            }
+        }
+    }
+}

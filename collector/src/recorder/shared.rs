@@ -1,0 +1,121 @@
+//! What the threads of a recording share: the order to stop, the counters, and the loss accounts.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use aya::maps::{MapData, PerCpuArray};
+use probe::wire::CpuLoss;
+use trace::event::NO_DEVICE;
+use trace::meta::{CpuCount, Losses};
+use trace::{Event, Op, field};
+
+use crate::attach;
+use crate::decode::{Faults, Told};
+
+/// A [`CpuLoss`] as aya can read it.
+pub(crate) const LOSS_WORDS: usize = size_of::<CpuLoss>() / 8;
+
+/// Clocks this far apart are worth a note. Below it two CPUs took their time stamps in one order and their places in the
+/// ring buffer in the other.
+const SKEW_NS: u64 = 10_000;
+
+pub(crate) struct Shared {
+    pub(crate) stop: AtomicBool,
+    /// Somebody asks for a dump.
+    pub(crate) dump: AtomicBool,
+    pub(crate) events: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) losses: PerCpuArray<MapData, [u64; LOSS_WORDS]>,
+    pub(crate) programs: Vec<OwnedFd>,
+}
+
+impl Shared {
+    /// The kernel's counters, CPU by CPU.
+    pub(crate) fn lost(&self) -> Vec<CpuLoss> {
+        let values = self.losses.get(&0, 0);
+        values.map(|cpus| cpus.iter().map(|words| bytemuck::cast(*words)).collect()).unwrap_or_default()
+    }
+
+    /// The losses up to now, those of p2m left out.
+    pub(crate) fn losses(&self, faults: &Faults, mut notes: Vec<String>) -> Losses {
+        let Faults { undecoded, sg_truncated, changed_devices, late, latest_ns, tasks_forgotten } = faults;
+        if *latest_ns >= SKEW_NS {
+            notes.push(format!(
+                "{} records came behind one with a later time, by {} at most, and were given that time: the CPUs' clocks disagree, or an interrupt came between a time stamp and its place in the ring buffer",
+                field::count(*late),
+                field::duration(*latest_ns)
+            ));
+        }
+        if *tasks_forgotten > 0 {
+            notes.push(format!(
+                "the names of the first {} threads were given up for later ones",
+                field::count(*tasks_forgotten)
+            ));
+        }
+        for device in changed_devices {
+            notes.push(format!("{device} changed its limits while in use: it has a second row"));
+        }
+        let counters = self.lost();
+        Losses {
+            ring_full: counters.iter().map(|l| l.lost).sum(),
+            probe_missed: attach::recursion_misses(&self.programs),
+            undecoded: *undecoded,
+            sg_truncated: *sg_truncated,
+            p2m_changed: 0,
+            stacks_missed: counters.iter().map(|l| l.stacks_missed).sum(),
+            by_cpu: Vec::new(),
+            notes,
+        }
+    }
+}
+
+/// The account of each CPU that saw anything.
+pub(crate) fn by_cpu(kernel: &[CpuLoss], told: impl Iterator<Item = Told>) -> Vec<CpuCount> {
+    let told = told.chain(std::iter::repeat(Told::default()));
+    let counts = (0..).zip(kernel).zip(told).map(|((cpu, kernel), told)| CpuCount {
+        cpu,
+        seen: kernel.seen,
+        stored: told.stored,
+        filtered: kernel.filtered + told.filtered,
+        lost: kernel.lost,
+    });
+    counts.filter(|c| c.seen > 0 || c.stored > 0).collect()
+}
+
+/// Gaps that no later record told of.
+pub(crate) fn unreported(lost: &[CpuLoss], base_ns: u64) -> Vec<Event> {
+    let gaps = (0..).zip(lost).filter(|(_, l)| l.lost > l.reported);
+    gaps.map(|(cpu, l)| Event {
+        count: Some(l.lost - l.reported),
+        since_ns: Some(l.since_ns.saturating_sub(base_ns)),
+        ..Event::new(Op::Lost, l.last_ns.saturating_sub(base_ns), cpu, 0, NO_DEVICE)
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_record_seen_is_accounted_for() {
+        let kernel = [
+            CpuLoss { seen: 10, filtered: 2, lost: 3, ..CpuLoss::default() },
+            CpuLoss::default(),
+            CpuLoss { seen: 1, ..CpuLoss::default() },
+        ];
+        let told = [Told { stored: 4, filtered: 1 }, Told::default(), Told { stored: 1, filtered: 0 }];
+        let counts = by_cpu(&kernel, told.into_iter());
+        assert_eq!(counts.iter().map(|c| c.cpu).collect::<Vec<_>>(), [0, 2]);
+        assert_eq!(counts[0], CpuCount { cpu: 0, seen: 10, stored: 4, filtered: 3, lost: 3 });
+        assert!(counts.iter().all(|c| c.seen == c.stored + c.filtered + c.lost));
+    }
+
+    #[test]
+    fn a_gap_at_the_end_is_told_too() {
+        let lost = CpuLoss { lost: 5, reported: 2, since_ns: 1_100, last_ns: 1_300, ..CpuLoss::default() };
+        let gaps = unreported(&[CpuLoss::default(), lost], 1_000);
+        assert_eq!((gaps.len(), gaps[0].cpu, gaps[0].count), (1, 1, Some(3)));
+        assert_eq!((gaps[0].since_ns, gaps[0].time_ns), (Some(100), 300));
+    }
+}

@@ -1,0 +1,47 @@
+//! How long a call took whose two ends are seen by programs that share no context.
+
+use aya_ebpf::{
+    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
+    macros::map,
+    maps::PerCpuArray,
+};
+use probe::wire::Event;
+
+/// A call that has begun on this CPU.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Begun {
+    tid: u64,
+    orig_addr: u64,
+    time_ns: u64,
+}
+
+/// Calls in flight a CPU at most, by thread: a place that is taken again costs the earlier call its latency, no more.
+const PLACES: u32 = 16;
+
+#[map]
+static BEGUN: PerCpuArray<Begun> = PerCpuArray::with_max_entries(PLACES, 0);
+
+/// At the entry of a call for `orig_addr`.
+#[inline(always)]
+pub fn begin(orig_addr: u64) {
+    let tid = bpf_get_current_pid_tgid() & 0xffff_ffff;
+    let Some(begun) = BEGUN.get_ptr_mut(tid as u32 % PLACES) else { return };
+    // SAFETY: the map's own memory, of this CPU; the helper takes no arguments.
+    unsafe { *begun = Begun { tid, orig_addr, time_ns: bpf_ktime_get_ns() } };
+}
+
+/// At the return of the call, with its event: unknown when the thread has changed its CPU meanwhile, or another call took
+/// the place.
+#[inline(always)]
+pub fn took(event: Event) -> Event {
+    let Some(begun) = BEGUN.get_ptr_mut(event.tid % PLACES) else { return event };
+    // SAFETY: the map's own memory, of this CPU.
+    let Begun { tid, orig_addr, time_ns } = unsafe { *begun };
+    if time_ns == 0 || tid != u64::from(event.tid) || orig_addr != event.orig_addr {
+        return event;
+    }
+    // SAFETY: as above. Taken, so that a later return without its entry does not find it.
+    unsafe { (*begun).time_ns = 0 };
+    event.took_since(time_ns)
+}
