@@ -76,6 +76,7 @@ const fn fexit(program: &'static str, function: &'static str) -> Program {
     Program { name: program, hook: Hook::Fexit { function } }
 }
 
+const BOUNDED_CAVEAT: &str = "elements of a scatterlist beyond the 128th are counted, not recorded";
 const KPROBE_CAVEAT: &str = "the kernel skips kprobes that are hit while another one runs (1 to 3.5 % under load)";
 
 /// Every event and the ways to get it.
@@ -152,11 +153,19 @@ pub const SOURCES: &[Source] = &[
                 programs: &[fexit("map_sg_fexit", "dma_map_sg_attrs"), fexit("map_sgtable_fexit", "dma_map_sgtable")],
                 caveat: None,
             },
+            Backend {
+                name: "fexit dma_map_sg_attrs, dma_map_sgtable, bounded",
+                programs: &[
+                    fexit("map_sg_bounded", "dma_map_sg_attrs"),
+                    fexit("map_sgtable_bounded", "dma_map_sgtable"),
+                ],
+                caveat: Some(BOUNDED_CAVEAT),
+            },
             // Before 5.15 the one for tables goes through the other.
             Backend {
-                name: "fexit dma_map_sg_attrs",
-                programs: &[fexit("map_sg_fexit", "dma_map_sg_attrs")],
-                caveat: None,
+                name: "fexit dma_map_sg_attrs, bounded",
+                programs: &[fexit("map_sg_bounded", "dma_map_sg_attrs")],
+                caveat: Some(BOUNDED_CAVEAT),
             },
         ],
         without: "scatterlist mappings are not seen",
@@ -173,6 +182,11 @@ pub const SOURCES: &[Source] = &[
                 name: "fexit dma_unmap_sg_attrs",
                 programs: &[fexit("unmap_sg_fexit", "dma_unmap_sg_attrs")],
                 caveat: None,
+            },
+            Backend {
+                name: "fexit dma_unmap_sg_attrs, bounded",
+                programs: &[fexit("unmap_sg_bounded", "dma_unmap_sg_attrs")],
+                caveat: Some(BOUNDED_CAVEAT),
             },
         ],
         without: "how long scatterlist mappings live is not known",
@@ -217,6 +231,14 @@ pub const SOURCES: &[Source] = &[
                     fexit("sync_sg_for_device_fexit", "dma_sync_sg_for_device"),
                 ],
                 caveat: None,
+            },
+            Backend {
+                name: "fexit dma_sync_sg_*, bounded",
+                programs: &[
+                    fexit("sync_sg_for_cpu_bounded", "dma_sync_sg_for_cpu"),
+                    fexit("sync_sg_for_device_bounded", "dma_sync_sg_for_device"),
+                ],
+                caveat: Some(BOUNDED_CAVEAT),
             },
         ],
         without: "copies made by syncs of scatterlists are not counted",

@@ -170,26 +170,26 @@ fn mapped(ents: u32) -> u8 {
 
 /// (dev, sgl, nents, dir, attrs) → ents
 #[inline(always)]
-fn map_sg(ctx: &FExitContext) -> i32 {
+fn map_sg<const BOUNDED: bool>(ctx: &FExitContext) -> i32 {
     let list = sg::List { sgl: number(ctx, 1), nents: ctx.arg(2), ents: ctx.arg(5) };
-    sg::walk_bounded(ctx, mapped(list.ents), &list, ctx.arg(3), ctx.arg(4))
+    sg::walk_list::<BOUNDED>(ctx, mapped(list.ents), &list, ctx.arg(3), ctx.arg(4))
 }
 
 /// (dev, sgt, dir, attrs) → error; from 5.15 on it does not go through `dma_map_sg_attrs`.
 #[inline(always)]
-fn map_sgtable(ctx: &FExitContext) -> i32 {
+fn map_sgtable<const BOUNDED: bool>(ctx: &FExitContext) -> i32 {
     let table = number(ctx, 1);
     let ents = if ctx.arg::<u32>(4) == 0 { read(table, layout!(sgt_nents)) } else { 0 };
     let list = sg::List { sgl: read(table, layout!(sgt_sgl)), nents: read(table, layout!(sgt_orig_nents)), ents };
-    sg::walk_bounded(ctx, mapped(ents), &list, ctx.arg(2), ctx.arg(3))
+    sg::walk_list::<BOUNDED>(ctx, mapped(ents), &list, ctx.arg(2), ctx.arg(3))
 }
 
 /// (dev, sgl, nents, dir, …)
 #[inline(always)]
-fn of_list(ctx: &FExitContext, kind: u8, attrs: u32) -> i32 {
+fn of_list<const BOUNDED: bool>(ctx: &FExitContext, kind: u8, attrs: u32) -> i32 {
     let nents = ctx.arg(2);
     let list = sg::List { sgl: number(ctx, 1), nents, ents: nents };
-    sg::walk_bounded(ctx, kind, &list, ctx.arg(3), attrs)
+    sg::walk_list::<BOUNDED>(ctx, kind, &list, ctx.arg(3), attrs)
 }
 
 /// One program a function: a program can be attached to one place only.
@@ -208,13 +208,18 @@ programs! {
     map_resource_fexit => map_resource;
     unmap_page_fexit => unmap;
     unmap_resource_fexit => unmap;
-    map_sg_fexit => map_sg;
-    map_sgtable_fexit => map_sgtable;
-    unmap_sg_fexit => |ctx| of_list(ctx, kind::UNMAP, ctx.arg(4));
+    map_sg_fexit => map_sg::<false>;
+    map_sgtable_fexit => map_sgtable::<false>;
+    unmap_sg_fexit => |ctx| of_list::<false>(ctx, kind::UNMAP, ctx.arg(4));
+    sync_sg_for_cpu_fexit => |ctx| of_list::<false>(ctx, kind::SYNC_FOR_CPU, 0);
+    sync_sg_for_device_fexit => |ctx| of_list::<false>(ctx, kind::SYNC_FOR_DEVICE, 0);
+    map_sg_bounded => map_sg::<true>;
+    map_sgtable_bounded => map_sgtable::<true>;
+    unmap_sg_bounded => |ctx| of_list::<true>(ctx, kind::UNMAP, ctx.arg(4));
+    sync_sg_for_cpu_bounded => |ctx| of_list::<true>(ctx, kind::SYNC_FOR_CPU, 0);
+    sync_sg_for_device_bounded => |ctx| of_list::<true>(ctx, kind::SYNC_FOR_DEVICE, 0);
     sync_single_for_cpu_fexit => |ctx| sync(ctx, kind::SYNC_FOR_CPU);
     sync_single_for_device_fexit => |ctx| sync(ctx, kind::SYNC_FOR_DEVICE);
-    sync_sg_for_cpu_fexit => |ctx| of_list(ctx, kind::SYNC_FOR_CPU, 0);
-    sync_sg_for_device_fexit => |ctx| of_list(ctx, kind::SYNC_FOR_DEVICE, 0);
     alloc_fexit => alloc;
     alloc_pages_fexit => alloc_pages;
     free_fexit => free;

@@ -2,7 +2,7 @@
 //!
 //! # Minimum kernel version
 //!
-//! 6.12 (the tracepoints; `bpf_loop` came with 5.17). [`walk_bounded`] does without, for `calls`.
+//! 6.12 (the tracepoints; `bpf_loop` came with 5.17). [`walk_list`] can do without, for `calls`.
 
 use core::ffi::c_void;
 
@@ -77,19 +77,26 @@ fn walk(ctx: &BtfTracePointContext, kind: u8, ents: u32, direction: u8, attrs: u
     0
 }
 
-/// The same for a list given to a function, in a loop the verifier goes round step by step: shorter therefore.
+/// The same for a list given to a function. `BOUNDED` is for kernels without `bpf_loop`: the verifier goes round that loop
+/// step by step, so it is shorter, and takes seconds to load on a slow machine.
 #[inline(always)]
-pub fn walk_bounded(ctx: &FExitContext, kind: u8, list: &List, direction: u8, attrs: u32) -> i32 {
+pub fn walk_list<const BOUNDED: bool>(ctx: &FExitContext, kind: u8, list: &List, direction: u8, attrs: u32) -> i32 {
     let device = ctx.arg::<u64>(0);
     if !device::introduce(ctx, device) {
         return 0;
     }
-    let mut walk = begin(ctx, list, SG_BOUNDED, Event { direction, attrs, ..ring::event(ctx, kind, device) });
-    for index in 0..SG_BOUNDED {
-        // SAFETY: `walk` is good for the call.
-        if index >= walk.nents || unsafe { element(index, &raw mut walk) } != 0 {
-            break;
+    let most = if BOUNDED { SG_BOUNDED } else { SG_MAX };
+    let mut walk = begin(ctx, list, most, Event { direction, attrs, ..ring::event(ctx, kind, device) });
+    if BOUNDED {
+        for index in 0..SG_BOUNDED {
+            // SAFETY: `walk` is good for the call.
+            if index >= walk.nents || unsafe { element(index, &raw mut walk) } != 0 {
+                break;
+            }
         }
+    } else {
+        // SAFETY: as in `walk`.
+        unsafe { bpf_loop(walk.nents, element as *mut c_void, (&raw mut walk).cast(), 0) };
     }
     0
 }
