@@ -45,8 +45,9 @@ impl Globals {
     /// # Errors
     /// When memory cannot be read, or holds no pool.
     pub fn read_pool(&self, memory: &Kcore) -> Result<Option<Pool>, PoolError> {
-        let nslabs = memory.u64(self.nslabs)?;
-        if nslabs == 0 {
+        // The size is what was asked for, whether or not a pool was made then.
+        let (start, nslabs) = (memory.u64(self.start)?, memory.u64(self.nslabs)?);
+        if start == 0 || nslabs == 0 {
             return Ok(None);
         }
         if nslabs > 1 << 32 {
@@ -55,7 +56,7 @@ impl Globals {
         let force = self.force.map(|address| memory.u64(address)).transpose()?;
         let area = Area { index: memory.u64(self.index)? & 0xffff_ffff, used: memory.u64(self.used)? };
         Ok(Some(Pool {
-            start: memory.u64(self.start)?,
+            start,
             nslabs,
             nareas: 1,
             force_bounce: force.is_some_and(|mode| mode & 0xffff_ffff == FORCE),
