@@ -20,7 +20,7 @@ pub enum Hook {
         /// Its name.
         function: &'static str,
     },
-    /// The return of a function of six parameters.
+    /// The return of a function of up to six parameters.
     Fexit {
         /// Its name.
         function: &'static str,
@@ -72,6 +72,11 @@ const fn tracepoint(program: &'static str, name: &'static str, arguments: usize)
     Program { name: program, hook: Hook::Tracepoint { name, arguments } }
 }
 
+const fn fexit(program: &'static str, function: &'static str) -> Program {
+    Program { name: program, hook: Hook::Fexit { function } }
+}
+
+const BOUNDED_CAVEAT: &str = "elements of a scatterlist beyond the 128th are counted, not recorded";
 const KPROBE_CAVEAT: &str = "the kernel skips kprobes that are hit while another one runs (1 to 3.5 % under load)";
 
 /// Every event and the ways to get it.
@@ -89,6 +94,16 @@ pub const SOURCES: &[Source] = &[
                 programs: &[
                     tracepoint("dma_map", "dma_map_page", 6),
                     tracepoint("dma_map_resource", "dma_map_resource", 6),
+                ],
+                caveat: None,
+            },
+            Backend {
+                name: "fexit dma_map_page_attrs",
+                programs: &[
+                    // The entry first, so that no return is seen whose beginning was not.
+                    Program { name: "map_page_fentry", hook: Hook::Fentry { function: "dma_map_page_attrs" } },
+                    fexit("map_page_fexit", "dma_map_page_attrs"),
+                    fexit("map_resource_fexit", "dma_map_resource"),
                 ],
                 caveat: None,
             },
@@ -111,67 +126,156 @@ pub const SOURCES: &[Source] = &[
                 ],
                 caveat: None,
             },
+            Backend {
+                name: "fexit dma_unmap_page_attrs",
+                programs: &[
+                    fexit("unmap_page_fexit", "dma_unmap_page_attrs"),
+                    fexit("unmap_resource_fexit", "dma_unmap_resource"),
+                ],
+                caveat: None,
+            },
         ],
         without: "how long mappings live is not known",
     },
     Source {
         event: "map_sg",
-        backends: &[Backend {
-            name: "tp_btf dma:dma_map_sg",
-            programs: &[tracepoint("dma_map_sg", "dma_map_sg", 6), tracepoint("dma_map_sg_err", "dma_map_sg_err", 6)],
-            caveat: None,
-        }],
+        backends: &[
+            Backend {
+                name: "tp_btf dma:dma_map_sg",
+                programs: &[
+                    tracepoint("dma_map_sg", "dma_map_sg", 6),
+                    tracepoint("dma_map_sg_err", "dma_map_sg_err", 6),
+                ],
+                caveat: None,
+            },
+            Backend {
+                name: "fexit dma_map_sg_attrs, dma_map_sgtable",
+                programs: &[fexit("map_sg_fexit", "dma_map_sg_attrs"), fexit("map_sgtable_fexit", "dma_map_sgtable")],
+                caveat: None,
+            },
+            Backend {
+                name: "fexit dma_map_sg_attrs, dma_map_sgtable, bounded",
+                programs: &[
+                    fexit("map_sg_bounded", "dma_map_sg_attrs"),
+                    fexit("map_sgtable_bounded", "dma_map_sgtable"),
+                ],
+                caveat: Some(BOUNDED_CAVEAT),
+            },
+            // Before 5.15 the one for tables goes through the other.
+            Backend {
+                name: "fexit dma_map_sg_attrs, bounded",
+                programs: &[fexit("map_sg_bounded", "dma_map_sg_attrs")],
+                caveat: Some(BOUNDED_CAVEAT),
+            },
+        ],
         without: "scatterlist mappings are not seen",
     },
     Source {
         event: "unmap_sg",
-        backends: &[Backend {
-            name: "tp_btf dma:dma_unmap_sg",
-            programs: &[tracepoint("dma_unmap_sg", "dma_unmap_sg", 5)],
-            caveat: None,
-        }],
+        backends: &[
+            Backend {
+                name: "tp_btf dma:dma_unmap_sg",
+                programs: &[tracepoint("dma_unmap_sg", "dma_unmap_sg", 5)],
+                caveat: None,
+            },
+            Backend {
+                name: "fexit dma_unmap_sg_attrs",
+                programs: &[fexit("unmap_sg_fexit", "dma_unmap_sg_attrs")],
+                caveat: None,
+            },
+            Backend {
+                name: "fexit dma_unmap_sg_attrs, bounded",
+                programs: &[fexit("unmap_sg_bounded", "dma_unmap_sg_attrs")],
+                caveat: Some(BOUNDED_CAVEAT),
+            },
+        ],
         without: "how long scatterlist mappings live is not known",
     },
     Source {
         event: "sync",
-        backends: &[Backend {
-            name: "tp_btf dma:dma_sync_single_*",
-            programs: &[
-                tracepoint("dma_sync_single_for_cpu", "dma_sync_single_for_cpu", 4),
-                tracepoint("dma_sync_single_for_device", "dma_sync_single_for_device", 4),
-            ],
-            caveat: None,
-        }],
+        backends: &[
+            Backend {
+                name: "tp_btf dma:dma_sync_single_*",
+                programs: &[
+                    tracepoint("dma_sync_single_for_cpu", "dma_sync_single_for_cpu", 4),
+                    tracepoint("dma_sync_single_for_device", "dma_sync_single_for_device", 4),
+                ],
+                caveat: None,
+            },
+            Backend {
+                name: "fexit dma_sync_single_*",
+                programs: &[
+                    fexit("sync_single_for_cpu_fexit", "dma_sync_single_for_cpu"),
+                    fexit("sync_single_for_device_fexit", "dma_sync_single_for_device"),
+                ],
+                caveat: None,
+            },
+        ],
         without: "copies made by syncs are not counted",
     },
     Source {
         event: "sync_sg",
-        backends: &[Backend {
-            name: "tp_btf dma:dma_sync_sg_*",
-            programs: &[
-                tracepoint("dma_sync_sg_for_cpu", "dma_sync_sg_for_cpu", 4),
-                tracepoint("dma_sync_sg_for_device", "dma_sync_sg_for_device", 4),
-            ],
-            caveat: None,
-        }],
+        backends: &[
+            Backend {
+                name: "tp_btf dma:dma_sync_sg_*",
+                programs: &[
+                    tracepoint("dma_sync_sg_for_cpu", "dma_sync_sg_for_cpu", 4),
+                    tracepoint("dma_sync_sg_for_device", "dma_sync_sg_for_device", 4),
+                ],
+                caveat: None,
+            },
+            Backend {
+                name: "fexit dma_sync_sg_*",
+                programs: &[
+                    fexit("sync_sg_for_cpu_fexit", "dma_sync_sg_for_cpu"),
+                    fexit("sync_sg_for_device_fexit", "dma_sync_sg_for_device"),
+                ],
+                caveat: None,
+            },
+            Backend {
+                name: "fexit dma_sync_sg_*, bounded",
+                programs: &[
+                    fexit("sync_sg_for_cpu_bounded", "dma_sync_sg_for_cpu"),
+                    fexit("sync_sg_for_device_bounded", "dma_sync_sg_for_device"),
+                ],
+                caveat: Some(BOUNDED_CAVEAT),
+            },
+        ],
         without: "copies made by syncs of scatterlists are not counted",
     },
     Source {
         event: "alloc",
-        backends: &[Backend {
-            name: "tp_btf dma:dma_alloc",
-            programs: &[tracepoint("dma_alloc", "dma_alloc", 7), tracepoint("dma_alloc_pages", "dma_alloc_pages", 7)],
-            caveat: None,
-        }],
+        backends: &[
+            Backend {
+                name: "tp_btf dma:dma_alloc",
+                programs: &[
+                    tracepoint("dma_alloc", "dma_alloc", 7),
+                    tracepoint("dma_alloc_pages", "dma_alloc_pages", 7),
+                ],
+                caveat: None,
+            },
+            Backend {
+                name: "fexit dma_alloc_*",
+                programs: &[fexit("alloc_fexit", "dma_alloc_attrs"), fexit("alloc_pages_fexit", "dma_alloc_pages")],
+                caveat: None,
+            },
+        ],
         without: "coherent buffers are not seen",
     },
     Source {
         event: "free",
-        backends: &[Backend {
-            name: "tp_btf dma:dma_free",
-            programs: &[tracepoint("dma_free", "dma_free", 6), tracepoint("dma_free_pages", "dma_free_pages", 6)],
-            caveat: None,
-        }],
+        backends: &[
+            Backend {
+                name: "tp_btf dma:dma_free",
+                programs: &[tracepoint("dma_free", "dma_free", 6), tracepoint("dma_free_pages", "dma_free_pages", 6)],
+                caveat: None,
+            },
+            Backend {
+                name: "fexit dma_free_*",
+                programs: &[fexit("free_fexit", "dma_free_attrs"), fexit("free_pages_fexit", "dma_free_pages")],
+                caveat: None,
+            },
+        ],
         without: "how long coherent buffers live is not known",
     },
     Source {
@@ -270,7 +374,10 @@ impl Hook {
             },
             Self::Fexit { function } => {
                 Self::Fentry { function }.check(btf, tbl_map_form)?;
-                known_form(function, tbl_map_form)
+                match function {
+                    "swiotlb_tbl_map_single" => known_form(function, tbl_map_form),
+                    _ => Ok(()),
+                }
             }
             Self::Kprobe { function } if function == "swiotlb_tbl_map_single" => known_form(function, tbl_map_form),
             // Symbols without BTF may still take a kprobe; attaching tells.

@@ -6,10 +6,11 @@ use trace::Pool;
 use trace::meta::{Host, Xen};
 
 use crate::btf::{Btf, BtfError};
+use crate::globals::Globals;
 use crate::host;
 use crate::kcore::{Kcore, KcoreError};
 use crate::layout;
-use crate::pools::{self, PoolError, PoolLayout, Snapshot};
+use crate::pools::{self, Place, PoolError, PoolLayout, Snapshot};
 use crate::symbols::Symbols;
 
 /// The running kernel.
@@ -51,10 +52,14 @@ impl Kernel {
         PoolLayout::discover(btf)
     }
 
-    fn memory(&self) -> Result<(&Kcore, u64), String> {
+    /// Where the default pool is, and the memory to read it from.
+    fn place(&self) -> Result<(&Kcore, Place), String> {
         let memory = self.memory.as_ref().map_err(ToString::to_string)?;
-        let address = self.symbols.address("io_tlb_default_mem").ok_or_else(|| PoolError::NoSymbol.to_string())?;
-        Ok((memory, address))
+        let place = match self.symbols.address("io_tlb_default_mem") {
+            Some(address) => Place::Object(self.pool_layout().map_err(|e| e.to_string())?, address),
+            None => Place::Globals(Globals::discover(&self.symbols).ok_or_else(|| PoolError::NoSymbol.to_string())?),
+        };
+        Ok((memory, place))
     }
 
     /// The default pool as it is now, without its slots.
@@ -62,9 +67,8 @@ impl Kernel {
     /// # Errors
     /// Why it cannot be read, for people.
     pub fn pool(&self) -> Result<Option<Pool>, String> {
-        let layout = self.pool_layout().map_err(|e| e.to_string())?;
-        let (memory, address) = self.memory()?;
-        pools::read_pool(&layout, memory, address).map_err(|e| e.to_string())
+        let (memory, place) = self.place()?;
+        place.pool(memory).map_err(|e| e.to_string())
     }
 
     /// The default pool and its slots in use.
@@ -72,9 +76,8 @@ impl Kernel {
     /// # Errors
     /// Why it cannot be read, for people.
     pub fn snapshot(&self) -> Result<Snapshot, String> {
-        let layout = self.pool_layout().map_err(|e| e.to_string())?;
-        let (memory, address) = self.memory()?;
-        pools::snapshot(&layout, memory, address).map_err(|e| e.to_string())
+        let (memory, place) = self.place()?;
+        pools::snapshot(&place, memory).map_err(|e| e.to_string())
     }
 
     /// What debugfs and the kernel log tell of the pool: geometry only.

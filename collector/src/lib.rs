@@ -19,7 +19,7 @@
 //! | [`glob`] | patterns of names, as the probe runs them |
 //! | [`kernel`] | all that is known of the running kernel beforehand |
 //! | [`btf`], [`symbols`], [`kcore`], [`layout`] | the kernel's types, addresses and memory |
-//! | [`pools`], [`p2m`] | the allocator's state, and Xen's frame table |
+//! | [`pools`], [`globals`], [`p2m`] | the allocator's state, and Xen's frame table |
 //! | [`host`] | the machine |
 //! | [`error`] | [`CollectorError`] |
 
@@ -31,6 +31,7 @@ pub mod doctor;
 pub mod error;
 pub mod flight;
 pub mod glob;
+pub mod globals;
 pub mod host;
 pub mod kcore;
 pub mod kernel;

@@ -2,11 +2,7 @@
 //!
 //! Read from kernel memory by BTF offsets; where that is not possible the geometry comes from debugfs and the kernel log,
 //! and the caller is told so. Which members there are tells the generation (SPEC 13.1): `struct io_tlb_pool` (6.6 and
-//! newer), `struct io_tlb_area` (6.0 and newer), or plain fields of `io_tlb_mem`.
-//!
-//! # Minimum kernel version
-//!
-//! 5.15, the first with an `io_tlb_default_mem` object.
+//! newer), `struct io_tlb_area` (6.0 and newer), plain fields of `io_tlb_mem` (5.15), or variables ([`Globals`], 5.10).
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,6 +10,7 @@ use std::time::{Duration, Instant};
 use trace::pool::{Area, Pool, SnapshotSlot};
 
 use crate::btf::{Btf, Kind};
+use crate::globals::Globals;
 use crate::kcore::{Kcore, KcoreError, word};
 
 /// Why the pools could not be read.
@@ -21,7 +18,7 @@ use crate::kcore::{Kcore, KcoreError, word};
 pub enum PoolError {
     /// The symbol is hidden or gone.
     #[error(
-        "the address of io_tlb_default_mem is not known (kernels before 5.15 have no such object; /proc/kallsyms must show addresses)"
+        "neither the address of io_tlb_default_mem nor those of io_tlb_start and the like are known (/proc/kallsyms must show addresses of data)"
     )]
     NoSymbol,
     /// The structure has changed.
@@ -124,21 +121,50 @@ const QUIET: Duration = Duration::from_millis(2);
 /// How often it is tried to find the pool at rest.
 const ATTEMPTS: u32 = 20;
 
+/// Where the kernel keeps its default pool.
+#[derive(Debug)]
+pub enum Place {
+    /// In an `io_tlb_mem` at this address.
+    Object(PoolLayout, u64),
+    /// In variables of its own.
+    Globals(Globals),
+}
+
+impl Place {
+    /// The pool as it is now, without its slots; `None` when the machine has none.
+    ///
+    /// # Errors
+    /// See [`PoolError`].
+    pub fn pool(&self, memory: &Kcore) -> Result<Option<Pool>, PoolError> {
+        match self {
+            Self::Object(layout, address) => read_pool(layout, memory, *address),
+            Self::Globals(globals) => globals.read_pool(memory),
+        }
+    }
+
+    fn slots(&self, memory: &Kcore, pool: &Pool) -> Result<Vec<SnapshotSlot>, PoolError> {
+        match self {
+            Self::Object(layout, address) => read_slots(layout, memory, *address, pool),
+            Self::Globals(globals) => globals.read_slots(memory, pool),
+        }
+    }
+}
+
 /// Reads the default pool, trying a few times to find it at rest.
 ///
 /// # Errors
 /// See [`PoolError`].
-pub fn snapshot(layout: &PoolLayout, memory: &Kcore, default_mem: u64) -> Result<Snapshot, PoolError> {
+pub fn snapshot(place: &Place, memory: &Kcore) -> Result<Snapshot, PoolError> {
     let mut attempt = 0;
     loop {
         attempt += 1;
         let began = Instant::now();
-        let Some(before) = read_pool(layout, memory, default_mem)? else {
+        let Some(before) = place.pool(memory)? else {
             return Ok(Snapshot { pools: Vec::new(), slots: Vec::new(), exact: true });
         };
-        let slots = read_slots(layout, memory, default_mem, &before)?;
+        let slots = place.slots(memory, &before)?;
         thread::sleep(QUIET.saturating_sub(began.elapsed()));
-        let after = read_pool(layout, memory, default_mem)?;
+        let after = place.pool(memory)?;
         let used = before.areas.iter().map(|a| a.used).sum::<u64>();
         // Slots and counters are changed under one lock, so at rest they agree.
         let exact = after.as_ref() == Some(&before) && !before.areas.is_empty() && used == slots.len() as u64;
@@ -148,11 +174,8 @@ pub fn snapshot(layout: &PoolLayout, memory: &Kcore, default_mem: u64) -> Result
     }
 }
 
-/// Reads the default pool's geometry and areas; `None` when the machine has no pool.
-///
-/// # Errors
-/// See [`PoolError`].
-pub fn read_pool(layout: &PoolLayout, memory: &Kcore, default_mem: u64) -> Result<Option<Pool>, PoolError> {
+/// The default pool's geometry and areas; `None` when the machine has no pool.
+fn read_pool(layout: &PoolLayout, memory: &Kcore, default_mem: u64) -> Result<Option<Pool>, PoolError> {
     let base = default_mem + u64::from(layout.pool);
     let at = |offset: u32| memory.u64(base + u64::from(offset));
     let flag = |offset: Option<u32>| -> Result<bool, PoolError> {

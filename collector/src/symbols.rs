@@ -5,8 +5,20 @@ use std::fs;
 use std::ops::Range;
 
 /// The symbols this crate asks for; keeping only these makes the table small.
-const WANTED: [&str; 6] =
-    ["vmemmap_base", "page_offset_base", "io_tlb_default_mem", "xen_p2m_addr", "xen_p2m_size", "swiotlb_force"];
+const WANTED: [&str; 12] = [
+    "vmemmap_base",
+    "page_offset_base",
+    "io_tlb_default_mem",
+    "io_tlb_start",
+    "io_tlb_nslabs",
+    "io_tlb_used",
+    "io_tlb_index",
+    "io_tlb_list",
+    "io_tlb_orig_addr",
+    "xen_p2m_addr",
+    "xen_p2m_size",
+    "swiotlb_force",
+];
 
 /// Addresses of the wanted symbols that this kernel shows.
 #[derive(Debug, Default)]

@@ -43,12 +43,16 @@ pub struct Layout {
     pub sg_dma_address: u32,
     /// Size of `struct scatterlist`.
     pub sg_size: u32,
+    /// `struct sg_table`: sgl.
+    pub sgt_sgl: u32,
+    /// `struct sg_table`: nents, elements left after mapping.
+    pub sgt_nents: u32,
+    /// `struct sg_table`: orig_nents.
+    pub sgt_orig_nents: u32,
     /// Size of `struct page`.
     pub page_size: u32,
     /// Parameters of `swiotlb_tbl_map_single`, as one of the `TBL_MAP_*` forms.
     pub tbl_map_form: u32,
-    /// Keeps the structure free of implicit padding.
-    pub reserved: u32,
 }
 
 /// `swiotlb_tbl_map_single(dev, orig, size, align_mask, dir, attrs)`: 6.10 and newer.
@@ -78,8 +82,10 @@ impl Layout {
         sg_length: ABSENT,
         sg_dma_address: ABSENT,
         sg_size: ABSENT,
+        sgt_sgl: ABSENT,
+        sgt_nents: ABSENT,
+        sgt_orig_nents: ABSENT,
         page_size: ABSENT,
         tbl_map_form: ABSENT,
-        reserved: 0,
     };
 }

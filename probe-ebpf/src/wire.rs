@@ -64,6 +64,8 @@ pub mod has {
 
 /// Longest scatterlist that is walked; of longer ones the rest is counted in [`Event::sg_excess`].
 pub const SG_MAX: u32 = 256;
+/// The same where the kernel's verifier has to go through every step.
+pub const SG_BOUNDED: u32 = 128;
 
 /// Something happened to a mapping.
 #[repr(C)]

@@ -59,7 +59,7 @@ fn sync(ctx: &BtfTracePointContext, kind: u8) -> i32 {
 
 /// The CPU-physical address of a kernel virtual one, when it lies in the direct map (46 bits from its base).
 #[inline(always)]
-fn direct_map(virt: u64) -> Option<u64> {
+pub fn direct_map(virt: u64) -> Option<u64> {
     let base = read::<u64>(layout!(page_offset_base), 0);
     let phys = virt.wrapping_sub(base);
     (base != 0 && phys < 1 << 46).then_some(phys)

@@ -18,15 +18,18 @@ struct Begun {
 
 /// Calls in flight a CPU at most, by thread: a place that is taken again costs the earlier call its latency, no more.
 const PLACES: u32 = 16;
+/// The allocator's own call, and the mapping around it.
+pub const SLOTS: u32 = 0;
+pub const MAP: u32 = 1;
 
 #[map]
-static BEGUN: PerCpuArray<Begun> = PerCpuArray::with_max_entries(PLACES, 0);
+static BEGUN: PerCpuArray<Begun> = PerCpuArray::with_max_entries(2 * PLACES, 0);
 
-/// At the entry of a call for `orig_addr`.
+/// At the entry of a call of that level for `orig_addr`.
 #[inline(always)]
-pub fn begin(orig_addr: u64) {
+pub fn begin(level: u32, orig_addr: u64) {
     let tid = bpf_get_current_pid_tgid() & 0xffff_ffff;
-    let Some(begun) = BEGUN.get_ptr_mut(tid as u32 % PLACES) else { return };
+    let Some(begun) = BEGUN.get_ptr_mut(level * PLACES + tid as u32 % PLACES) else { return };
     // SAFETY: the map's own memory, of this CPU; the helper takes no arguments.
     unsafe { *begun = Begun { tid, orig_addr, time_ns: bpf_ktime_get_ns() } };
 }
@@ -34,8 +37,8 @@ pub fn begin(orig_addr: u64) {
 /// At the return of the call, with its event: unknown when the thread has changed its CPU meanwhile, or another call took
 /// the place.
 #[inline(always)]
-pub fn took(event: Event) -> Event {
-    let Some(begun) = BEGUN.get_ptr_mut(event.tid % PLACES) else { return event };
+pub fn took(level: u32, event: Event) -> Event {
+    let Some(begun) = BEGUN.get_ptr_mut(level * PLACES + event.tid % PLACES) else { return event };
     // SAFETY: the map's own memory, of this CPU.
     let Begun { tid, orig_addr, time_ns } = unsafe { *begun };
     if time_ns == 0 || tid != u64::from(event.tid) || orig_addr != event.orig_addr {

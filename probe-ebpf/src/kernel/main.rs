@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `dma` | the `dma:*` tracepoints: every mapping, bounced or not |
 //! | `sg` | the same for scatterlists, a record an element |
+//! | `calls` | both by functions, where there are no tracepoints |
 //! | `slots` | the bounce allocator itself |
 //! | `device` | introduces a device before its first event |
 //! | `task` | introduces a thread before its first event |
@@ -18,6 +19,7 @@
 #![no_std]
 #![no_main]
 
+mod calls;
 mod device;
 mod dma;
 mod filter;

@@ -1,14 +1,19 @@
-//! The `dma:*` tracepoints for scatterlists: one record an element, all with the same time.
+//! Scatterlists: one record an element, all with the same time; and the `dma:*` tracepoints for them.
 //!
 //! # Minimum kernel version
 //!
-//! 6.12 (the tracepoints; `bpf_loop` is older).
+//! 6.12 (the tracepoints; `bpf_loop` came with 5.17). [`walk_list`] can do without, for `calls`.
 
 use core::ffi::c_void;
 
-use aya_ebpf::{EbpfContext, helpers::bpf_loop, macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{
+    EbpfContext,
+    helpers::bpf_loop,
+    macros::btf_tracepoint,
+    programs::{BtfTracePointContext, FExitContext, tracing::StackIdContext},
+};
 use aya_log_ebpf::warn;
-use probe::wire::{Event, SG_MAX, has, kind};
+use probe::wire::{Event, SG_BOUNDED, SG_MAX, has, kind};
 
 use crate::{device, layout, read, ring, stack};
 
@@ -32,6 +37,30 @@ struct Walk {
     event: Event,
 }
 
+/// A list, and how many of its elements are left after mapping.
+pub struct List {
+    pub sgl: u64,
+    pub nents: u32,
+    pub ents: u32,
+}
+
+/// The walk of a list whose device is known by now; the rest of one longer than `most` is counted in its first record.
+#[inline(always)]
+fn begin(ctx: &impl StackIdContext, list: &List, most: u32, event: Event) -> Walk {
+    let List { sgl, nents, ents } = *list;
+    let excess = nents.saturating_sub(most);
+    if excess > 0 && ring::may_log() {
+        warn!(ctx, "a scatterlist of {} elements was cut to {}", nents, most);
+    }
+    Walk {
+        nents: nents.min(most),
+        paired: ents == nents,
+        entry: sgl,
+        vmemmap: read(layout!(vmemmap_base), 0),
+        event: stack::add(ctx, Event { sg_excess: excess, ..event }),
+    }
+}
+
 /// (dev, sgl, nents, …): `ents` are left after mapping.
 #[inline(always)]
 fn walk(ctx: &BtfTracePointContext, kind: u8, ents: u32, direction: u8, attrs: u32) -> i32 {
@@ -39,27 +68,51 @@ fn walk(ctx: &BtfTracePointContext, kind: u8, ents: u32, direction: u8, attrs: u
     if !device::introduce(ctx, device) {
         return 0;
     }
-    let nents = ctx.arg::<u32>(2);
-    let excess = nents.saturating_sub(SG_MAX);
-    if excess > 0 && ring::may_log() {
-        warn!(ctx, "a scatterlist of {} elements was cut to {}", nents, SG_MAX);
-    }
-    let event = Event { direction, attrs, sg_excess: excess, ..ring::event(ctx, kind, device) };
-    let mut walk = Walk {
-        nents: nents.min(SG_MAX),
-        paired: ents == nents,
-        // Read from memory, not as an argument: as a typed pointer it would be something new to the verifier after each
-        // step, and it would follow all of them.
-        entry: read(ctx.as_ptr() as u64, 8),
-        vmemmap: read(layout!(vmemmap_base), 0),
-        event: stack::add(ctx, event),
-    };
+    // Read from memory, not as an argument: as a typed pointer it would be something new to the verifier after each
+    // step, and it would follow all of them.
+    let list = List { sgl: read(ctx.as_ptr() as u64, 8), nents: ctx.arg(2), ents };
+    let mut walk = begin(ctx, &list, SG_MAX, Event { direction, attrs, ..ring::event(ctx, kind, device) });
     // SAFETY: the callback has the helper's signature, and `walk` outlives the call.
     unsafe { bpf_loop(walk.nents, element as *mut c_void, (&raw mut walk).cast(), 0) };
     0
 }
 
-/// One step of [`walk`]; a callback, because the verifier looks at it once and not once an element.
+/// The same for a list given to a function. `BOUNDED` is for kernels without `bpf_loop`: the verifier goes round that loop
+/// step by step, so it is shorter, and takes seconds to load on a slow machine.
+#[inline(always)]
+pub fn walk_list<const BOUNDED: bool>(ctx: &FExitContext, kind: u8, list: &List, direction: u8, attrs: u32) -> i32 {
+    let device = ctx.arg::<u64>(0);
+    if !device::introduce(ctx, device) {
+        return 0;
+    }
+    let most = if BOUNDED { SG_BOUNDED } else { SG_MAX };
+    let mut walk = begin(ctx, list, most, Event { direction, attrs, ..ring::event(ctx, kind, device) });
+    if BOUNDED {
+        for index in 0..SG_BOUNDED {
+            // SAFETY: `walk` is good for the call.
+            if index >= walk.nents || unsafe { element(index, &raw mut walk) } != 0 {
+                break;
+            }
+        }
+    } else {
+        // SAFETY: as in `walk`.
+        unsafe { bpf_loop(walk.nents, element as *mut c_void, (&raw mut walk).cast(), 0) };
+    }
+    0
+}
+
+/// The CPU-physical address of a page given by its `struct page`; `vmemmap` is where their array begins.
+#[inline(always)]
+pub fn page_phys(page: u64, vmemmap: u64) -> Option<u64> {
+    if vmemmap == 0 {
+        return None;
+    }
+    // Checked, because the panic of a division by zero would be code without an end.
+    Some(page.wrapping_sub(vmemmap).checked_div(u64::from(layout!(page_size)))? << 12)
+}
+
+/// One step of [`walk`]; a callback there, because the verifier then looks at it once and not once an element.
+#[inline(never)]
 unsafe extern "C" fn element(index: u32, walk: *mut Walk) -> i64 {
     // SAFETY: the helper hands on the address that `walk` gave it.
     let walk = unsafe { &mut *walk };
@@ -70,12 +123,8 @@ unsafe extern "C" fn element(index: u32, walk: *mut Walk) -> i64 {
     let mut event = walk.event;
     event.has |= has::SG;
     event.sg_index = index as u16;
-    let page = link & !(SG_CHAIN | SG_END);
-    // Checked, because the panic of a division by zero would be code without an end.
-    if walk.vmemmap != 0
-        && let Some(frame) = page.wrapping_sub(walk.vmemmap).checked_div(u64::from(layout!(page_size)))
-    {
-        event.orig_addr = (frame << 12) + u64::from(read::<u32>(walk.entry, layout!(sg_offset)));
+    if let Some(start) = page_phys(link & !(SG_CHAIN | SG_END), walk.vmemmap) {
+        event.orig_addr = start + u64::from(read::<u32>(walk.entry, layout!(sg_offset)));
         event.has |= has::ORIG;
     }
     event.size = u64::from(read::<u32>(walk.entry, layout!(sg_length)));

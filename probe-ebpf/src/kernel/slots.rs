@@ -51,7 +51,11 @@ fn slot_alloc(ctx: &impl StackIdContext, request: &Request, tlb_addr: u64) {
             has: has::ORIG | has::TARGET,
             ..ring::event(ctx, kind::SLOT_ALLOC, request.device)
         };
-        let event = if request.began_ns == 0 { latency::took(event) } else { event.took_since(request.began_ns) };
+        let event = if request.began_ns == 0 {
+            latency::took(latency::SLOTS, event)
+        } else {
+            event.took_since(request.began_ns)
+        };
         ring::write(stack::add(ctx, event));
     }
 }
@@ -66,7 +70,7 @@ fn slot_free(ctx: &impl EbpfContext, device: u64, tlb_addr: u64) {
 /// Before `swiotlb_tbl_map_single`, for its latency.
 #[fentry]
 fn tbl_map_fentry(ctx: FEntryContext) -> i32 {
-    latency::begin(ctx.arg(1));
+    latency::begin(latency::SLOTS, ctx.arg(1));
     0
 }
 
