@@ -17,6 +17,7 @@
 //! | [`btf`], [`symbols`], [`kcore`], [`layout`] | the kernel's types, addresses and memory |
 //! | [`pools`], [`p2m`] | the allocator's state, and Xen's frame table |
 //! | [`host`] | the machine |
+//! | [`privilege`] | what the process may do, and giving up what it no longer needs |
 //! | [`error`] | [`CollectorError`] |
 
 pub mod attach;
@@ -31,6 +32,7 @@ pub mod kernel;
 pub mod layout;
 pub mod p2m;
 pub mod pools;
+pub mod privilege;
 pub mod recorder;
 pub mod symbols;
 

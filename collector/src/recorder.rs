@@ -26,8 +26,9 @@ use crate::decode::{Decoder, Faults};
 use crate::doctor::observes;
 use crate::error::CollectorError;
 use crate::kcore::Kcore;
-use crate::kernel::{self, Kernel, clock};
+use crate::kernel::{Kernel, clock};
 use crate::p2m::P2m;
+use crate::privilege;
 
 /// What to record, and where to.
 #[derive(Clone, Debug)]
@@ -164,8 +165,9 @@ impl Recorder {
     /// # Errors
     /// See [`CollectorError`]. Nothing is left behind then.
     pub fn start(options: &Options) -> Result<Self, CollectorError> {
-        if !kernel::is_root() {
-            return Err(CollectorError::NotRoot);
+        let missing: Vec<_> = privilege::missing().into_iter().filter(|m| m.required).collect();
+        if !missing.is_empty() {
+            return Err(CollectorError::NotAllowed { missing });
         }
         let kernel = Kernel::discover();
         let load = |reason: String| CollectorError::Load { reason };
@@ -255,6 +257,8 @@ impl Recorder {
         writer: Writer,
         mut p2m: Option<P2m>,
     ) -> Result<Self, CollectorError> {
+        // The threads begin with what is left.
+        privilege::give_up(&path);
         let shared = Arc::new(shared);
         let (sender, receiver) = sync_channel(QUEUE);
         // The trace is handed over when both threads run: should one not start it can still be removed.
@@ -266,6 +270,7 @@ impl Recorder {
             }
             let meta = meta.clone();
             let work = move || {
+                privilege::settle();
                 let writer = trace.recv().map_err(|e| CollectorError::NoThread { reason: e.to_string() })?;
                 write(writer, &receiver, &shared, &meta, p2m)
             };
@@ -276,6 +281,7 @@ impl Recorder {
             let work = move || drain(ring, logger, decoder, sender, &shared);
             Ok((writing, thread::Builder::new().name("drainer".to_owned()).spawn(work)?))
         });
+        privilege::settle();
         match threads {
             Ok((writing, drainer)) => {
                 // Should the thread be dead already it is told as any other failure of writing.
@@ -299,6 +305,12 @@ impl Recorder {
     #[must_use]
     pub fn meta(&self) -> &Meta {
         &self.meta
+    }
+
+    /// The loaded object, for the bench, which attaches programs of its own to it.
+    #[doc(hidden)]
+    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
     }
 
     /// The counters now.
@@ -402,6 +414,7 @@ fn drain(
     shared: &Shared,
 ) -> (Decoder, SyncSender<Batch>) {
     hurry();
+    privilege::settle();
     let (mut told, mut told_at) = (Faults::default(), Instant::now());
     loop {
         // Asked before looking: whatever came before the stop is then still taken.

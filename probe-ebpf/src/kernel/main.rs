@@ -7,12 +7,14 @@
 //! | `slots` | the bounce allocator itself |
 //! | `device` | introduces a device before its first event |
 //! | `ring` | the ring buffer, and the count of what did not fit |
+//! | `bench` | system calls as events, for the bench alone |
 //!
 //! Built for `bpfel-unknown-none` by the collector's build script.
 
 #![no_std]
 #![no_main]
 
+mod bench;
 mod device;
 mod dma;
 mod ring;

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 
@@ -120,15 +121,33 @@ impl Writer {
     /// # Errors
     /// When something is there already, or the folder cannot be made or written to. Nothing is left behind then.
     pub fn create(path: impl AsRef<Path>, meta: Meta) -> Result<Self, TraceError> {
-        let root = path.as_ref().to_owned();
+        Self::create_then(path.as_ref(), meta, || ())
+    }
+
+    /// [`Writer::create`], with something done just before the folder takes its place.
+    pub(super) fn create_then(path: &Path, meta: Meta, before: impl FnOnce()) -> Result<Self, TraceError> {
+        let root = path.to_owned();
         Self::check(&root)?;
-        let made_folder = match fs::create_dir(&root) {
-            Ok(()) => true,
-            // Empty, as has just been checked.
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
-            Err(e) => return Err(TraceError::io("create", &root, e)),
+        if root.is_dir() {
+            return Self::begin(&root, false, meta).inspect_err(|_| remove(&root, false));
+        }
+        // Made beside its place and put there once it can be opened: a SIGKILL never leaves half a trace under its name.
+        let mut name = root.as_os_str().to_owned();
+        name.push(format!(".{}.tmp", std::process::id()));
+        let beside = PathBuf::from(name);
+        fs::create_dir(&beside).map_err(|e| TraceError::io("create", &root, e))?;
+        let place = |mut writer: Self| {
+            before();
+            fs::rename(&beside, &root).map_err(|e| match e.kind() {
+                io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotADirectory => {
+                    TraceError::Exists { path: root.clone() }
+                }
+                _ => TraceError::io("put in place", &root, e),
+            })?;
+            writer.root.clone_from(&root);
+            Ok(writer)
         };
-        Self::begin(&root, made_folder, meta).inspect_err(|_| remove(&root, made_folder))
+        Self::begin(&beside, true, meta).and_then(place).inspect_err(|_| remove(&beside, true))
     }
 
     pub(super) fn begin(root: &Path, made_folder: bool, meta: Meta) -> Result<Self, TraceError> {
@@ -218,8 +237,17 @@ impl Writer {
     /// # Errors
     /// When a file cannot be written, or the sealing of an earlier segment failed (its events are safe).
     pub fn flush(&mut self) -> Result<(), TraceError> {
+        self.still_there()?;
         self.write_frame()?;
         self.save_tables()
+    }
+
+    /// A file without a name can be written to for ever, to no use.
+    fn still_there(&self) -> Result<(), TraceError> {
+        match self.open.file.metadata() {
+            Ok(file) if file.nlink() == 0 => Err(TraceError::Removed { path: self.root.clone() }),
+            _ => Ok(()),
+        }
     }
 
     /// Bytes of the trace on disk so far, events not yet flushed left out.
@@ -234,6 +262,7 @@ impl Writer {
     /// # Errors
     /// When a file cannot be written. The trace then stays as it would after a SIGKILL: it opens, not closed.
     pub fn close(mut self, meta: Meta) -> Result<(), TraceError> {
+        self.still_there()?;
         self.write_frame()?;
         // An error of the sealer is not final: what it could not seal is tried again below.
         let _ = self.finish_sealer();
