@@ -88,7 +88,7 @@ fn added(cpus: &Cpus, folder: &Path, pairs: u32) -> Result<()> {
     }
     let (bare, filtered, recorded) = (median(bare), median(filtered), median(recorded));
     let summary = recorder.finish()?;
-    println!("\na pair of system calls, ns (median of {ROUNDS} × {pairs}):");
+    println!("\na pair of system calls, ns of CPU time (median of {ROUNDS} × {pairs}):");
     println!("  bare                       {bare:7.0}");
     println!("  tp_btf that only looks     {filtered:7.0}   +{:.0}", filtered - bare);
     println!("  tp_btf that records        {recorded:7.0}   +{:.0}   × {:.2}", recorded - bare, recorded / bare);

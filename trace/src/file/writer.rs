@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 
 use super::open_segment::{self, Frame, OpenSegment};
@@ -20,6 +21,9 @@ const SEGMENT_BYTES: u64 = 32 << 20;
 const FRAME_BYTES: usize = 256 << 10;
 /// While one segment is being sealed the next may grow to this many times its size; then writing waits.
 const PATIENCE: u64 = 4;
+
+/// Folders made by this process, to tell their names apart.
+static MADE: AtomicU32 = AtomicU32::new(0);
 
 /// Writes a trace. What [`Writer::flush`] has returned from survives a SIGKILL of this process.
 ///
@@ -133,7 +137,7 @@ impl Writer {
         }
         // Made beside its place and put there once it can be opened: a SIGKILL never leaves half a trace under its name.
         let mut name = root.as_os_str().to_owned();
-        name.push(format!(".{}.tmp", std::process::id()));
+        name.push(format!(".{}-{}.tmp", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed)));
         let beside = PathBuf::from(name);
         fs::create_dir(&beside).map_err(|e| TraceError::io("create", &root, e))?;
         let place = |mut writer: Self| {
