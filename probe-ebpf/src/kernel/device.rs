@@ -1,18 +1,11 @@
 //! Introduces a device before its first event, and again when its limits have changed.
 
-use aya_ebpf::{
-    EbpfContext,
-    helpers::{bpf_ktime_get_ns, bpf_probe_read_kernel_str_bytes},
-    macros::map,
-    maps::HashMap,
-};
+use aya_ebpf::{EbpfContext, helpers::bpf_probe_read_kernel_str_bytes, macros::map, maps::HashMap};
 use aya_log_ebpf::warn;
 use probe::wire::{DRIVER_BYTES, Device, Limits, NAME_BYTES, kind};
 
+use crate::recent::{self, RECHECK_NS};
 use crate::{layout, read, ring};
-
-/// How long a device's limits are taken as unchanged. Drivers set them while they start, before the load.
-const RECHECK_NS: u64 = 1_000_000;
 
 /// A device as it was last told to user space.
 #[repr(C)]
@@ -31,12 +24,16 @@ static DEVICES: HashMap<u64, Known> = HashMap::with_max_entries(4096, 0);
 #[inline(always)]
 pub fn introduce(ctx: &impl EbpfContext, device: u64) -> bool {
     ring::report_loss(ctx);
-    // SAFETY: the helper has no arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
+    let (now, recently) = recent::begin(device);
+    if recently {
+        return true;
+    }
     if let Some(known) = DEVICES.get_ptr_mut(device) {
         // SAFETY: the map's own memory; two CPUs may write the same time.
         unsafe {
-            if now.wrapping_sub((*known).checked_ns) < RECHECK_NS {
+            let checked_ns = (*known).checked_ns;
+            if now.wrapping_sub(checked_ns) < RECHECK_NS {
+                recent::learn(device, checked_ns);
                 return true;
             }
             (*known).checked_ns = now;
@@ -44,6 +41,7 @@ pub fn introduce(ctx: &impl EbpfContext, device: u64) -> bool {
         let limits = limits(device);
         // SAFETY: as above.
         if unsafe { (*known).limits } == limits {
+            recent::learn(device, now);
             return true;
         }
         return tell(ctx, device, now, limits);

@@ -6,6 +6,7 @@
 //! | `sg` | the same for scatterlists, a record an element |
 //! | `slots` | the bounce allocator itself |
 //! | `device` | introduces a device before its first event |
+//! | `recent` | what each CPU saw last, which makes the next event cheap |
 //! | `ring` | the ring buffer, and the count of what did not fit |
 //! | `bench` | system calls as events, for the bench alone |
 //!
@@ -17,6 +18,7 @@
 mod bench;
 mod device;
 mod dma;
+mod recent;
 mod ring;
 mod sg;
 mod slots;

@@ -9,6 +9,8 @@ use aya_ebpf::{
 };
 use probe::wire::{CpuLoss, Event, kind};
 
+use crate::recent;
+
 /// User space chooses the size before loading and polls: no wake-ups, which would cost more than the record.
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 24, 0);
@@ -33,16 +35,17 @@ pub fn submit<T: 'static>(entry: RingBufEntry<T>) {
     entry.submit(u64::from(BPF_RB_NO_WAKEUP));
 }
 
-/// An event with what all events have, time and place included.
+/// An event with what all events have, time and place included; after [`introduce`](crate::device::introduce), which asks
+/// for the time.
 #[inline(always)]
 pub fn event(ctx: &impl EbpfContext, kind: u8, device: u64) -> Event {
     Event {
         kind,
         direction: 0,
-        // SAFETY: both helpers take no arguments and cannot fail.
+        // SAFETY: the helper takes no arguments and cannot fail.
         cpu: unsafe { bpf_get_smp_processor_id() } as u16,
         tid: ctx.pid(),
-        time_ns: unsafe { bpf_ktime_get_ns() },
+        time_ns: recent::now(),
         device,
         orig_addr: 0,
         target: 0,
