@@ -137,11 +137,11 @@ kill $load; killall lab-load; wait $load
 
 swioscope record -q --ring 64 -o /out/device.swio 2>/out/device.said & recorder=$!
 until [ -e /out/device.swio/meta.json ]; do usleep 20000; done
-load nvme 60 & nvme=$!
+load nvme 12 & nvme=$!
 load ahci 12 & ahci=$!
 sleep 4
 cut -d ' ' -f 1 /proc/uptime >/out/device.removed
-echo 1 >$(readlink -f /sys/block/nvme0n1/device/device)/remove
+echo 1 >$(readlink -f /sys/class/nvme/nvme0/device)/remove
 wait $nvme $ahci
 kill $recorder; wait $recorder; echo $? >/out/device.status
 "#;
@@ -189,7 +189,7 @@ mkdir -m 777 /out/user; chmod 755 /out /root
 as_user() { # NAME CAPABILITIES
     with="--bounding-set=+all"
     [ -n "$2" ] && with="--inh-caps=$2 --ambient-caps=$2"
-    setpriv --reuid 1000 --regid 1000 --clear-groups $with \
+    /root/setpriv --reuid 1000 --regid 1000 --clear-groups $with \
         swioscope record -q -o /out/user/$1.swio --duration 2s 2>/out/$1.said
     echo $? >/out/$1.status
 }
@@ -213,7 +213,7 @@ kill $load
 "#;
 
 fn rights(kernel: Kernel) {
-    let out = run(guest(kernel).file(SWIOSCOPE, "/bin/swioscope").file("/usr/bin/setpriv", "/bin/setpriv"), RIGHTS);
+    let out = run(guest(kernel).file(SWIOSCOPE, "/bin/swioscope").file("/usr/bin/setpriv", "/root/setpriv"), RIGHTS);
     let out = out.out_dir;
     let recorded = |name: &str| -> Trace {
         assert_eq!(note(&out, &format!("{name}.status")), "0", "{name}: {}", note(&out, &format!("{name}.said")));

@@ -9,11 +9,14 @@ mod rivals;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use aya::programs::BtfTracePoint;
-use collector::{Options, Recorder, Summary};
+use collector::{Options, Recorder};
 
 use load::{Cpus, median};
 
@@ -31,8 +34,13 @@ const RATES: [f64; 5] = [0.25e6, 0.5e6, 1e6, 1.5e6, 2e6];
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let first = arguments.first().map(String::as_str);
+    if let (Some("rate"), [_, rate, folder]) = (first, &arguments[..]) {
+        return at_rate(rate.parse()?, Path::new(folder));
+    }
     // Emulated machines are tens of times slower: fewer calls there.
-    let pairs = std::env::args().nth(1).map_or(Ok(100_000), |count| count.parse())?;
+    let pairs = first.map_or(Ok(100_000), str::parse)?;
     let folder = std::env::temp_dir().join(format!("capture-cost-{}", std::process::id()));
     std::fs::create_dir(&folder)?;
     let cpus = Cpus::of_this_machine();
@@ -40,7 +48,7 @@ fn main() -> Result<()> {
     println!("{} · {} CPU(s) · load on CPU {}", collector::host::host().release, cpus.count(), cpus.last());
     let done = added(&cpus, &folder, pairs).and_then(|()| {
         if pairs >= 100_000 {
-            rates(&cpus, &folder)?;
+            rates(&folder)?;
             rivals::all(pairs, &folder);
         }
         Ok(())
@@ -115,40 +123,67 @@ fn drained(recorder: &Recorder) {
     }
 }
 
-/// Events at a given rate, with the recorder as users have it.
-fn rates(cpus: &Cpus, folder: &Path) -> Result<()> {
-    println!("\nevents at a rate for {} s, ring of {} MiB:", KEPT_UP.as_secs(), DEFAULT_RING >> 20);
-    println!("  asked/s   made/s      lost   drainer  writer  all threads   RSS peak   bytes/event");
+/// Events at given rates, each in a process of its own: its memory is then that of a recorder.
+fn rates(folder: &Path) -> Result<()> {
+    println!("\nevents at a rate for {} s, ring of {} MiB, CPU time a second:", KEPT_UP.as_secs(), DEFAULT_RING >> 20);
+    println!("  asked/s  made/s      lost   drainer  writer  all threads   memory peak   bytes/event");
     for rate in RATES {
-        let path = folder.join("rate.swio");
-        let mut recorder = start(cpus, path.clone(), DEFAULT_RING)?;
-        let types = aya::Btf::from_sys_fs()?;
-        let events = program(&mut recorder, "bench_events")?;
-        events.load("sys_enter", &types)?;
-        events.attach()?;
-        load::forget_peak();
-        let (used, own) = (load::cpu_of_process(), load::cpu_of_thread());
-        let began = Instant::now();
-        let made = 2 * load::pairs_at(rate / 2.0, KEPT_UP);
-        let took = began.elapsed().as_secs_f64();
-        let threads = ["drainer", "writer"].map(|name| load::cpu_of_named(name).as_secs_f64() / took * 100.0);
-        let own = load::cpu_of_thread() - own;
-        // What is still queued or being sealed is work of these seconds too.
-        let summary: Summary = recorder.finish()?;
-        let rest = (load::cpu_of_process() - used).saturating_sub(own).as_secs_f64() / took * 100.0;
-        let size = trace::Trace::open(&path)?.size_on_disk()?;
-        println!(
-            "  {:7.2} M {:6.2} M {:9} {:8.0} % {:5.0} % {:10.0} % {:8.0} MiB {:9.2}",
-            rate / 1e6,
-            made as f64 / took / 1e6,
-            summary.meta.losses.ring_full,
-            threads[0],
-            threads[1],
-            rest,
-            load::peak_mib(),
-            size as f64 / summary.events as f64,
-        );
-        std::fs::remove_dir_all(&path)?;
+        let mut one = Command::new(std::env::current_exe()?);
+        if !one.arg("rate").arg(rate.to_string()).arg(folder).status()?.success() {
+            return Err(format!("{rate} events a second could not be measured").into());
+        }
     }
     Ok(())
+}
+
+/// With the recorder as users have it.
+fn at_rate(rate: f64, folder: &Path) -> Result<()> {
+    let cpus = Cpus::of_this_machine();
+    cpus.pin_load();
+    let path = folder.join("rate.swio");
+    let mut recorder = start(&cpus, path.clone(), DEFAULT_RING)?;
+    let types = aya::Btf::from_sys_fs()?;
+    let events = program(&mut recorder, "bench_events")?;
+    events.load("sys_enter", &types)?;
+    drop(types);
+    events.attach()?;
+    cpus.hurry();
+    load::forget();
+    let watched = Arc::new(AtomicBool::new(true));
+    let watch = thread::spawn({
+        let watched = Arc::clone(&watched);
+        // Its CPU is this thread's, and its turns are short.
+        move || {
+            let mut most = 0.0_f64;
+            while watched.load(Ordering::Relaxed) {
+                most = most.max(load::memory_mib());
+                thread::sleep(Duration::from_millis(20));
+            }
+            most
+        }
+    });
+    let (used, own) = (load::cpu_of_process(), load::cpu_of_thread());
+    let began = Instant::now();
+    let made = 2 * load::pairs_at(rate / 2.0, KEPT_UP);
+    let took = began.elapsed().as_secs_f64();
+    let threads = ["drainer", "writer"].map(|name| load::cpu_of_named(name).as_secs_f64() / took * 100.0);
+    let own = load::cpu_of_thread() - own;
+    // What is still queued or being sealed is work of these seconds too.
+    let summary = recorder.finish()?;
+    watched.store(false, Ordering::Relaxed);
+    let memory = watch.join().map_err(|_| "watching memory panicked")?;
+    let rest = (load::cpu_of_process() - used).saturating_sub(own).as_secs_f64() / took * 100.0;
+    let size = trace::Trace::open(&path)?.size_on_disk()?;
+    println!(
+        "  {:5.2} M {:6.2} M {:9} {:7.0} % {:5.0} % {:10.0} % {:9.0} MiB {:12.2}",
+        rate / 1e6,
+        made as f64 / took / 1e6,
+        summary.meta.losses.ring_full,
+        threads[0],
+        threads[1],
+        rest,
+        memory,
+        size as f64 / summary.events as f64,
+    );
+    Ok(std::fs::remove_dir_all(&path)?)
 }

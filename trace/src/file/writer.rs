@@ -13,14 +13,14 @@ use super::{DEVICES, META, OPEN, P2M, SNAPSHOT, TraceError, replace, replace_byt
 use crate::meta::{FORMAT, TOOL};
 use crate::{Device, Event, Meta, P2mRun, SnapshotSlot};
 
-/// A segment is sealed when it has this many events, which takes some 60 MB of memory: a dom0 may have little…
-const SEGMENT_EVENTS: u64 = 1 << 19;
+/// A segment is sealed when it has this many events, which takes some 30 MB of memory: a dom0 may have little…
+const SEGMENT_EVENTS: u64 = 1 << 18;
 /// … or this many bytes.
-const SEGMENT_BYTES: u64 = 32 << 20;
+const SEGMENT_BYTES: u64 = 16 << 20;
 /// A frame is written when it has this many bytes, flushed or not.
 const FRAME_BYTES: usize = 256 << 10;
-/// While one segment is being sealed the next may grow to this many times its size; then writing waits.
-const PATIENCE: u64 = 4;
+/// Segments that wait to be sealed at most, some gigabyte of them; then writing waits too.
+const BACKLOG: usize = 64;
 
 /// Folders made by this process, to tell their names apart.
 static MADE: AtomicU32 = AtomicU32::new(0);
@@ -320,16 +320,17 @@ impl Writer {
         if self.sealer.as_ref().is_some_and(|s| s.thread.is_finished()) {
             self.finish_sealer()?;
         }
-        let size = (self.open.events / self.segment_events).max(self.open.bytes / SEGMENT_BYTES);
-        if size >= 1 && (self.sealer.is_none() || size >= PATIENCE) {
+        if self.open.events >= self.segment_events || self.open.bytes >= SEGMENT_BYTES {
             self.rotate()?;
         }
-        Ok(())
+        self.seal_next()
     }
 
     /// Puts the open segment aside to be sealed and begins the next.
     fn rotate(&mut self) -> Result<(), TraceError> {
-        self.finish_sealer()?;
+        if self.waiting.len() >= BACKLOG {
+            self.finish_sealer()?;
+        }
         let number = self.open.number;
         let (open, waiting) = (self.root.join(OPEN), self.root.join(waiting_name(number)));
         // The next segment is made ready first: if the disk is full, nothing has changed yet.
@@ -338,8 +339,14 @@ impl Writer {
         fs::rename(&open, &waiting).map_err(|e| TraceError::io("put aside", &open, e))?;
         self.open = next;
         self.waiting.push(number);
-        fs::rename(&ready, &open).map_err(|e| TraceError::io("put in place", &open, e))?;
+        fs::rename(&ready, &open).map_err(|e| TraceError::io("put in place", &open, e))
+    }
+
+    /// Seals the segment that has waited longest, unless one is being sealed: on a busy machine segments wait, not events.
+    fn seal_next(&mut self) -> Result<(), TraceError> {
+        let (None, Some(&number)) = (&self.sealer, self.waiting.first()) else { return Ok(()) };
         let root = self.root.clone();
+        let waiting = root.join(waiting_name(number));
         let thread = thread::Builder::new()
             .name("seal".to_owned())
             .spawn(move || seal(&root, &waiting_name(number), number))
