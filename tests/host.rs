@@ -250,3 +250,90 @@ fn nothing_stays_loaded_after_a_panic() {
     all_gone(&programs);
     Trace::open(&path).unwrap();
 }
+
+/// Started by [`a_trace_opens_whenever_its_recorder_is_killed`] in a process of its own: records system calls, as the bench
+/// does, which any machine has.
+#[test]
+#[ignore = "goes on until it is killed"]
+fn records_until_killed() {
+    let Ok(path) = std::env::var("SWIOSCOPE_TEST_KILLED") else { return };
+    // In a thread of its own, which gives up its capabilities; this one needs them.
+    let start = thread::spawn(|| Recorder::start(&Options::new(path, "system calls")).unwrap());
+    let mut recorder = start.join().unwrap();
+    let types = aya::Btf::from_sys_fs().unwrap();
+    let program = recorder.ebpf_mut().program_mut("bench_events").unwrap();
+    let program: &mut aya::programs::BtfTracePoint = program.try_into().unwrap();
+    program.load("sys_enter", &types).unwrap();
+    program.attach().unwrap();
+    loop {
+        for _ in 0..20 {
+            let _ = std::os::unix::process::parent_id();
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The events' clock, in seconds.
+fn monotonic() -> f64 {
+    let uptime = fs::read_to_string("/proc/uptime").unwrap();
+    uptime.split(' ').next().unwrap().parse().unwrap()
+}
+
+/// Fifty recorders, a few at a time: each is killed at any moment, from its start to two seconds into the recording.
+#[test]
+fn a_trace_opens_whenever_its_recorder_is_killed() {
+    or_skip!();
+    const KILLED: usize = 50;
+    const AT_ONCE: usize = 3;
+    let folder = tempfile::tempdir().unwrap();
+    let victim = |number: usize| {
+        let path = folder.path().join(format!("{number}.swio"));
+        let mut recorder = Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "records_until_killed"])
+            .env("SWIOSCOPE_TEST_KILLED", &path)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let moment = |most_ms: u64| Duration::from_millis(random() % most_ms);
+        if number % 5 == 0 {
+            // While it is starting, mostly.
+            thread::sleep(moment(1000));
+        } else {
+            soon("the trace is begun", || path.exists());
+            thread::sleep(Duration::from_millis(500) + moment(1500));
+        }
+        let killed = monotonic();
+        recorder.kill().unwrap();
+        recorder.wait().unwrap();
+        if !path.exists() {
+            return (number, None);
+        }
+        let trace = Trace::open(&path).unwrap_or_else(|error| panic!("{number}: {error}"));
+        assert!(!trace.meta().closed, "{number}");
+        let last = trace.events().map(Result::unwrap).last();
+        let since = trace.meta().clock.monotonic_ns + last.as_ref().map_or(0, |event| event.time_ns);
+        (number, Some((killed - since as f64 / 1e9, last.is_some())))
+    };
+    let numbers = std::sync::atomic::AtomicUsize::new(0);
+    let next = || Some(numbers.fetch_add(1, std::sync::atomic::Ordering::Relaxed)).filter(|number| *number < KILLED);
+    let killed: Vec<_> = thread::scope(|scope| {
+        let workers: Vec<_> =
+            (0..AT_ONCE).map(|_| scope.spawn(|| std::iter::from_fn(next).map(victim).collect::<Vec<_>>())).collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    });
+    let traces: Vec<_> = killed.iter().filter_map(|(number, trace)| Some((number, (*trace)?))).collect();
+    for (number, (lacking, _)) in &traces {
+        assert!(*lacking <= 1.0, "{number}: the last {lacking:.3} s are missing");
+    }
+    let with_events = traces.iter().filter(|(_, (_, events))| *events).count();
+    assert!(with_events >= KILLED * 3 / 5, "only {with_events} were killed while they recorded");
+    let most = traces.iter().map(|(_, (lacking, _))| *lacking).fold(0.0, f64::max);
+    println!("{KILLED} killed, {} traces, {with_events} with events; at most {most:.3} s missing", traces.len());
+}
+
+/// Any number; the moments need not be the same each time.
+fn random() -> u64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    RandomState::new().hash_one(0)
+}

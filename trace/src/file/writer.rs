@@ -349,7 +349,10 @@ impl Writer {
         let waiting = root.join(waiting_name(number));
         let thread = thread::Builder::new()
             .name("seal".to_owned())
-            .spawn(move || seal(&root, &waiting_name(number), number))
+            .spawn(move || {
+                take_time();
+                seal(&root, &waiting_name(number), number)
+            })
             .map_err(|e| TraceError::io("start a thread to seal", &waiting, e))?;
         self.sealer = Some(Sealer { number, thread });
         Ok(())
@@ -405,6 +408,16 @@ impl Segment {
         self.events += frame.events();
         frame.clear();
         Ok(())
+    }
+}
+
+/// Gives up a priority that was inherited from the thread that writes: sealing is long, and nothing waits for it.
+fn take_time() {
+    // SAFETY: plain numbers; 0 is the calling thread. An error is a priority of -1, which is given up too.
+    unsafe {
+        if libc::getpriority(libc::PRIO_PROCESS, 0) < 0 {
+            libc::setpriority(libc::PRIO_PROCESS, 0, 0);
+        }
     }
 }
 
