@@ -9,10 +9,13 @@
 //! The last two need a bpf-linker whose LLVM is at least as new as the compiler's.
 
 use std::env;
+use std::error::Error;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use object::build::elf::{Builder, SectionData};
 
 const TARGET: &str = "bpfel-unknown-none";
 
@@ -141,5 +144,30 @@ fn build(probe: &Path, compiler: &Compiler, linker: &Path) -> Result<PathBuf, St
     if !output.status.success() {
         return Err(format!("the build failed:\n{}", String::from_utf8_lossy(&output.stderr)));
     }
-    Ok(target_dir.join(TARGET).join("release/probe-kernel"))
+    let object = target_dir.join(TARGET).join("release/probe-kernel");
+    let stripped = variable("OUT_DIR")?.join("probe.o");
+    strip(&object, &stripped).map_err(|e| format!("{} cannot be stripped: {e}", object.display()))?;
+    Ok(stripped)
+}
+
+/// Leaves out DWARF, five sixths of the object: BTF was made from it, and the kernel takes nothing else.
+fn strip(from: &Path, to: &Path) -> Result<(), Box<dyn Error>> {
+    let bytes = fs::read(from)?;
+    let mut elf = Builder::read(&bytes[..])?;
+    for section in elf.sections.iter_mut() {
+        let name = section.name.to_vec();
+        section.delete |= name.starts_with(b".debug_") || name.starts_with(b".rel.debug_");
+    }
+    // LLVM keeps the sections' names among the symbols'; here they need a table of their own.
+    if !elf.sections.iter().any(|section| matches!(section.data, SectionData::SectionString)) {
+        let names = elf.sections.add();
+        names.name = b".shstrtab"[..].into();
+        names.sh_type = object::elf::SHT_STRTAB;
+        names.sh_addralign = 1;
+        names.data = SectionData::SectionString;
+    }
+    elf.delete_orphans();
+    let mut stripped = Vec::new();
+    elf.write(&mut stripped)?;
+    Ok(fs::write(to, stripped)?)
 }

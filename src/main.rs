@@ -15,17 +15,20 @@ mod output;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    // Diagnostics of the probe and the collector go to standard error, quiet unless asked for by RUST_LOG.
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn")))
-        .without_time()
+    // Diagnostics of the probe and the collector go to standard error, quiet unless asked for by RUST_LOG, as in
+    // `RUST_LOG=debug` or `RUST_LOG=warn,collector=debug`.
+    let asked = std::env::var("RUST_LOG").ok().and_then(|filter| filter.parse::<Targets>().ok());
+    tracing_subscriber::registry()
+        .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).without_time())
+        .with(asked.unwrap_or_else(|| Targets::new().with_default(LevelFilter::WARN)))
         .init();
     let done = match cli.command {
         Command::Doctor(args) => commands::doctor::run(&args),

@@ -98,6 +98,8 @@ pub fn load(layout: &probe::Layout, setup: &Setup) -> Result<Ebpf, String> {
         .map_max_entries("EVENTS", setup.ring_bytes)
         .map_max_entries("STACKS", setup.stacks())
         .map_max_entries("SUMS", if setup.settings.aggregate == 0 { 1 } else { probe::sums::KEYS })
+        // Read only by the programs of the bench, which nobody else attaches.
+        .override_global("BENCH_PROCESS", &std::process::id(), true)
         .load(OBJECT)
         .map_err(|error| chain(&error))
 }
@@ -113,10 +115,15 @@ pub fn attach(mut ebpf: Ebpf, btf: &Btf, kernel: &aya::Btf, tbl_map_form: u32, m
 }
 
 fn choose(ebpf: &mut Ebpf, btf: &Btf, kernel: &aya::Btf, form: u32, source: &Source) -> Choice {
+    first_taken(source, |backend| take(ebpf, btf, kernel, form, backend))
+}
+
+/// The first back-end that can be taken, and why each before it could not.
+fn first_taken(source: &Source, mut take: impl FnMut(&Backend) -> Result<(), String>) -> Choice {
     let mut rejected = Vec::new();
     let mut taken: Option<&Backend> = None;
     for backend in source.backends {
-        match take(ebpf, btf, kernel, form, backend) {
+        match take(backend) {
             Ok(()) => {
                 taken = Some(backend);
                 break;
@@ -248,4 +255,36 @@ fn information(program: &impl AsFd, what: &str) -> Option<u64> {
     let fd = program.as_fd().as_raw_fd();
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
     info.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':')?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A source with several back-ends, as most have on some kernel.
+    fn source() -> &'static Source {
+        SOURCES.iter().find(|source| source.backends.len() > 2).unwrap()
+    }
+
+    #[test]
+    fn a_refused_backend_gives_way_to_the_next_and_is_remembered_with_its_reason() {
+        let source = source();
+        let mut tried = Vec::new();
+        let choice = first_taken(source, |backend| {
+            tried.push(backend.name);
+            if tried.len() < 3 { Err(format!("the verifier refused it: {}", tried.len())) } else { Ok(()) }
+        });
+        assert_eq!(tried, source.backends[..3].iter().map(|b| b.name).collect::<Vec<_>>());
+        assert_eq!((choice.backend, choice.caveat), (Some(source.backends[2].name), source.backends[2].caveat));
+        let why: Vec<_> = choice.rejected.iter().map(|r| (r.backend, r.why.as_str())).collect();
+        assert_eq!(why, [(tried[0], "the verifier refused it: 1"), (tried[1], "the verifier refused it: 2")]);
+    }
+
+    #[test]
+    fn an_event_whose_backends_are_all_refused_is_missing_and_says_what_follows() {
+        let choice = first_taken(source(), |_| Err("refused".to_owned()));
+        assert_eq!((choice.backend, choice.caveat), (None, None));
+        assert_eq!(choice.rejected.len(), source().backends.len());
+        assert!(!choice.without.is_empty());
+    }
 }

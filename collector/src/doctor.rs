@@ -7,6 +7,7 @@ use trace::meta::{Host, Xen};
 use crate::attach::{self, Choice};
 use crate::kernel::{self, Kernel};
 use crate::options::Mode;
+use crate::privilege;
 
 /// The answer of [`doctor`], as plain data.
 #[derive(Clone, Debug, Serialize)]
@@ -57,14 +58,19 @@ pub(crate) fn observes(choices: &[Choice]) -> bool {
     choices.iter().any(|c| matches!(c.event, "map" | "slot_alloc") && c.backend.is_some())
 }
 
-/// Examines the running kernel. As root it really loads and attaches each program for a moment, which is the only way to
+/// Examines the running kernel. Where it may it really loads and attaches each program for a moment, which is the only way to
 /// know; nothing is left behind.
 #[must_use]
 pub fn doctor() -> Doctor {
     let kernel = Kernel::discover();
-    let root = kernel::is_root();
+    let missing = privilege::missing();
+    let allowed = !missing.iter().any(|m| m.required);
+    let lacks = |required| {
+        let of = missing.iter().filter(|m| m.required == required).map(ToString::to_string);
+        format!("without {}", of.collect::<Vec<_>>().join(", "))
+    };
     let mut checks = vec![
-        check("root", true, root, "yes", "no: run with sudo"),
+        check("capabilities", true, allowed, "enough to record", &format!("{}: run with sudo", lacks(true))),
         match &kernel.btf {
             Ok(_) => check("BTF", true, true, crate::btf::Btf::KERNEL, ""),
             Err(e) => check("BTF", true, false, "", &e.to_string()),
@@ -106,7 +112,10 @@ pub fn doctor() -> Doctor {
             pool
         }
     };
-    let events = match (&kernel.btf, root) {
+    if missing.iter().any(|m| !m.required) {
+        checks.insert(1, check("more rights", false, false, "", &lacks(false)));
+    }
+    let events = match (&kernel.btf, allowed) {
         (Ok(btf), true) => match try_events(btf, &kernel) {
             Ok(events) => {
                 checks.push(check("probe", true, true, "the kernel takes it", ""));

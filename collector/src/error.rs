@@ -3,13 +3,20 @@
 use std::path::PathBuf;
 
 use crate::attach::Choice;
+use crate::privilege::Missing;
 
 /// Why nothing can be recorded, or why a recording ended badly.
 #[derive(Debug, thiserror::Error)]
 pub enum CollectorError {
-    /// Not root.
-    #[error("recording needs root, to load eBPF programs and to read kernel memory: run it with sudo")]
-    NotRoot,
+    /// Capabilities without which nothing can be recorded are missing.
+    #[error(
+        "recording takes {}: run it with sudo, or give the program its capabilities (setcap cap_bpf,cap_perfmon,cap_syslog,cap_sys_rawio,cap_sys_nice+ep FILE)",
+        listed(.missing)
+    )]
+    NotAllowed {
+        /// Which, and what for.
+        missing: Vec<Missing>,
+    },
     /// The kernel's types are not known.
     #[error("{reason}")]
     NoTypes {
@@ -50,6 +57,10 @@ pub enum CollectorError {
         /// What happened.
         reason: String,
     },
+}
+
+fn listed(missing: &[Missing]) -> String {
+    missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
 }
 
 fn reasons(choices: &[Choice]) -> String {

@@ -103,13 +103,6 @@ fn kernel_log() -> String {
     String::from_utf8_lossy(&buffer).into_owned()
 }
 
-/// Whether this process is root.
-#[must_use]
-pub fn is_root() -> bool {
-    // SAFETY: no arguments, cannot fail.
-    unsafe { libc::geteuid() == 0 }
-}
-
 /// Whether tracefs is mounted where it is looked for.
 #[must_use]
 pub fn has_tracefs() -> bool {

@@ -71,3 +71,40 @@ pub fn tbl_map_form(btf: &Btf) -> Option<u32> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::path::Path;
+
+    /// This machine's types with one member called something else.
+    fn without(member: &str) -> Option<Btf> {
+        let mut bytes = fs::read(Btf::KERNEL).ok()?;
+        let name = format!("\0{member}\0").into_bytes();
+        let at: Vec<_> = (0..bytes.len() - name.len()).filter(|&at| bytes[at..].starts_with(&name)).collect();
+        at.into_iter().for_each(|at| bytes[at + 1] = b'X');
+        let path = std::env::temp_dir().join(format!("swioscope-btf-{}-{member}", std::process::id()));
+        fs::write(&path, bytes).unwrap();
+        let btf = Btf::open(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        Some(btf)
+    }
+
+    #[test]
+    fn a_missing_member_is_said_with_what_follows_and_the_others_stay() {
+        if !Path::new(Btf::KERNEL).exists() {
+            eprintln!("skipped: this kernel has no BTF");
+            return;
+        }
+        let (whole, before) = discover(&Btf::kernel().unwrap(), &Symbols::default());
+        let (layout, missing) = discover(&without("bus_dma_limit").unwrap(), &Symbols::default());
+        assert_eq!(layout, Layout { device_bus_dma_limit: ABSENT, ..whole });
+        let said: Vec<_> = missing.iter().filter(|line| !before.contains(line)).collect();
+        assert_eq!(said, ["struct device has no bus_dma_limit: bus limits are taken as none"]);
+        // A structure's whole name: everything in it is unknown.
+        let (layout, missing) = discover(&without("scatterlist").unwrap(), &Symbols::default());
+        assert_eq!((layout.sg_page_link, layout.sg_size, layout.device_name), (ABSENT, ABSENT, whole.device_name));
+        assert!(missing.iter().any(|line| line.contains("without their elements")), "{missing:?}");
+    }
+}

@@ -21,6 +21,7 @@
 //! | [`btf`], [`symbols`], [`kcore`], [`layout`] | the kernel's types, addresses and memory |
 //! | [`pools`], [`globals`], [`p2m`] | the allocator's state, and Xen's frame table |
 //! | [`host`] | the machine |
+//! | [`privilege`] | what the process may do, and giving up what it no longer needs |
 //! | [`error`] | [`CollectorError`] |
 
 pub mod attach;
@@ -39,6 +40,7 @@ pub mod layout;
 pub mod options;
 pub mod p2m;
 pub mod pools;
+pub mod privilege;
 pub mod recorder;
 pub mod stacks;
 pub mod sums;

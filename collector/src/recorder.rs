@@ -30,9 +30,10 @@ use crate::doctor::observes;
 use crate::error::CollectorError;
 use crate::flight::{Flown, Keeper};
 use crate::kcore::Kcore;
-use crate::kernel::{self, Kernel, clock};
+use crate::kernel::{Kernel, clock};
 use crate::options::{Mode, Options};
 use crate::p2m::P2m;
+use crate::privilege;
 use crate::stacks::Stacks;
 use crate::sums::Sums;
 use around::Around;
@@ -127,8 +128,9 @@ impl Recorder {
     /// # Errors
     /// See [`CollectorError`]. Nothing is left behind then.
     pub fn start(options: &Options) -> Result<Self, CollectorError> {
-        if !kernel::is_root() {
-            return Err(CollectorError::NotRoot);
+        let missing: Vec<_> = privilege::missing().into_iter().filter(|m| m.required).collect();
+        if !missing.is_empty() {
+            return Err(CollectorError::NotAllowed { missing });
         }
         let kernel = Kernel::discover();
         let load = |reason: String| CollectorError::Load { reason };
@@ -254,6 +256,8 @@ impl Recorder {
         mut around: Around,
         sink: Sink,
     ) -> Result<Self, CollectorError> {
+        // The threads begin with what is left.
+        privilege::give_up(&path);
         let shared = Arc::new(shared);
         // The trace is handed over when both threads run: should one not start it can still be removed.
         let (hand_over, trace) = sync_channel::<Sink>(1);
@@ -264,6 +268,9 @@ impl Recorder {
             }
             let meta = meta.clone();
             let work = move || {
+                // What waits for the disk is lost with the process: it must not wait for the load as well.
+                drain::hurry();
+                privilege::settle();
                 let sink = trace.recv().map_err(|e| CollectorError::NoThread { reason: e.to_string() })?;
                 sink.run(&receiver, &shared, &meta, around)
             };
@@ -274,6 +281,7 @@ impl Recorder {
             let work = move || drainer.run(&shared);
             Ok((writing, thread::Builder::new().name("drainer".to_owned()).spawn(work)?))
         });
+        privilege::settle();
         match threads {
             Ok((writing, drainer)) => {
                 // Should the thread be dead already it is told as any other failure of writing.
@@ -297,6 +305,12 @@ impl Recorder {
     #[must_use]
     pub fn meta(&self) -> &Meta {
         &self.meta
+    }
+
+    /// The loaded object, for the bench, which attaches programs of its own to it.
+    #[doc(hidden)]
+    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
     }
 
     /// The counters now.

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::progress::Step;
-use crate::{cache, process};
+use crate::{cache, package, process};
 
 /// The packages, and the folder where the products go.
 const SELECTION: [&str; 4] = ["--release", "--workspace", "--exclude", "swioscope-probe"];
@@ -97,14 +97,16 @@ fn claim() -> Result<()> {
         Err(_) if !target.join("release").exists() => {}
         _ => {
             let packages = PACKAGES.iter().flat_map(|package| ["--package", package]);
-            process::run(bare_cargo("clean")?.args(["--quiet", "--release"]).args(packages))?;
+            process::run(bare_cargo("clean")?.args(["--quiet", "--release"]).args(packages.clone()))?;
+            let dist = ["--quiet", "--profile", "dist", "--target", &package::target()];
+            process::run(bare_cargo("clean")?.args(dist).args(packages))?;
         }
     }
     fs::create_dir_all(&target)?;
     Ok(fs::write(note, owner)?)
 }
 
-fn cargo(task: &str) -> Result<Command> {
+pub(crate) fn cargo(task: &str) -> Result<Command> {
     claim()?;
     bare_cargo(task)
 }

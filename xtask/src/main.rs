@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use xtask::lab::{self, Guest, Kernel, Load};
 use xtask::setup::{self, Purpose};
-use xtask::{build, demo, fuzz};
+use xtask::{bench, build, demo, fuzz, package};
 
 /// Set-up, demo, tests and the VM lab of swioscope.
 #[derive(Parser)]
@@ -48,9 +48,24 @@ enum Task {
         #[arg(default_value_t = 60)]
         seconds: u32,
     },
+    /// Measure
+    #[command(subcommand)]
+    Bench(BenchTask),
+    /// Build the program that is handed out: record-only, static, at most 10 MB
+    Package,
     /// Real kernels in QEMU
     #[command(subcommand)]
     Lab(LabTask),
+}
+
+#[derive(Subcommand)]
+enum BenchTask {
+    /// What capturing costs, against bpftrace, perf and ftrace (which are installed for it) and against not capturing
+    Capture {
+        /// In guests of these kernels, all four if none is named, instead of here: ratios only
+        #[arg(long, num_args = 0.., value_name = "KERNEL")]
+        guest: Option<Vec<Kernel>>,
+    },
 }
 
 #[derive(Subcommand)]
@@ -119,6 +134,9 @@ fn main() -> ExitCode {
         Task::Demo { offline, print } => demo::run(offline, print),
         Task::Test { arguments } => test(&arguments),
         Task::Fuzz { seconds } => fuzz::run(seconds),
+        Task::Package => package(),
+        Task::Bench(BenchTask::Capture { guest: Some(kernels) }) => bench::capture_in_guests(&kernels),
+        Task::Bench(BenchTask::Capture { guest: None }) => bench::capture_here(),
         Task::Lab(LabTask::Run(args)) => {
             return run_in_lab(&args).unwrap_or_else(|error| {
                 eprintln!("error: {error:#}");
@@ -144,6 +162,13 @@ fn setup(dry_run: bool) -> Result<()> {
 fn test(arguments: &[String]) -> Result<()> {
     setup::install(&setup::announce(Purpose::All)?)?;
     build::test(arguments)
+}
+
+fn package() -> Result<()> {
+    setup::install(&setup::announce(Purpose::Build)?)?;
+    let path = package::run()?;
+    println!("{} ({})", path.display(), package::megabytes(&path));
+    Ok(())
 }
 
 fn fetch(kernels: &[Kernel], update: bool) -> Result<()> {

@@ -12,6 +12,7 @@ use trace::{Device, Event, Task};
 use super::KEEP;
 use super::shared::Shared;
 use crate::decode::{Decoder, Faults};
+use crate::privilege;
 use crate::sums::Sums;
 
 /// How often the ring is looked at; see LAB: polling costs less than a wake-up an event.
@@ -56,12 +57,13 @@ pub(crate) struct Drainer {
 }
 
 /// Puts this thread before ordinary ones: on a loaded machine with one CPU the load would otherwise fill the ring buffer
-/// between two turns of the thread that empties it. Without the right to do so recording goes on as it is.
-fn hurry() {
+/// between two turns of the thread that empties it. Without the right to do so recording goes on as it is. Sealing, which
+/// is most of the work, does not hurry.
+pub(crate) fn hurry() {
     // SAFETY: takes plain numbers; 0 is the calling thread.
     let done = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
     if done != 0 {
-        tracing::warn!("the ring buffer is emptied at ordinary priority: {}", std::io::Error::last_os_error());
+        tracing::warn!("recording goes on at ordinary priority: {}", std::io::Error::last_os_error());
     }
 }
 
@@ -69,6 +71,7 @@ impl Drainer {
     /// Runs until told to stop, or until nobody takes what it hands on.
     pub(crate) fn run(mut self, shared: &Shared) -> Self {
         hurry();
+        privilege::settle();
         let (mut told, mut told_at) = (Faults::default(), Instant::now());
         let (mut tasks_at, mut read_at) = (told_at, told_at);
         loop {

@@ -1,18 +1,11 @@
 //! Introduces a device before its first event, and again when its limits have changed.
 
-use aya_ebpf::{
-    EbpfContext,
-    helpers::{bpf_ktime_get_ns, bpf_probe_read_kernel_str_bytes},
-    macros::map,
-    maps::HashMap,
-};
+use aya_ebpf::{EbpfContext, helpers::bpf_probe_read_kernel_str_bytes, macros::map, maps::HashMap};
 use aya_log_ebpf::warn;
 use probe::wire::{DRIVER_BYTES, Device, Limits, NAME_BYTES, kind};
 
+use crate::recent::{self, RECHECK_NS};
 use crate::{filter, layout, read, ring};
-
-/// How long a device's limits are taken as unchanged. Drivers set them while they start, before the load.
-const RECHECK_NS: u64 = 1_000_000;
 
 /// A device as it was last told to user space.
 #[repr(C)]
@@ -33,13 +26,16 @@ static DEVICES: HashMap<u64, Known> = HashMap::with_max_entries(4096, 0);
 #[inline(always)]
 pub fn introduce(ctx: &impl EbpfContext, device: u64) -> bool {
     ring::report_loss();
-    // SAFETY: the helper has no arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
+    let (now, recently) = recent::begin(device);
+    if recently {
+        return true;
+    }
     if let Some(known) = DEVICES.get_ptr_mut(device) {
         // SAFETY: the map's own memory; two CPUs may write the same time.
         unsafe {
-            if now.wrapping_sub((*known).checked_ns) < RECHECK_NS {
-                return wanted((*known).kept);
+            let checked_ns = (*known).checked_ns;
+            if now.wrapping_sub(checked_ns) < RECHECK_NS {
+                return wanted(device, checked_ns, (*known).kept);
             }
             (*known).checked_ns = now;
         }
@@ -47,18 +43,20 @@ pub fn introduce(ctx: &impl EbpfContext, device: u64) -> bool {
         // SAFETY: as above.
         let (last, kept) = unsafe { ((*known).limits, (*known).kept) };
         if last == limits {
-            return wanted(kept);
+            return wanted(device, now, kept);
         }
         return tell(ctx, device, now, limits);
     }
     tell(ctx, device, now, limits(device))
 }
 
-/// Counts what is not wanted.
+/// Counts what is not wanted, and remembers what is, with the time its limits were looked at.
 #[inline(always)]
-fn wanted(kept: u64) -> bool {
+fn wanted(device: u64, checked_ns: u64, kept: u64) -> bool {
     if kept == 0 {
         ring::count_filtered();
+    } else {
+        recent::learn(device, checked_ns);
     }
     kept != 0
 }
@@ -103,7 +101,7 @@ fn tell(ctx: &impl EbpfContext, device: u64, now: u64, limits: Limits) -> bool {
     if DEVICES.insert(device, Known { checked_ns: now, limits, kept }, 0).is_err() && ring::may_log() {
         warn!(ctx, "more than 4096 devices: the later ones are introduced with every event");
     }
-    wanted(kept)
+    wanted(device, now, kept)
 }
 
 #[inline(always)]

@@ -12,18 +12,22 @@
 //! | `stack` | kernel stacks |
 //! | `latency` | how long a call took |
 //! | `sums` | the aggregate mode |
+//! | `recent` | what each CPU saw last, which makes the next event cheap |
 //! | `ring` | the ring buffer, and the count of what did not fit |
+//! | `bench` | system calls as events, for the bench alone |
 //!
 //! Built for `bpfel-unknown-none` by the collector's build script.
 
 #![no_std]
 #![no_main]
 
+mod bench;
 mod calls;
 mod device;
 mod dma;
 mod filter;
 mod latency;
+mod recent;
 mod ring;
 mod sg;
 mod slots;

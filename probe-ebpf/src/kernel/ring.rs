@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use probe::wire::{CpuLoss, Event, kind};
 
-use crate::{filter, setting, sums, task};
+use crate::{filter, recent, setting, sums, task};
 
 /// User space chooses the size before loading and polls: no wake-ups, which would cost more than the record.
 #[map]
@@ -41,7 +41,8 @@ pub fn submit<T: 'static>(entry: RingBufEntry<T>) {
     entry.submit(u64::from(BPF_RB_NO_WAKEUP));
 }
 
-/// An event with what all events have, time and place included, after introducing its thread.
+/// An event with what all events have, time and place included, after introducing its thread; behind
+/// [`introduce`](crate::device::introduce), which asks for the time.
 #[inline(always)]
 pub fn event(_: &impl EbpfContext, kind: u8, device: u64) -> Event {
     let event = blank(kind, device);
@@ -57,10 +58,10 @@ fn blank(kind: u8, device: u64) -> Event {
     Event {
         kind,
         direction: 0,
-        // SAFETY: both helpers take no arguments and cannot fail.
+        // SAFETY: the helper takes no arguments and cannot fail.
         cpu: unsafe { bpf_get_smp_processor_id() } as u16,
         tid: bpf_get_current_pid_tgid() as u32,
-        time_ns: unsafe { bpf_ktime_get_ns() },
+        time_ns: recent::now(),
         device,
         orig_addr: 0,
         target: 0,

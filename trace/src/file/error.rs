@@ -109,6 +109,12 @@ pub enum TraceError {
         /// The path asked for.
         path: PathBuf,
     },
+    /// The segment being written has lost its name.
+    #[error("`{}`, or the file in it, was removed while it was being written: what came since is lost, record again", .path.display())]
+    Removed {
+        /// The trace.
+        path: PathBuf,
+    },
     /// The folder to write the trace into is not there.
     #[error("cannot create `{}`, the folder it should go into does not exist: create that first", .path.display())]
     NoParent {

@@ -89,6 +89,42 @@ fn a_closed_trace_reads_back_whole() {
     assert_eq!(read(&path), [map(3), map(5)]);
 }
 
+#[test]
+fn a_trace_appears_under_its_name_when_it_can_be_opened() {
+    let (folder, path) = place();
+    let names = || {
+        let entries = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        entries.collect::<Vec<_>>()
+    };
+    let mut writer = Writer::create(&path, Meta::new()).unwrap();
+    assert_eq!(names(), ["t.swio"]);
+    Trace::open(&path).unwrap();
+    writer.push(&map(5)).unwrap();
+    writer.close(Meta::new()).unwrap();
+    assert_eq!(read(&path), [map(5)]);
+    // Another takes the name between the check and the end of making: it keeps it, and nothing of ours stays.
+    let other = folder.path().join("o.swio");
+    let late = Writer::create_then(&other, Meta::new(), || written(&other, &[map(7)]));
+    assert!(matches!(late, Err(TraceError::Exists { .. })), "{late:?}");
+    assert_eq!(read(&other), [map(7)]);
+    assert_eq!(names().len(), 2, "{:?}", names());
+}
+
+#[test]
+fn writing_ends_when_the_folder_is_removed() {
+    let (_folder, path) = place();
+    let mut writer = Writer::create(&path, Meta::new()).unwrap();
+    writer.push(&map(5)).unwrap();
+    writer.flush().unwrap();
+    fs::remove_dir_all(&path).unwrap();
+    writer.push(&map(6)).unwrap();
+    let error = writer.flush().unwrap_err();
+    assert!(matches!(error, TraceError::Removed { .. }), "{error}");
+    let error = writer.close(Meta::new()).unwrap_err();
+    assert!(error.to_string().contains("was removed while it was being written"), "{error}");
+    assert!(!path.exists());
+}
+
 /// Any event at all, most fields as extreme as they come.
 fn any_event() -> impl Strategy<Value = Event> {
     fn number() -> impl Strategy<Value = u64> {

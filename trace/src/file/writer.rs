@@ -2,7 +2,9 @@
 
 use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 
 use super::open_segment::{self, Frame, OpenSegment};
@@ -15,14 +17,17 @@ use crate::meta::{FORMAT, TOOL};
 use crate::sums::{Bucket, Occupancy, Reading, Sum};
 use crate::{Device, Event, Meta, P2mRun, SnapshotSlot, StackFrame, Task};
 
-/// A segment is sealed when it has this many events, which takes some 60 MB of memory: a dom0 may have little…
-const SEGMENT_EVENTS: u64 = 1 << 19;
+/// A segment is sealed when it has this many events, which takes some 30 MB of memory: a dom0 may have little…
+const SEGMENT_EVENTS: u64 = 1 << 18;
 /// … or this many bytes.
-const SEGMENT_BYTES: u64 = 32 << 20;
+const SEGMENT_BYTES: u64 = 16 << 20;
 /// A frame is written when it has this many bytes, flushed or not.
 const FRAME_BYTES: usize = 256 << 10;
-/// While one segment is being sealed the next may grow to this many times its size; then writing waits.
-const PATIENCE: u64 = 4;
+/// Segments that wait to be sealed at most, some gigabyte of them; then writing waits too.
+const BACKLOG: usize = 64;
+
+/// Folders made by this process, to tell their names apart.
+static MADE: AtomicU32 = AtomicU32::new(0);
 
 /// Writes a trace. What [`Writer::flush`] has returned from survives a SIGKILL of this process.
 ///
@@ -129,15 +134,33 @@ impl Writer {
     /// # Errors
     /// When something is there already, or the folder cannot be made or written to. Nothing is left behind then.
     pub fn create(path: impl AsRef<Path>, meta: Meta) -> Result<Self, TraceError> {
-        let root = path.as_ref().to_owned();
+        Self::create_then(path.as_ref(), meta, || ())
+    }
+
+    /// [`Writer::create`], with something done just before the folder takes its place.
+    pub(super) fn create_then(path: &Path, meta: Meta, before: impl FnOnce()) -> Result<Self, TraceError> {
+        let root = path.to_owned();
         Self::check(&root)?;
-        let made_folder = match fs::create_dir(&root) {
-            Ok(()) => true,
-            // Empty, as has just been checked.
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
-            Err(e) => return Err(TraceError::io("create", &root, e)),
+        if root.is_dir() {
+            return Self::begin(&root, false, meta).inspect_err(|_| remove(&root, false));
+        }
+        // Made beside its place and put there once it can be opened: a SIGKILL never leaves half a trace under its name.
+        let mut name = root.as_os_str().to_owned();
+        name.push(format!(".{}-{}.tmp", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed)));
+        let beside = PathBuf::from(name);
+        fs::create_dir(&beside).map_err(|e| TraceError::io("create", &root, e))?;
+        let place = |mut writer: Self| {
+            before();
+            fs::rename(&beside, &root).map_err(|e| match e.kind() {
+                io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotADirectory => {
+                    TraceError::Exists { path: root.clone() }
+                }
+                _ => TraceError::io("put in place", &root, e),
+            })?;
+            writer.root.clone_from(&root);
+            Ok(writer)
         };
-        Self::begin(&root, made_folder, meta).inspect_err(|_| remove(&root, made_folder))
+        Self::begin(&beside, true, meta).and_then(place).inspect_err(|_| remove(&beside, true))
     }
 
     pub(super) fn begin(root: &Path, made_folder: bool, meta: Meta) -> Result<Self, TraceError> {
@@ -250,8 +273,17 @@ impl Writer {
     /// # Errors
     /// When a file cannot be written, or the sealing of an earlier segment failed (its events are safe).
     pub fn flush(&mut self) -> Result<(), TraceError> {
+        self.still_there()?;
         self.write_frame()?;
         self.save_tables()
+    }
+
+    /// A file without a name can be written to for ever, to no use.
+    fn still_there(&self) -> Result<(), TraceError> {
+        match self.open.file.metadata() {
+            Ok(file) if file.nlink() == 0 => Err(TraceError::Removed { path: self.root.clone() }),
+            _ => Ok(()),
+        }
     }
 
     /// Bytes of the trace on disk so far, events not yet flushed left out.
@@ -268,6 +300,7 @@ impl Writer {
     /// # Errors
     /// When a file cannot be written. The trace then stays as it would after a SIGKILL: it opens, not closed.
     pub fn close(mut self, meta: Meta) -> Result<(), TraceError> {
+        self.still_there()?;
         self.write_frame()?;
         // An error of the sealer is not final: what it could not seal is tried again below.
         let _ = self.finish_sealer();
@@ -326,16 +359,17 @@ impl Writer {
         if self.sealer.as_ref().is_some_and(|s| s.thread.is_finished()) {
             self.finish_sealer()?;
         }
-        let size = (self.open.events / self.segment_events).max(self.open.bytes / SEGMENT_BYTES);
-        if size >= 1 && (self.sealer.is_none() || size >= PATIENCE) {
+        if self.open.events >= self.segment_events || self.open.bytes >= SEGMENT_BYTES {
             self.rotate()?;
         }
-        Ok(())
+        self.seal_next()
     }
 
     /// Puts the open segment aside to be sealed and begins the next.
     fn rotate(&mut self) -> Result<(), TraceError> {
-        self.finish_sealer()?;
+        if self.waiting.len() >= BACKLOG {
+            self.finish_sealer()?;
+        }
         let number = self.open.number;
         let (open, waiting) = (self.root.join(OPEN), self.root.join(waiting_name(number)));
         // The next segment is made ready first: if the disk is full, nothing has changed yet.
@@ -344,11 +378,20 @@ impl Writer {
         fs::rename(&open, &waiting).map_err(|e| TraceError::io("put aside", &open, e))?;
         self.open = next;
         self.waiting.push(number);
-        fs::rename(&ready, &open).map_err(|e| TraceError::io("put in place", &open, e))?;
+        fs::rename(&ready, &open).map_err(|e| TraceError::io("put in place", &open, e))
+    }
+
+    /// Seals the segment that has waited longest, unless one is being sealed: on a busy machine segments wait, not events.
+    fn seal_next(&mut self) -> Result<(), TraceError> {
+        let (None, Some(&number)) = (&self.sealer, self.waiting.first()) else { return Ok(()) };
         let root = self.root.clone();
+        let waiting = root.join(waiting_name(number));
         let thread = thread::Builder::new()
             .name("seal".to_owned())
-            .spawn(move || seal(&root, &waiting_name(number), number))
+            .spawn(move || {
+                take_time();
+                seal(&root, &waiting_name(number), number)
+            })
             .map_err(|e| TraceError::io("start a thread to seal", &waiting, e))?;
         self.sealer = Some(Sealer { number, thread });
         Ok(())
@@ -404,6 +447,16 @@ impl Segment {
         self.events += frame.events();
         frame.clear();
         Ok(())
+    }
+}
+
+/// Gives up a priority that was inherited from the thread that writes: sealing is long, and nothing waits for it.
+fn take_time() {
+    // SAFETY: plain numbers; 0 is the calling thread. An error is a priority of -1, which is given up too.
+    unsafe {
+        if libc::getpriority(libc::PRIO_PROCESS, 0) < 0 {
+            libc::setpriority(libc::PRIO_PROCESS, 0, 0);
+        }
     }
 }
 

@@ -164,7 +164,8 @@ pub fn install(missing: &[Missing]) -> Result<()> {
     })
 }
 
-fn install_packages(packages: &[&str]) -> Result<()> {
+/// Installs Debian packages, as root and at no price.
+pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
     let by_hand = format!("apt-get install --no-install-recommends {}", packages.join(" "));
     let Some(apt) = process::find("apt-get") else {
         bail!(
