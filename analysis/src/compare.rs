@@ -175,7 +175,7 @@ fn caveats(trace: &Trace, load: &Load) -> Vec<String> {
     }
     caveats.extend(meta.losses.notes.iter().cloned());
     match Generation::of_recorded(meta) {
-        Some((_, "")) => {}
+        Some((_, caveat)) if caveat.is_empty() => {}
         Some((rules, caveat)) => {
             caveats.push(format!("kernel {} is taken as {}: {caveat}", meta.host.kernel_version(), rules.id))
         }

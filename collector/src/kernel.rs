@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use trace::Pool;
-use trace::meta::{Host, Xen};
+use trace::meta::{AllocatorTypes, Host, Xen};
 
-use crate::btf::{Btf, BtfError};
+use crate::btf::{Btf, BtfError, Kind};
 use crate::globals::Globals;
 use crate::host;
 use crate::kcore::{Kcore, KcoreError};
@@ -41,6 +41,21 @@ impl Kernel {
             Err(_) => (probe::Layout::EMPTY, Vec::new()),
         };
         Self { host: host::host(), xen: host::xen(), btf, symbols, memory: Kcore::open(), layout, missing }
+    }
+
+    /// What its types tell of the bounce allocator (SPEC 1, end); nothing without BTF.
+    #[must_use]
+    pub fn allocator(&self) -> Option<AllocatorTypes> {
+        let btf = self.btf.as_ref().ok()?;
+        let has = |structure: &str, member: &str| btf.offset_of(structure, member).is_some();
+        Some(AllocatorTypes {
+            parameters: btf.parameters("swiotlb_tbl_map_single").map_or(0, |list| list.len() as u32),
+            min_align_mask: has("device_dma_parameters", "min_align_mask"),
+            device_pools: has("device", "dma_io_tlb_mem"),
+            areas: btf.has(Kind::Struct, "io_tlb_area"),
+            pools: btf.has(Kind::Struct, "io_tlb_pool"),
+            pad_slots: has("io_tlb_slot", "pad_slots"),
+        })
     }
 
     /// Where the pool's members are.

@@ -197,7 +197,9 @@ impl Recorder {
             decoder.only_own(slots.iter().map(held));
         }
         let p2m = frame_table(&kernel, &mut notes);
+        let allocator = kernel.allocator();
         let meta = Meta {
+            allocator,
             host: kernel.host,
             xen: kernel.xen,
             pools,

@@ -5,6 +5,7 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`rules`] | the table of generations: every difference between kernels, side by side |
+//! | [`detect`] | which of them a recorded kernel is |
 //! | [`kernel`], [`copies`] | kernels by release, finer than a generation: dated facts, and how each era copies |
 //! | [`plan`] | a request against a pool, in numbers: slots, stride, address match, boundary |
 //! | `walk`, `view` | the five searches, without the walking; by other addresses than the pool's own |
@@ -34,6 +35,7 @@ pub mod boot;
 mod bounds;
 mod checker;
 pub mod copies;
+pub mod detect;
 pub mod dispatch;
 pub mod eras;
 pub mod growth;

@@ -3,8 +3,6 @@
 //! Everything in which one generation differs from another is a field of [`Generation`]; the code that acts on a rule
 //! matches on it by name. To see how `v6_3` differs from `v6_10`, read two rows of [`GENERATIONS`].
 
-use trace::Meta;
-
 /// How the free slots are walked (SPEC 3.1–3.6, where the letters come from).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Search {
@@ -198,12 +196,6 @@ impl Generation {
     #[must_use]
     pub fn has_high_pool(&self) -> bool {
         self.grammar == Grammar::TwoPools
-    }
-
-    /// The generation of the kernel a trace was recorded on, and what must be said about the choice.
-    #[must_use]
-    pub fn of_recorded(meta: &Meta) -> Option<(&'static Self, &'static str)> {
-        Self::of_release(meta.host.kernel_version())
     }
 
     /// The generation a kernel release stands for, and what must be said about that choice. Stable branches change

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use replay::{Generation, Miss, Start, Verdict};
-use trace::{Event, Trace};
+use trace::{Event, Meta, Trace};
 
 use super::Usage;
 use crate::cli::{Format, VerifyArgs};
@@ -65,10 +65,13 @@ pub(crate) fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let Some(pool) = meta.pools.first() else {
         bail!("{} has no bounce pool, so no slot was ever chosen", args.trace.display());
     };
-    let rules = generation(args, &trace)?;
+    let tried = generations(args, &trace)?;
     let events = trace.events().collect::<Result<Vec<Event>, _>>()?;
     let start = Start { pool, snapshot: trace.snapshot(), snapshot_ns: meta.snapshot_ns };
-    let verdict = replay::verify(&events, trace.devices(), &start, rules);
+    let verdicts = tried.iter().map(|rules| (*rules, replay::verify(&events, trace.devices(), &start, rules)));
+    // Of those that do equally well the first, which is the likeliest.
+    let best = verdicts.reduce(|best, next| if next.1.share() > best.1.share() { next } else { best });
+    let (rules, verdict) = best.context("no policy was given")?;
     if let Some(partial) = meta.capture.partial().filter(|_| verdict.total == 0) {
         bail!("{} holds no slot allocation that can be judged: it was {partial}", args.trace.display());
     }
@@ -98,7 +101,8 @@ pub(crate) fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     Ok(if enough { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn generation(args: &VerifyArgs, trace: &Trace) -> anyhow::Result<&'static Generation> {
+/// Those the kernel can follow by its types, the one its version speaks for first; or the one that was asked for.
+fn generations(args: &VerifyArgs, trace: &Trace) -> anyhow::Result<Vec<&'static Generation>> {
     if let Some(policy) = &args.policy {
         if policy.text().contains(':') {
             return Err(Usage(format!(
@@ -107,12 +111,13 @@ fn generation(args: &VerifyArgs, trace: &Trace) -> anyhow::Result<&'static Gener
             ))
             .into());
         }
-        return Ok(policy.rules());
+        return Ok(vec![policy.rules()]);
     }
-    let release = &trace.meta().host.release;
-    let (rules, _) = Generation::of_recorded(trace.meta())
-        .with_context(|| format!("no policy is known for kernel {release:?}; give one with --policy"))?;
-    Ok(rules)
+    let meta = trace.meta();
+    let (first, _) = Generation::of_recorded(meta)
+        .with_context(|| format!("no policy is known for kernel {:?}; give one with --policy", meta.host.release))?;
+    let others = meta.allocator.as_ref().map(replay::detect::candidates).unwrap_or_default();
+    Ok(std::iter::once(first).chain(others.into_iter().filter(|other| other.id != first.id)).collect())
 }
 
 fn row(rules: &Generation, verdict: &Verdict) -> VerifyRow {
@@ -186,11 +191,26 @@ fn print(row: &VerifyRow, misses: &[MissRow], verdict: &Verdict, trace: &Trace) 
             format_args!("note: areas whose slots in the snapshot do not add up to the kernel's count: {n}"),
         )?;
     }
-    if let Some((_, caveat)) = Generation::of_recorded(meta).filter(|(_, caveat)| !caveat.is_empty()) {
-        output::line(stdout, format_args!("note: kernel {}: {caveat}", meta.host.kernel_version()))?;
+    if let Some(how) = how_found(&row.policy, meta) {
+        output::line(stdout, format_args!("note: kernel {}: {how}", meta.host.kernel_version()))?;
     }
     for (what, n) in meta.losses.by_cause().filter(|&(_, n)| n > 0) {
         output::line(stdout, format_args!("note: {what}: {}", count(n)))?;
     }
     Ok(())
+}
+
+/// How the policy was found, when there is something to say.
+fn how_found(policy: &str, meta: &Meta) -> Option<String> {
+    let (first, caveat) = Generation::of_recorded(meta)?;
+    let left: Vec<_> = meta.allocator.as_ref().map(replay::detect::candidates)?.iter().map(|rules| rules.id).collect();
+    match left.as_slice() {
+        [] | [_] => Some(caveat).filter(|caveat| !caveat.is_empty()),
+        _ if first.id == policy => Some(format!("its types leave {}; its choices fit {policy} best", left.join(", "))),
+        _ => Some(format!(
+            "its version speaks for {}, its types leave {}, its choices are those of {policy}",
+            first.id,
+            left.join(", ")
+        )),
+    }
 }

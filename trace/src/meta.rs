@@ -34,6 +34,9 @@ pub struct Meta {
     pub host: Host,
     /// Xen, when the machine runs under it.
     pub xen: Option<Xen>,
+    /// What the kernel's types tell of its bounce allocator; absent in traces of format 1.0, and where there is no BTF.
+    #[serde(default)]
+    pub allocator: Option<AllocatorTypes>,
     /// Bounce pools, the default one first; empty when the machine has none.
     pub pools: Vec<Pool>,
     /// Time of the pool snapshot in nanoseconds since the recording began; absent when none could be taken.
@@ -60,6 +63,7 @@ impl Meta {
             format: FORMAT,
             host: Host::default(),
             xen: None,
+            allocator: None,
             pools: Vec::new(),
             snapshot_ns: None,
             snapshot_exact: false,
@@ -104,6 +108,23 @@ impl Host {
         let debian = self.version.split_once("Debian ").map(|(_, rest)| rest.split(['-', ' ']).next().unwrap_or(rest));
         debian.filter(|v| v.starts_with(|c: char| c.is_ascii_digit())).unwrap_or(&self.release)
     }
+}
+
+/// What a kernel's BTF tells of its bounce allocator: which generations it can be, whatever its version says (SPEC 1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AllocatorTypes {
+    /// Parameters of `swiotlb_tbl_map_single`; 0 when it is not there.
+    pub parameters: u32,
+    /// There is a `min_align_mask` among a device's parameters.
+    pub min_align_mask: bool,
+    /// Devices point to a pool of their own (`dma_io_tlb_mem`, or what came after).
+    pub device_pools: bool,
+    /// There is a `struct io_tlb_area`.
+    pub areas: bool,
+    /// There is a `struct io_tlb_pool`.
+    pub pools: bool,
+    /// Slots have `pad_slots`.
+    pub pad_slots: bool,
 }
 
 /// Xen, as the guest sees it.
