@@ -86,7 +86,7 @@ pub(crate) struct RecordArgs {
     #[arg(short, long, value_parser = humantime::parse_duration, conflicts_with = "workload")]
     pub(crate) duration: Option<Duration>,
     /// Size of the ring buffer between kernel and recorder, a power of two; larger when records are lost. A plain number
-    /// is MiB. With --trigger, size of the memory in which events are kept
+    /// is MiB. With --trigger, size of the memory in which events are kept; the ring buffer then has a quarter of it, 16M to 64M
     #[arg(long, value_name = "SIZE", default_value = "16M", value_parser = ring_bytes)]
     pub(crate) ring: u64,
     /// full: every event; bounces: the slot allocator only, nothing else is attached; aggregate: sums and histograms in

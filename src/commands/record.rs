@@ -113,7 +113,7 @@ fn options(args: &RecordArgs) -> anyhow::Result<Options> {
     // The ring buffer bridges the moments in which the memory is written out or the CPU is taken.
     // Of sums only the devices come through it.
     let ring = match (flying, args.mode) {
-        (true, _) => (args.ring / 4).next_power_of_two().min(64 << 20),
+        (true, _) => (args.ring / 4).next_power_of_two().clamp(16 << 20, 64 << 20),
         (false, Mode::Aggregate) => args.ring.min(1 << 18),
         (false, _) => args.ring,
     };

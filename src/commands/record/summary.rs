@@ -74,9 +74,9 @@ pub(super) fn text(summary: &Summary) -> anyhow::Result<String> {
         if !reading.sums.is_empty() {
             writeln!(text, "{}", output::table(&sums(reading, devices), |field| field.name == "device"))?;
         }
-        let used = reading.occupancy.iter().map(|look| look.used);
-        if let (Some(most), Some(now)) = (used.clone().max(), used.last()) {
-            let (most, now) = (field::count(most), field::count(now));
+        let most = reading.occupancy.iter().map(|look| look.used).max();
+        if let (Some(most), Some(last)) = (most, reading.occupancy.last()) {
+            let (most, now) = (field::count(most), field::count(last.used));
             writeln!(text, "slots in use, looked at once a second: {now} at the end, {most} at most")?;
         }
     }
