@@ -271,7 +271,7 @@ impl Recorder {
             let meta = meta.clone();
             let work = move || {
                 // What waits for the disk is lost with the process: it must not wait for the load as well.
-                hurry();
+                hurry("events are written");
                 privilege::settle();
                 let writer = trace.recv().map_err(|e| CollectorError::NoThread { reason: e.to_string() })?;
                 write(writer, &receiver, &shared, &meta, p2m)
@@ -401,11 +401,11 @@ fn unreported(lost: &[CpuLoss], base_ns: u64) -> Vec<Event> {
 /// Puts this thread before ordinary ones: on a loaded machine with one CPU the load would otherwise fill the ring buffer
 /// between two turns of the thread that empties it. Without the right to do so recording goes on as it is. Sealing, which
 /// is most of the work, does not hurry.
-fn hurry() {
+fn hurry(what: &str) {
     // SAFETY: takes plain numbers; 0 is the calling thread.
     let done = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
     if done != 0 {
-        tracing::warn!("recording goes on at ordinary priority: {}", std::io::Error::last_os_error());
+        tracing::warn!("{what} at ordinary priority: {}", std::io::Error::last_os_error());
     }
 }
 
@@ -416,7 +416,7 @@ fn drain(
     sender: SyncSender<Batch>,
     shared: &Shared,
 ) -> (Decoder, SyncSender<Batch>) {
-    hurry();
+    hurry("the ring buffer is emptied");
     privilege::settle();
     let (mut told, mut told_at) = (Faults::default(), Instant::now());
     loop {
