@@ -12,6 +12,7 @@ mod cli;
 mod commands;
 mod output;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -26,8 +27,9 @@ fn main() -> ExitCode {
     // Diagnostics of the probe and the collector go to standard error, quiet unless asked for by RUST_LOG, as in
     // `RUST_LOG=debug` or `RUST_LOG=warn,collector=debug`.
     let asked = std::env::var("RUST_LOG").ok().and_then(|filter| filter.parse::<Targets>().ok());
+    let coloured = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     tracing_subscriber::registry()
-        .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).without_time())
+        .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(coloured).without_time())
         .with(asked.unwrap_or_else(|| Targets::new().with_default(LevelFilter::WARN)))
         .init();
     let done = match cli.command {

@@ -271,7 +271,7 @@ impl Recorder {
             let meta = meta.clone();
             let work = move || {
                 // What waits for the disk is lost with the process: it must not wait for the load as well.
-                drain::hurry();
+                drain::hurry("events are written");
                 privilege::settle();
                 let sink = trace.recv().map_err(|e| CollectorError::NoThread { reason: e.to_string() })?;
                 sink.run(&receiver, &shared, &meta, around)

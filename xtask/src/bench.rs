@@ -44,7 +44,7 @@ const JOB: &str = r#"
 echo "== system calls"
 capture-cost 3000
 echo "== instructions the verifier looked at"
-RUST_LOG=collector=debug swioscope doctor 2>&1 >/dev/null | sed -n 's/.*program="\([a-z_]*\)" verified_instructions=\([0-9]*\) milliseconds=\([0-9]*\) ok=true/  \1 \2 (\3 ms)/p'
+NO_COLOR=1 RUST_LOG=collector=debug swioscope doctor 2>&1 >/dev/null | sed -n 's/.*program="\([a-z_]*\)" verified_instructions=\([0-9]*\) milliseconds=\([0-9]*\) ok=true/  \1 \2 (\3 ms)/p'
 echo "== NVMe, alone and recorded, in turns"
 load="lab-load --device /dev/load/nvme --threads 4 --ops 3000"
 for round in 1 2 3; do

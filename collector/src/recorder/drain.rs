@@ -59,18 +59,18 @@ pub(crate) struct Drainer {
 /// Puts this thread before ordinary ones: on a loaded machine with one CPU the load would otherwise fill the ring buffer
 /// between two turns of the thread that empties it. Without the right to do so recording goes on as it is. Sealing, which
 /// is most of the work, does not hurry.
-pub(crate) fn hurry() {
+pub(crate) fn hurry(what: &str) {
     // SAFETY: takes plain numbers; 0 is the calling thread.
     let done = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
     if done != 0 {
-        tracing::warn!("recording goes on at ordinary priority: {}", std::io::Error::last_os_error());
+        tracing::warn!("{what} at ordinary priority: {}", std::io::Error::last_os_error());
     }
 }
 
 impl Drainer {
     /// Runs until told to stop, or until nobody takes what it hands on.
     pub(crate) fn run(mut self, shared: &Shared) -> Self {
-        hurry();
+        hurry("the ring buffer is emptied");
         privilege::settle();
         let (mut told, mut told_at) = (Faults::default(), Instant::now());
         let (mut tasks_at, mut read_at) = (told_at, told_at);
