@@ -11,16 +11,6 @@ use trace::{Event, Meta, Op, Pool, Trace, field};
 use crate::comparison::{Comparison, Curve, PolicyDetail, PolicyDeviceRow, PolicyRow, RefusalRow, TraceFacts};
 use crate::{AnalysisError, devices, verdict};
 
-/// The address translation of the machine a trace was recorded on.
-#[must_use]
-pub fn own_platform(meta: &Meta) -> PlatformKind {
-    match &meta.xen {
-        Some(xen) if xen.mode == "pv" => PlatformKind::XenPv,
-        Some(_) => PlatformKind::XenAuto,
-        None => PlatformKind::Native,
-    }
-}
-
 /// What a comparison rests on besides its policies.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CompareOptions {
@@ -68,7 +58,8 @@ pub fn compare(
         .collect::<Result<Vec<Setup>, _>>()?;
 
     let (load, mut facts) = load(trace, &progress)?;
-    let platform = Platform::recorded(options.platform.unwrap_or_else(|| own_platform(meta).into()), trace.p2m());
+    let platform =
+        Platform::recorded(options.platform.unwrap_or_else(|| PlatformKind::of_recorded(meta).into()), trace.p2m());
 
     let keep = Options { on_fail: options.on_fail, ..Options::default() };
     let job = |setup: &Setup| Job { setup: setup.clone(), platform: &platform, options: keep };

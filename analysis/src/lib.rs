@@ -18,7 +18,7 @@ pub mod frames;
 pub mod plan;
 pub mod verdict;
 
-pub use compare::{CompareOptions, Stage, compare, own_platform};
+pub use compare::{CompareOptions, Stage, compare};
 pub use comparison::{Comparison, Curve, PolicyDetail, PolicyDeviceRow, PolicyRow, RefusalRow, TraceFacts};
 pub use devices::DeviceRow;
 pub use plan::{NeedRow, PlanOptions, PlanReport, SizeRow, plan};

@@ -5,15 +5,16 @@ use std::sync::atomic::AtomicBool;
 
 use replay::boot::{self, BootQuery};
 use replay::{
-    Base, Force, KernelVersion, Load, OnFail, Platform, PlatformSpec, Policy, Progress, SizeCurve, SizePoint, Sizing,
+    Base, Force, KernelVersion, Load, OnFail, Platform, PlatformKind, PlatformSpec, Policy, Progress, SizeCurve,
+    SizePoint, Sizing,
 };
 use trace::field::{bytes, count};
 use trace::pool::SLOT_BYTES;
 use trace::{Meta, Trace};
 
+use crate::AnalysisError;
 use crate::compare::{self, Stage};
 use crate::comparison::TraceFacts;
-use crate::{AnalysisError, own_platform};
 
 /// What is asked.
 #[derive(Clone, Debug)]
@@ -126,7 +127,8 @@ pub fn plan(
 
     let meta = first.meta();
     let base = compare::base(meta, meta.pools.first());
-    let platform = Platform::recorded(options.platform.unwrap_or_else(|| own_platform(meta).into()), first.p2m());
+    let platform =
+        Platform::recorded(options.platform.unwrap_or_else(|| PlatformKind::of_recorded(meta).into()), first.p2m());
     let refused = |policy: &str| {
         let policy = policy.to_owned();
         move |source| AnalysisError::Policy { policy, source }

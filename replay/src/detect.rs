@@ -5,6 +5,7 @@
 use trace::Meta;
 use trace::meta::AllocatorTypes;
 
+use crate::machine::PlatformKind;
 use crate::rules::Generation;
 
 /// The generations a kernel with these types can follow, oldest first; none for types nobody has described.
@@ -23,6 +24,18 @@ pub fn candidates(types: &AllocatorTypes) -> Vec<&'static Generation> {
         _ => &["legacy"],
     };
     ids.iter().filter_map(|id| Generation::by_id(id)).collect()
+}
+
+impl PlatformKind {
+    /// The address translation of the machine a trace was recorded on.
+    #[must_use]
+    pub fn of_recorded(meta: &Meta) -> Self {
+        match &meta.xen {
+            Some(xen) if xen.mode == "pv" => Self::XenPv,
+            Some(_) => Self::XenAuto,
+            None => Self::Native,
+        }
+    }
 }
 
 impl Generation {

@@ -26,6 +26,7 @@
 //! | [`overlay`], [`sizing`] | loads laid over one another; how large a pool must be |
 //! | [`mod@sweep`] | a load replayed on many machines at once |
 //! | [`mod@verify`] | the model as a checker of a recorded kernel |
+//! | [`mod@decisions`] | the same for whether mappings bounce, and why |
 //! | [`refusal`] | why a mapping was refused, with its arithmetic |
 
 pub mod allocator;
@@ -35,6 +36,7 @@ pub mod boot;
 mod bounds;
 mod checker;
 pub mod copies;
+pub mod decisions;
 pub mod detect;
 pub mod dispatch;
 pub mod eras;
@@ -71,6 +73,7 @@ pub mod whatif;
 pub use allocator::{Allocator, Stop, Taken};
 pub use axis::{Axis, AxisError, grid};
 pub use copies::{COPY_ERAS, Copies};
+pub use decisions::{DecisionExample, Decisions, WrongDecision, decisions};
 pub use dispatch::{Dispatch, Fallback};
 pub use eras::{ERAS, Era};
 pub use growth::{Grown, GrowthSetup, Transient};
@@ -78,8 +81,8 @@ pub use kernel::KernelVersion;
 pub use lifetimes::Assumed;
 pub use load::{Load, LoadBuilder, LoadDevice, LoadNotes, Recorded, Surroundings};
 pub use machine::{
-    BoundaryBase, FalseBoundaries, Forbidden, FrameTable, Machine, Mapped, Ops, PLATFORM_PARAMETERS, PLATFORMS,
-    Platform, PlatformError, PlatformKind, PlatformSpec, Reason, Refused, Terms,
+    BoundaryBase, FalseBoundaries, Forbidden, Foreseen, FrameTable, Machine, Mapped, Ops, PLATFORM_PARAMETERS,
+    PLATFORMS, Platform, PlatformError, PlatformKind, PlatformSpec, Reason, Refused, Terms,
 };
 pub use occupancy::Occupancy;
 pub use outcome::{DeviceOutcome, OnFail, OnFailError, Options, Outcome, RefusedMap};

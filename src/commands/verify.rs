@@ -4,8 +4,11 @@ use std::io;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use replay::{Generation, Miss, Start, Verdict};
-use trace::{Event, Meta, Trace};
+use replay::{
+    Base, DecisionExample, Decisions, Foreseen, Generation, Machine, Miss, Platform, PlatformKind, Policy, PolicyError,
+    Reason, Start, Verdict, WrongDecision,
+};
+use trace::{Event, Meta, Pool, Trace};
 
 use super::Usage;
 use crate::cli::{Format, VerifyArgs};
@@ -59,6 +62,50 @@ trace::record! {
     }
 }
 
+trace::record! {
+    /// How well the recorded platform's rules predict which mappings bounced.
+    pub struct DecisionsRow {
+        /// Mappings judged: whether they bounced, and if not, at which address.
+        total: u64 => Count,
+        /// Predicted exactly.
+        exact: u64 => Count,
+        /// Share predicted exactly.
+        share: f64 => Ratio,
+        /// Exact ones that did not bounce.
+        direct: u64 => Count,
+        /// Exact ones that bounced.
+        bounced: u64 => Count,
+        /// Why those bounced, as reason=count.
+        reasons: String => Text,
+        /// Exact ones that were refused.
+        refused: u64 => Count,
+        /// Mappings without what it takes to judge them.
+        unjudged: u64 => Count,
+    }
+}
+
+trace::record! {
+    /// A mapping whose decision was predicted wrongly.
+    pub struct WrongDecisionRow {
+        /// What the kernel did that the rules do not.
+        kernel: String => Text,
+        /// Decisions wrong in this way.
+        count: u64 => Count,
+        /// When it was.
+        time_ns: u64 => Time,
+        /// Device.
+        device: String => Text,
+        /// Its buffer.
+        orig_addr: u64 => Address,
+        /// Its size.
+        size: u64 => Bytes,
+        /// What the rules make of it.
+        foreseen: String => Text,
+        /// The address its device was given; none when it was refused.
+        dma_addr: Option<u64> => Address,
+    }
+}
+
 pub(crate) fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let trace = Trace::open(&args.trace)?;
     let meta = trace.meta();
@@ -85,6 +132,8 @@ pub(crate) fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
         );
     }
 
+    let machine = recorded_machine(&trace, pool, rules)?;
+    let decisions = replay::decisions(&events, trace.devices(), &machine);
     let row = row(rules, &verdict);
     let misses = misses(&verdict);
     match args.format {
@@ -92,10 +141,15 @@ pub(crate) fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
         Format::Json => {
             let mut json = output::json_row(&row);
             json["misses"] = output::json_rows(&misses);
+            json["decisions"] = output::json_row(&decisions_row(&decisions));
+            json["decisions"]["wrong"] = output::json_rows(&wrong_decisions(&decisions, &trace));
             json["snapshot_exact"] = meta.snapshot_exact.into();
             output::print_json(&json)?;
         }
-        Format::Table => print(&row, &misses, &verdict, &trace)?,
+        Format::Table => {
+            print(&row, &misses, &verdict, &trace)?;
+            print_decisions(&decisions, &trace)?;
+        }
     }
     let enough = args.at_least.is_none_or(|least| verdict.share() * 100.0 >= least);
     Ok(if enough { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -118,6 +172,16 @@ fn generations(args: &VerifyArgs, trace: &Trace) -> anyhow::Result<Vec<&'static 
         .with_context(|| format!("no policy is known for kernel {:?}; give one with --policy", meta.host.release))?;
     let others = meta.allocator.as_ref().map(replay::detect::candidates).unwrap_or_default();
     Ok(std::iter::once(first).chain(others.into_iter().filter(|other| other.id != first.id)).collect())
+}
+
+/// The recorded kernel's rules on the recorded platform and pool.
+fn recorded_machine(trace: &Trace, pool: &Pool, rules: &Generation) -> Result<Machine, PolicyError> {
+    let meta = trace.meta();
+    let release = meta.host.kernel_version();
+    // The release settles more than the generation does, but a policy of another name may not know it.
+    let policy = Policy::parse(&format!("{}:kernel={release}", rules.id)).or_else(|_| Policy::parse(rules.id))?;
+    let setup = policy.resolve(&Base::of_pool(pool, Some(meta.host.possible_cpus)))?;
+    Ok(Machine::new(&setup, Platform::recorded(PlatformKind::of_recorded(meta).into(), trace.p2m())))
 }
 
 fn row(rules: &Generation, verdict: &Verdict) -> VerifyRow {
@@ -155,6 +219,69 @@ fn misses(verdict: &Verdict) -> Vec<MissRow> {
             }
         })
         .collect()
+}
+
+fn decisions_row(decisions: &Decisions) -> DecisionsRow {
+    let reasons = Reason::ALL.iter().zip(decisions.bounced).filter(|&(_, count)| count > 0);
+    let reasons: Vec<_> = reasons.map(|(reason, count)| format!("{}={count}", reason.name())).collect();
+    DecisionsRow {
+        total: decisions.total,
+        exact: decisions.exact,
+        share: decisions.share(),
+        direct: decisions.direct,
+        bounced: decisions.bounced.iter().sum(),
+        reasons: reasons.join(" "),
+        refused: decisions.refused,
+        unjudged: decisions.unjudged,
+    }
+}
+
+/// The examples of wrong decisions, a few of each kind.
+fn wrong_decisions(decisions: &Decisions, trace: &Trace) -> Vec<WrongDecisionRow> {
+    let row = |example: &DecisionExample| WrongDecisionRow {
+        kernel: example.wrong.name().to_owned(),
+        count: decisions.wrong[example.wrong as usize],
+        time_ns: example.time_ns,
+        device: trace.devices().iter().find(|d| d.id == example.device).map(|d| d.name.clone()).unwrap_or_default(),
+        orig_addr: example.orig_addr,
+        size: example.size,
+        foreseen: match example.foreseen {
+            Foreseen::Direct(at) => format!("direct at {at:#x}"),
+            Foreseen::Bounced(reason) => format!("bounced: {}", reason.name()),
+            Foreseen::Refused => "refused".to_owned(),
+        },
+        dma_addr: example.dma_addr,
+    };
+    let of_kind = |wrong: &WrongDecision| {
+        let wrong = *wrong;
+        decisions.examples.iter().filter(move |example| example.wrong == wrong).map(row)
+    };
+    WrongDecision::ALL.iter().flat_map(of_kind).collect()
+}
+
+fn print_decisions(decisions: &Decisions, trace: &Trace) -> anyhow::Result<()> {
+    // Kernels whose mappings cannot be recorded have no decisions to judge.
+    if decisions.total == 0 {
+        return Ok(());
+    }
+    let stdout = &mut io::stdout();
+    let count = trace::field::count;
+    let row = decisions_row(decisions);
+    output::line(
+        stdout,
+        format_args!(
+            "{} of {} mappings bounced or not as the platform's rules say ({:.3} %)",
+            count(row.exact),
+            count(row.total),
+            row.share * 100.0
+        ),
+    )?;
+    output::line(stdout, output::table(&[row], |_| false))?;
+    let wrong = wrong_decisions(decisions, trace);
+    if !wrong.is_empty() {
+        output::line(stdout, output::table(&wrong, |_| false))?;
+    }
+    Ok(())
 }
 
 fn print(row: &VerifyRow, misses: &[MissRow], verdict: &Verdict, trace: &Trace) -> anyhow::Result<()> {

@@ -78,6 +78,11 @@ enum LabTask {
         #[arg(long)]
         update: bool,
     },
+    /// Build the lab's module for kernels (all four if none is named), as --load edu does
+    Module {
+        /// 5.10, 6.1, 6.12, 7.2
+        kernels: Vec<Kernel>,
+    },
     /// Boot a guest, run a command in it as root, exit with its status (125 if the lab itself fails)
     Run(RunArgs),
 }
@@ -104,7 +109,7 @@ struct RunArgs {
     dom0_memory: Option<u32>,
     #[arg(long, default_value_t = 1)]
     cpus: u32,
-    /// A device, with its driver loaded: nvme[:QUEUES], ahci, ide, e1000, e1000e, virtio; disks are /dev/load/NAME
+    /// A device, with its driver loaded: nvme[:QUEUES], ahci, ide, e1000, e1000e, virtio, edu; disks are /dev/load/NAME
     #[arg(long = "load", value_name = "DEVICE")]
     loads: Vec<Load>,
     /// Limit each disk to so many requests a second, so that requests wait and hold their slots as on a real disk
@@ -144,6 +149,7 @@ fn main() -> ExitCode {
             });
         }
         Task::Lab(LabTask::Fetch { kernels, update }) => fetch(&kernels, update),
+        Task::Lab(LabTask::Module { kernels }) => module(&kernels),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -188,6 +194,15 @@ fn fetch(kernels: &[Kernel], update: bool) -> Result<()> {
     Ok(())
 }
 
+fn module(kernels: &[Kernel]) -> Result<()> {
+    let kernels = if kernels.is_empty() { &Kernel::ALL } else { kernels };
+    for kernel in kernels {
+        let built = lab::module(*kernel, &mut |line| println!("{line}"))?;
+        println!("{kernel}: {}", built.display());
+    }
+    Ok(())
+}
+
 fn run_in_lab(args: &RunArgs) -> Result<ExitCode> {
     let mut guest =
         Guest::new(args.kernel).xen(args.xen).cpus(args.cpus).timeout(Duration::from_secs(args.timeout)).echo(true);
@@ -225,6 +240,9 @@ fn run_in_lab(args: &RunArgs) -> Result<ExitCode> {
         }
     }
     lab::fetch(args.kernel, &mut |line| eprintln!("{line}"))?;
+    if args.loads.contains(&Load::Edu) {
+        lab::module(args.kernel, &mut |line| eprintln!("{line}"))?;
+    }
     if args.xen {
         lab::fetch_xen(&mut |line| eprintln!("{line}"))?;
     }

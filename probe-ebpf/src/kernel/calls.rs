@@ -15,7 +15,8 @@ use aya_ebpf::{
 };
 use probe::wire::{Event, has, kind};
 
-use crate::{device, dma::direct_map, latency, layout, read, ring, sg, stack};
+use crate::dma::{MMIO, direct_map};
+use crate::{device, latency, layout, read, ring, sg, stack};
 
 /// An argument as a plain number: as a typed pointer the verifier would let nobody compute with it.
 #[inline(always)]
@@ -79,7 +80,7 @@ fn map_resource(ctx: &FExitContext) -> i32 {
         event.orig_addr = ctx.arg(1);
         event.size = ctx.arg(2);
         event.direction = ctx.arg(3);
-        event.attrs = ctx.arg(4);
+        event.attrs = ctx.arg::<u32>(4) | MMIO;
         event.target = ctx.arg(5);
     })
 }

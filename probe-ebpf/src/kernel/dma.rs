@@ -21,16 +21,19 @@ fn trace(ctx: &BtfTracePointContext, kind: u8, fill: impl FnOnce(&mut Event)) ->
     0
 }
 
-/// (dev, phys_addr, dma_addr, size, dir, attrs)
+/// `DMA_ATTR_MMIO`, by which kernels from 6.18 on tell a device's registers from memory.
+pub const MMIO: u32 = 1 << 10;
+
+/// (dev, phys_addr, dma_addr, size, dir, attrs); `more` is what the tracepoint's own name says of the attributes.
 #[inline(always)]
-fn map(ctx: &BtfTracePointContext) -> i32 {
+fn map(ctx: &BtfTracePointContext, more: u32) -> i32 {
     trace(ctx, kind::MAP, |event| {
         event.has = has::ORIG | has::TARGET;
         event.orig_addr = ctx.arg(1);
         event.target = ctx.arg(2);
         event.size = ctx.arg(3);
         event.direction = ctx.arg(4);
-        event.attrs = ctx.arg(5);
+        event.attrs = ctx.arg::<u32>(5) | more;
     })
 }
 
@@ -119,8 +122,8 @@ macro_rules! programs {
 }
 
 programs! {
-    dma_map => map;
-    dma_map_resource => map;
+    dma_map => |ctx| map(ctx, 0);
+    dma_map_resource => |ctx| map(ctx, MMIO);
     dma_unmap => unmap;
     dma_unmap_resource => unmap;
     dma_sync_single_for_cpu => |ctx| sync(ctx, kind::SYNC_FOR_CPU);

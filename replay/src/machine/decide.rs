@@ -65,7 +65,9 @@ impl Machine {
     /// Xen's operations (SPEC 10.1, 10.8): they know no `noforce`, and refuse nothing but what finds no slots.
     fn decide_xen(&self, seen: &Seen, request: &Request, limits: &Limits, terms: &Terms) -> Decision {
         if terms.has(Terms::MMIO) {
-            return unmoved(request, limits);
+            // Before 6.17 they have none for device memory, and the kernel refuses it (SPEC 10.6).
+            let none = self.era.from < (6, 17);
+            return if none { forbidden(Forbidden::NoResource) } else { unmoved(request, limits) };
         }
         let reason = self.reason(seen, request, limits).or_else(|| self.kmalloc(self.era.xen_kmalloc, request, terms));
         match reason {

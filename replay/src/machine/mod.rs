@@ -28,7 +28,7 @@ pub use platform::{
     PlatformParameter, PlatformRow, PlatformSpec,
 };
 use terms::PAGE;
-pub use terms::{Forbidden, Mapped, Reason, Refused, Terms};
+pub use terms::{Forbidden, Foreseen, Mapped, Reason, Refused, Terms};
 
 /// A policy's allocator on a platform.
 #[derive(Clone, Debug)]
@@ -177,6 +177,27 @@ impl Machine {
             }
             Decision::Refuse(refused) => Err(refused),
         }
+    }
+
+    /// What becomes of a mapping by the platform's rules, slots left out of it; nothing when a frame it takes is not in the
+    /// recorded table.
+    #[must_use]
+    pub fn foresee(&self, request: &Request, limits: &Limits, terms: &Terms) -> Option<Foreseen> {
+        let seen = self.look_up(request);
+        if seen.unknown && !terms.has(Terms::MMIO) {
+            return None;
+        }
+        Some(match self.decide(&seen, request, limits, terms) {
+            Decision::Direct(dma_addr) => Foreseen::Direct(dma_addr),
+            Decision::Bounce(reason) => Foreseen::Bounced(reason),
+            Decision::Refuse(_) => Foreseen::Refused,
+        })
+    }
+
+    /// Whether the kernel finds a bus address to lie in a pool.
+    #[must_use]
+    pub fn is_pool(&self, dma_addr: u64) -> bool {
+        self.pool_address(dma_addr).is_some()
     }
 
     /// A request as it reaches the allocator: behind an IOMMU it is for whole granules (SPEC 6.1).

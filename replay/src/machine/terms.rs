@@ -62,6 +62,17 @@ impl Terms {
     }
 }
 
+/// What the rules make of a map, before slots are sought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Foreseen {
+    /// The device uses the buffer itself, at that bus address.
+    Direct(u64),
+    /// It bounces, if there are slots, and why.
+    Bounced(Reason),
+    /// It is refused.
+    Refused,
+}
+
 /// What became of a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mapped {
@@ -99,6 +110,8 @@ trace::words! {
         Peer = "peer",
         /// It is device memory, and everything must bounce.
         Mmio = "mmio",
+        /// It is device memory, and the platform's operations map none (Xen's before 6.17).
+        NoResource = "no_resource",
         /// It must be coherent, and the device is not.
         Incoherent = "incoherent",
         /// It must be coherent, so no copy can stand in.
@@ -114,7 +127,7 @@ impl Forbidden {
     pub const fn in_short(self) -> &'static str {
         match self {
             Self::Peer => "a peer's memory is never copied",
-            Self::Mmio => "device memory is never copied",
+            Self::Mmio | Self::NoResource => "device memory is never copied",
             Self::Incoherent | Self::Coherent => "coherence is required",
             Self::Shared => "memory that is shared already is never copied",
         }
@@ -126,6 +139,7 @@ impl Forbidden {
         match self {
             Self::Peer => "the buffer is another PCI device's memory, which is never copied",
             Self::Mmio => "the buffer is device memory, which is never copied, and everything must bounce",
+            Self::NoResource => "the buffer is device memory, which Xen's operations of this kernel do not map",
             Self::Incoherent => "the mapping requires coherence, and the device is not coherent",
             Self::Coherent => "the mapping requires coherence, so no copy can stand in for the buffer",
             Self::Shared => "the mapping is for memory shared with a host, and devices here need none",

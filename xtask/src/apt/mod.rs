@@ -63,10 +63,22 @@ impl Apt {
             .map(str::to_owned))
     }
 
+    /// What a package cannot do without, alternatives included.
+    pub(crate) fn depends(&self, package: &str) -> Result<Vec<String>> {
+        let said = process::output(self.command("apt-cache")?.args(["depends", "--important", package]))?;
+        Ok(said
+            .lines()
+            .filter_map(|line| line.split_once("Depends:"))
+            .map(|(_, name)| name.trim().to_owned())
+            .collect())
+    }
+
     /// Unpacks a package, installing nothing.
     pub(crate) fn extract(&self, package: &str, to: &Path) -> Result<()> {
         let downloads = tempfile::tempdir_in(&self.dir)?;
-        process::output(self.command("apt-get")?.args(["-q", "download", package]).current_dir(downloads.path()))?;
+        // What is installed here, perhaps of a newer suite, does not count.
+        let download = ["-o", "Dir::State::Status=/dev/null", "-q", "download", package];
+        process::output(self.command("apt-get")?.args(download).current_dir(downloads.path()))?;
         let deb = downloads.path().join(only_entry(downloads.path())?);
         process::output(Command::new(process::require("dpkg")?).arg("-x").arg(deb).arg(to))?;
         Ok(())

@@ -14,13 +14,13 @@ use crate::apt::{Apt, Mirror, only_entry};
 use crate::{cache, process};
 
 /// Where a kernel can come from: suites tried in order, each with the pattern of the package names.
-struct Origin {
+struct Origin<'a> {
     suites: &'static [&'static str],
     /// apt's regular expression of the package that has the kernel image.
-    image: &'static str,
+    image: &'a str,
 }
 
-fn origins(kernel: Kernel) -> &'static [Origin] {
+fn origins(kernel: Kernel) -> &'static [Origin<'static>] {
     match kernel {
         Kernel::V5_10 => {
             &[Origin { suites: &["bullseye", "bullseye-security"], image: r"^linux-image-5\.10\.[0-9]+-[0-9]+-amd64$" }]
@@ -39,7 +39,7 @@ fn origins(kernel: Kernel) -> &'static [Origin] {
     }
 }
 
-const XEN: &[Origin] = &[
+const XEN: &[Origin<'static>] = &[
     Origin { suites: &["bookworm", "bookworm-security"], image: r"^xen-hypervisor-[0-9.]+-amd64$" },
     Origin { suites: &["trixie", "trixie-security"], image: r"^xen-hypervisor-[0-9.]+-amd64$" },
 ];
@@ -105,14 +105,24 @@ pub fn forget(name: &str) -> Result<()> {
     Ok(())
 }
 
+/// The headers package of exactly the release that was fetched, and the suites that have it.
+pub(super) fn choose_headers(kernel: Kernel, release: &str, say: &mut dyn FnMut(&str)) -> Result<(Apt, String)> {
+    let pattern = format!("^linux-headers-{}$", release.replace('.', r"\.").replace('+', r"\+"));
+    let origins: Vec<_> =
+        origins(kernel).iter().map(|origin| Origin { suites: origin.suites, image: &pattern }).collect();
+    choose(&origins, say).with_context(|| {
+        format!("the archive may have dropped {release} for a newer one: `cargo xtask lab fetch --update {kernel}`")
+    })
+}
+
 /// A folder that appears under its name only when it is complete.
-struct Fresh {
+pub(super) struct Fresh {
     dir: PathBuf,
-    partial: PathBuf,
+    pub(super) partial: PathBuf,
 }
 
 impl Fresh {
-    fn new(dir: &Path) -> Result<Fresh> {
+    pub(super) fn new(dir: &Path) -> Result<Fresh> {
         let name = dir.file_name().context("a folder of the cache has a name")?;
         let partial = dir.with_file_name(format!("{}.partial", name.display()));
         for stale in [dir, &partial] {
@@ -124,7 +134,7 @@ impl Fresh {
         Ok(Fresh { dir: dir.to_owned(), partial })
     }
 
-    fn keep(self) -> Result<()> {
+    pub(super) fn keep(self) -> Result<()> {
         fs::rename(&self.partial, &self.dir).with_context(|| format!("cannot create {}", self.dir.display()))
     }
 }
@@ -172,7 +182,7 @@ fn fetch_xen(dir: &Path, say: &mut dyn FnMut(&str)) -> Result<()> {
 }
 
 /// The newest package of the first origin that has one.
-fn choose(origins: &[Origin], say: &mut dyn FnMut(&str)) -> Result<(Apt, String)> {
+fn choose(origins: &[Origin<'_>], say: &mut dyn FnMut(&str)) -> Result<(Apt, String)> {
     let mirror = Mirror::of_this_machine()?;
     let mut problems = String::new();
     for origin in origins {

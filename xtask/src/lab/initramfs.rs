@@ -127,7 +127,8 @@ fn add_program(root: &Path, from: &Path, guest_path: &str) -> Result<()> {
     let to = root.join(&guest_path[1..]);
     fs::create_dir_all(to.parent().unwrap_or(root))?;
     fs::copy(from, &to).with_context(|| format!("cannot copy {} for the guest", from.display()))?;
-    if !is_elf(from) {
+    // A module without symbols could not be linked to the kernel.
+    if !is_elf(from) || from.extension().is_some_and(|extension| extension == "ko") {
         return Ok(());
     }
     // Debug information would be unpacked into the guest's memory for nothing. The copy is good as it is when this fails.
@@ -142,7 +143,7 @@ fn add_program(root: &Path, from: &Path, guest_path: &str) -> Result<()> {
     Ok(())
 }
 
-fn is_elf(path: &Path) -> bool {
+pub(super) fn is_elf(path: &Path) -> bool {
     let mut magic = [0; 4];
     fs::File::open(path).is_ok_and(|mut file| std::io::Read::read_exact(&mut file, &mut magic).is_ok())
         && magic == *b"\x7fELF"

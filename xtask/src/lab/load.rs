@@ -20,13 +20,15 @@ pub enum Load {
     E1000,
     /// A 64-bit network card.
     E1000e,
+    /// QEMU's teaching device, which the lab's module drives: what is mapped is what a job commands, and counted.
+    Edu,
     /// A virtio disk that goes through the DMA API (`iommu_platform=on`).
     Virtio,
 }
 
 impl Load {
     /// The names `FromStr` takes; `nvme` may have a number of queues, as in `nvme:4`.
-    pub const NAMES: [&str; 6] = ["nvme", "ahci", "ide", "e1000", "e1000e", "virtio"];
+    pub const NAMES: [&str; 7] = ["nvme", "ahci", "ide", "e1000", "e1000e", "virtio", "edu"];
 
     /// The name used on the command line and under `/dev/load`.
     pub fn name(self) -> &'static str {
@@ -37,12 +39,13 @@ impl Load {
             Load::E1000 => "e1000",
             Load::E1000e => "e1000e",
             Load::Virtio => "virtio",
+            Load::Edu => "edu",
         }
     }
 
     /// Whether it is a disk, which is to say needs a backing file.
     pub fn is_disk(self) -> bool {
-        !matches!(self, Load::E1000 | Load::E1000e)
+        !matches!(self, Load::E1000 | Load::E1000e | Load::Edu)
     }
 
     /// Modules to load, as `NAME` or `NAME:PARAMETER=VALUE`, on a machine of so many CPUs.
@@ -57,6 +60,8 @@ impl Load {
             Load::E1000 => vec!["e1000".to_owned()],
             Load::E1000e => vec!["e1000e".to_owned()],
             Load::Virtio => vec!["virtio_blk".to_owned()],
+            // Its module takes parameters that the job knows.
+            Load::Edu => Vec::new(),
         }
     }
 
@@ -72,14 +77,17 @@ impl Load {
             Load::Ide => "piix4-ide,id=pata -device ide-hd,bus=pata.0,drive=ide".to_owned(),
             Load::E1000 | Load::E1000e => format!("{name},netdev={name}"),
             Load::Virtio => "virtio-blk-pci,drive=virtio,iommu_platform=on,disable-legacy=on".to_owned(),
+            Load::Edu => name.to_owned(),
         };
-        let backend = if self.is_disk() {
+        let backend = if self == Load::Edu {
+            String::new()
+        } else if self.is_disk() {
             let limit = disk_iops.map(|limit| format!(",throttling.iops-total={limit}")).unwrap_or_default();
             format!("-drive if=none,format=raw,cache=unsafe,id={name},file={}{limit}", self.backing().display())
         } else {
             format!("-netdev user,restrict=on,id={name}")
         };
-        format!("{backend} -device {device}").split(' ').map(str::to_owned).collect()
+        format!("{backend} -device {device}").split_whitespace().map(str::to_owned).collect()
     }
 
     pub(super) fn backing(self) -> PathBuf {
@@ -114,6 +122,7 @@ impl FromStr for Load {
             "e1000" => Load::E1000,
             "e1000e" => Load::E1000e,
             "virtio" => Load::Virtio,
+            "edu" => Load::Edu,
             _ => return Err(format!("the lab's loads are {}", Load::NAMES.join(", "))),
         };
         match queues {

@@ -21,6 +21,7 @@ mod archive;
 mod initramfs;
 mod kernel;
 mod load;
+mod module;
 mod qemu;
 
 use std::fs::{self, File};
@@ -34,6 +35,7 @@ use anyhow::{Context, Result, bail, ensure};
 pub use archive::{fetched, fetched_xen, forget, kernel as fetch, xen as fetch_xen};
 pub use kernel::{Image, Kernel};
 pub use load::Load;
+pub use module::module;
 
 use crate::{cache, process};
 
@@ -41,6 +43,8 @@ use crate::{cache, process};
 const DISK: u64 = 1 << 30;
 /// The size of the disk results come back on. Sparse, and more than any guest here has memory to fill.
 const RESULT_DISK: u64 = 8 << 30;
+/// Where the lab's module is in a guest that has its device. The job loads it, with the parameters it wants.
+pub const MODULE: &str = "/lab/swio_lab.ko";
 /// Runs whose logs are kept, whatever their age, and the age below which all are.
 const KEPT_RUNS: usize = 40;
 const KEPT_FOR: Duration = Duration::from_secs(3600);
@@ -189,9 +193,13 @@ impl Guest {
             initramfs::base(&image)?
         };
         let dir = new_run_dir()?;
+        let mut files = self.files.clone();
+        if self.loads.contains(&Load::Edu) {
+            files.push((module::module(self.kernel, &mut |_| {})?, MODULE.to_owned()));
+        }
         let job = initramfs::Job {
             command: shell_text(&wanted),
-            files: self.files.clone(),
+            files,
             modules: self.modules(),
             disks: self.loads.iter().filter(|load| load.is_disk()).map(|load| load.name()).collect(),
             xen: self.xen,

@@ -52,8 +52,9 @@ pub(super) fn arguments(guest: &Guest, kvm: bool) -> Vec<String> {
     args.extend(words(match (kvm, guest.xen) {
         (true, _) => "-accel kvm -cpu host",
         (false, false) => "-accel tcg,thread=multi -cpu max",
-        // With `max` a PV dom0 under TCG dies at its first page fault, of SMAP and SMEP.
-        (false, true) => "-accel tcg,thread=multi -cpu qemu64",
+        // With `max` a PV dom0 under TCG dies at its first page fault, of SMAP and SMEP. Without random numbers from the CPU
+        // a guest that has no disk at work waits four minutes for its first ones.
+        (false, true) => "-accel tcg,thread=multi -cpu qemu64,+rdrand",
     }));
     args.extend(guest.loads.iter().flat_map(|load| load.qemu_args(guest.disk_iops)));
     args

@@ -58,13 +58,15 @@ impl std::fmt::Display for Missing {
 }
 
 /// Packages by the program that shows they are there.
-const LAB_PROGRAMS: [(&str, &str, &str); 6] = [
+const LAB_PROGRAMS: [(&str, &str, &str); 8] = [
     ("qemu-system-x86_64", "qemu-system-x86", "runs the guests"),
     ("busybox", "busybox-static", "is the guests' user land"),
     ("cpio", "cpio", "packs the guests' initramfs"),
     ("depmod", "kmod", "resolves the dependencies of the guests' modules"),
     ("xz", "xz-utils", "unpacks kernels and modules"),
     ("zstd", "zstd", "unpacks kernels and modules"),
+    ("make", "make", "builds the lab's module"),
+    ("gcc", "gcc", "compiles the lab's module"),
 ];
 
 /// What is missing for a purpose, in the order it would be installed.
