@@ -1,0 +1,65 @@
+//! Dom0s of kernels without the `dma:*` tracepoints: every mapping is recorded through the functions, every slot choice
+//! predicted. (Plain guests of these kernels are in lab_counts.rs, 6.12 in lab.rs.)
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value as Json;
+use trace::{Event, Op, Trace};
+use xtask::lab::{Guest, Kernel, Load};
+
+const SWIOSCOPE: &str = env!("CARGO_BIN_EXE_swioscope");
+
+/// Records random requests in a dom0 and returns the trace.
+fn record(kernel: Kernel, swiotlb: &str) -> PathBuf {
+    let lab_load = Path::new(SWIOSCOPE).with_file_name("lab-load");
+    assert!(lab_load.exists(), "{} is missing: run `cargo xtask test`", lab_load.display());
+    let job = "swioscope record -q --strict --ring 64 -o /out/t.swio -- \
+               lab-load --device /dev/load/nvme --threads 4 --min 4k --max 200k --ops 1000";
+    let guest = Guest::new(kernel).xen(true).swiotlb(swiotlb).load(Load::Nvme { queues: 2 });
+    let outcome = guest.file(SWIOSCOPE, "/bin/swioscope").file(lab_load, "/bin/lab-load").run(&[job]).unwrap();
+    assert_eq!(outcome.status, 0, "{}\nconsole: {}", outcome.output, outcome.console.display());
+    outcome.out_dir.join("t.swio")
+}
+
+/// Every slot choice, and every decision to bounce, is the one of the policy, which was not named.
+fn is_predicted_whole(path: &Path, policy: &str) {
+    let mut verify = Command::new(SWIOSCOPE);
+    let output = verify.arg("verify").arg(path).args(["--format", "json", "--at-least", "100"]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let verdict: Json = serde_json::from_str(&text).unwrap();
+    assert!(verdict["total"].as_u64().unwrap() > 1000, "{verdict:#}");
+    assert_eq!(verdict["policy"], policy, "{verdict:#}");
+    assert_eq!(verdict["decisions"]["total"], verdict["decisions"]["exact"], "{verdict:#}");
+}
+
+/// All bounces, so that a mapping without slots, or slots without a mapping, is an event that was not seen.
+fn every_mapping_has_its_slots(path: &Path) {
+    let trace = Trace::open(path).unwrap();
+    let meta = trace.meta();
+    assert!(meta.closed && meta.snapshot_exact, "{:?}", meta.losses.notes);
+    assert_eq!(meta.losses.events(), 0, "{:?}", meta.losses);
+    assert_eq!(meta.capture.backends["map"], "fexit dma_map_page_attrs");
+    let events: Vec<Event> = trace.events().collect::<Result<_, _>>().unwrap();
+    let count = |op| events.iter().filter(|event| event.op == op).count();
+    assert_eq!(count(Op::Map), count(Op::SlotAlloc));
+    assert_eq!(count(Op::Unmap), count(Op::SlotFree));
+    let mapped = |event: &&Event| event.op == Op::Map;
+    assert!(events.iter().filter(mapped).all(|event| event.orig_addr.is_some() && event.dma_addr.is_some()));
+}
+
+#[test]
+fn a_dom0_of_5_10_is_recorded_whole() {
+    // Its `swiotlb=` knows no areas: with a second number the `force` would be lost.
+    let path = record(Kernel::V5_10, "8192,force");
+    is_predicted_whole(&path, "v5_12");
+    every_mapping_has_its_slots(&path);
+}
+
+#[test]
+fn a_dom0_of_6_1_is_recorded_whole() {
+    let path = record(Kernel::V6_1, "8192,1,force");
+    is_predicted_whole(&path, "v6_1y");
+    every_mapping_has_its_slots(&path);
+}
