@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use collector::backends::Family;
 use collector::flight::{BadTrigger, Trigger};
 use collector::{Mode, Only};
 use replay::boot::Machine;
@@ -27,7 +28,7 @@ use trace::Direction;
   swioscope verify load.swio                           how many slot choices the model predicts
   swioscope replay load.swio --policy v6_10 --policy 'rfc64:swiotlb=4096,65536,force'
   swioscope replay load.swio --policy v6_10 --sweep nslabs=1024..65536
-  swioscope plan load.swio --kernel 6.12 --cpus 8      how large the pool must be, and what to write for it
+  swioscope plan load.swio --kernel 6.12 --cpus 8      how large the pool must be
   swioscope view load.swio                             the policies on a screen
   swioscope param swiotlb=128 --kernel 6.12 --cpus 8 --ram 32G   what a boot parameter becomes"
 )]
@@ -96,6 +97,9 @@ pub(crate) struct RecordArgs {
     /// Record the kernel stack of every mapping and slot allocation, not only of those refused
     #[arg(long)]
     pub(crate) stacks: bool,
+    /// Take back-ends of this family only, for the events that have any; `swioscope doctor` lists them
+    #[arg(long, value_name = "tp_btf|fentry|kprobe", value_parser = family)]
+    pub(crate) backend: Option<Family>,
     /// Exit with 3 if anything was lost
     #[arg(long)]
     pub(crate) strict: bool,
@@ -180,6 +184,10 @@ fn ring_bytes(text: &str) -> Result<u64, String> {
 
 fn mode(text: &str) -> Result<Mode, String> {
     Mode::from_name(text).ok_or_else(|| "a mode is full, bounces or aggregate".to_owned())
+}
+
+fn family(text: &str) -> Result<Family, String> {
+    Family::from_name(text).ok_or_else(|| "a back-end is of the family tp_btf, fentry or kprobe".to_owned())
 }
 
 fn only(text: &str) -> Result<Only, String> {

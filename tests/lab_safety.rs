@@ -223,15 +223,15 @@ fn rights(kernel: Kernel) {
     assert!(two.meta().losses.notes.iter().any(|note| note.starts_with("no snapshot of the pool")));
     recorded("old");
     let most = recorded("most");
-    // 5.10 has no structure to read it from.
-    assert!(most.meta().snapshot_ns.is_some() || kernel == Kernel::V5_10, "{:?}", most.meta().losses.notes);
+    assert!(most.meta().snapshot_ns.is_some(), "{:?}", most.meta().losses.notes);
     assert_eq!(most.meta().capture.backends, two.meta().capture.backends);
 
+    const CAP_SYSLOG: u64 = 1 << 34;
     const CAP_BPF: u64 = 1 << 39;
     assert_eq!(note(&out, "root.status"), "0", "{}", note(&out, "root.said"));
     for line in note(&out, "root.keeps").lines() {
         let (_, set) = line.split_once(':').unwrap();
-        assert_eq!(u64::from_str_radix(set.trim(), 16).unwrap(), CAP_BPF, "{line}");
+        assert_eq!(u64::from_str_radix(set.trim(), 16).unwrap(), CAP_BPF | CAP_SYSLOG, "{line}");
     }
     assert_eq!(note(&out, "theirs.status"), "0");
     assert!(Trace::open(out.join("theirs/t.swio")).unwrap().meta().closed);

@@ -8,7 +8,7 @@ use aya::programs::{Program as AyaProgram, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 use serde::Serialize;
 
-use crate::backends::{Backend, Hook, Program, SOURCES, Source};
+use crate::backends::{Backend, Family, Hook, Program, SOURCES, Source};
 use crate::btf::Btf;
 use crate::options::Mode;
 
@@ -107,15 +107,35 @@ pub fn load(layout: &probe::Layout, setup: &Setup) -> Result<Ebpf, String> {
 const LAYOUT_WORDS: usize = size_of::<probe::Layout>() / 8;
 const SETTINGS_WORDS: usize = size_of::<probe::Settings>() / 8;
 
-/// Attaches, for every event of the mode, the best back-end that this kernel takes.
-pub fn attach(mut ebpf: Ebpf, btf: &Btf, kernel: &aya::Btf, tbl_map_form: u32, mode: Mode) -> Attached {
+/// Attaches, for every event of the mode, the best back-end that this kernel takes; with `family`, of that family where
+/// an event has any.
+pub fn attach(
+    mut ebpf: Ebpf,
+    btf: &Btf,
+    kernel: &aya::Btf,
+    tbl_map_form: u32,
+    mode: Mode,
+    family: Option<Family>,
+) -> Attached {
     let sources = SOURCES.iter().filter(|source| mode.attaches(source.event));
-    let choices = sources.map(|source| choose(&mut ebpf, btf, kernel, tbl_map_form, source)).collect();
+    let take = |backend: &_| take(&mut ebpf, btf, kernel, tbl_map_form, backend);
+    let choices = choose(sources, family, take);
     Attached { ebpf, choices }
 }
 
-fn choose(ebpf: &mut Ebpf, btf: &Btf, kernel: &aya::Btf, form: u32, source: &Source) -> Choice {
-    first_taken(source, |backend| take(ebpf, btf, kernel, form, backend))
+fn choose<'a>(
+    sources: impl Iterator<Item = &'a Source>,
+    family: Option<Family>,
+    mut take: impl FnMut(&Backend) -> Result<(), String>,
+) -> Vec<Choice> {
+    let of_source = |source: &Source| {
+        let forced = family.filter(|&family| source.has(family));
+        first_taken(source, |backend| match forced {
+            Some(family) if backend.family() != Some(family) => Err(format!("--backend {family} leaves it out")),
+            _ => take(backend),
+        })
+    };
+    sources.map(of_source).collect()
 }
 
 /// The first back-end that can be taken, and why each before it could not.
@@ -286,5 +306,14 @@ mod tests {
         assert_eq!((choice.backend, choice.caveat), (None, None));
         assert_eq!(choice.rejected.len(), source().backends.len());
         assert!(!choice.without.is_empty());
+    }
+    #[test]
+    fn a_family_is_forced_where_there_is_one() {
+        let choices = choose(SOURCES.iter(), Some(Family::Kprobe), |_| Ok(()));
+        let of = |event: &str| choices.iter().find(|choice| choice.event == event).unwrap();
+        assert!(of("slot_alloc").backend.unwrap().starts_with("kprobe"));
+        assert!(of("slot_alloc").rejected[0].why.contains("--backend kprobe"));
+        // There is no other way to see a bounce.
+        assert_eq!((of("bounce").backend, of("bounce").rejected.len()), (Some("tp_btf swiotlb:swiotlb_bounced"), 0));
     }
 }

@@ -37,6 +37,18 @@ pub enum Hook {
     },
 }
 
+trace::words! {
+    /// Back-ends of one kind.
+    pub enum Family {
+        /// Typed tracepoints.
+        Tracepoint = "tp_btf",
+        /// Entries and returns of functions, without breakpoints.
+        Function = "fentry",
+        /// Entries and returns of functions, by kprobe and kretprobe.
+        Kprobe = "kprobe",
+    }
+}
+
 /// One program of the object, and where it goes.
 #[derive(Clone, Copy, Debug)]
 pub struct Program {
@@ -350,7 +362,33 @@ pub const SOURCES: &[Source] = &[
     },
 ];
 
+impl Backend {
+    /// Its kind, which its programs share.
+    #[must_use]
+    pub fn family(&self) -> Option<Family> {
+        self.programs.first().map(|program| program.hook.family())
+    }
+}
+
+impl Source {
+    /// Whether there is a back-end of this family to be forced.
+    #[must_use]
+    pub fn has(&self, family: Family) -> bool {
+        self.backends.iter().any(|backend| backend.family() == Some(family))
+    }
+}
+
 impl Hook {
+    /// The kind of back-end it belongs to.
+    #[must_use]
+    pub fn family(self) -> Family {
+        match self {
+            Self::Tracepoint { .. } => Family::Tracepoint,
+            Self::Fentry { .. } | Self::Fexit { .. } => Family::Function,
+            Self::Kprobe { .. } | Self::Kretprobe { .. } => Family::Kprobe,
+        }
+    }
+
     /// Whether this kernel can have it, as far as BTF tells.
     ///
     /// # Errors
@@ -405,6 +443,10 @@ mod tests {
             assert!(events.insert(source.event));
             let names: HashSet<_> = source.backends.iter().map(|b| b.name).collect();
             assert_eq!(names.len(), source.backends.len());
+            for backend in source.backends {
+                let families: HashSet<_> = backend.programs.iter().map(|p| p.hook.family()).collect();
+                assert_eq!(families.len(), 1, "{} is of one family", backend.name);
+            }
         }
     }
 }

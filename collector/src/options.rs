@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use probe::settings::{self, Globs, Settings};
 use trace::Direction;
 
+use crate::backends::Family;
 use crate::flight::Flight;
 use crate::glob::{self, GlobError};
 
@@ -118,6 +119,8 @@ pub struct Options {
     pub stacks: bool,
     /// Keep events in memory and write them only when something happens.
     pub flight: Option<Flight>,
+    /// Back-ends of this family only, for the events that have any.
+    pub backend: Option<Family>,
 }
 
 impl Options {
@@ -132,6 +135,7 @@ impl Options {
             filters: Filters::default(),
             stacks: false,
             flight: None,
+            backend: None,
         }
     }
 

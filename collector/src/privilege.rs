@@ -35,7 +35,7 @@ pub const NEEDS: [Need; 5] = [
     Need {
         capability: Capability::CAP_SYSLOG,
         required: false,
-        purpose: "to see addresses in /proc/kallsyms, without which there is no snapshot of the pool",
+        purpose: "to see addresses in /proc/kallsyms, without which there are no snapshot of the pool and no names in stacks",
     },
     Need {
         capability: Capability::CAP_SYS_RAWIO,
@@ -107,6 +107,7 @@ fn stands_in(capability: Capability) -> &'static [Capability] {
 /// Gives up what recording into `folder` no longer needs once the probe is attached: all but
 ///
 /// * CAP_BPF (or CAP_SYS_ADMIN, where it stands for that), to read the counters of losses;
+/// * CAP_SYSLOG, for the names of the calls in stacks, which are looked up at the end;
 /// * CAP_SYS_NICE, which [`settle`] gives up;
 /// * CAP_DAC_OVERRIDE, if the trace's folder cannot be written without, as that of another user for root.
 ///
@@ -136,7 +137,8 @@ pub fn settle() {
 
 fn kept(held: &HashSet<Capability>) -> HashSet<Capability> {
     let counters = stands_in(Capability::CAP_BPF).iter().find(|c| held.contains(c));
-    counters.into_iter().chain(held.get(&Capability::CAP_SYS_NICE)).copied().collect()
+    let others = [Capability::CAP_SYSLOG, Capability::CAP_SYS_NICE];
+    counters.into_iter().chain(others.iter().filter(|c| held.contains(c))).copied().collect()
 }
 
 fn set(which: CapSet, to: &HashSet<Capability>) -> Result<(), caps::errors::CapsError> {
@@ -181,10 +183,11 @@ mod tests {
     }
 
     #[test]
-    fn the_counters_and_the_drainers_priority_are_kept() {
-        use Capability::{CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN, CAP_SYS_NICE};
+    fn counters_symbols_and_the_drainers_priority_are_kept() {
+        use Capability::{CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN, CAP_SYS_NICE, CAP_SYSLOG};
         let of = |held: &[Capability]| kept(&held.iter().copied().collect());
         assert_eq!(of(&[CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN, CAP_NET_ADMIN]), HashSet::from([CAP_BPF]));
+        assert_eq!(of(&[CAP_BPF, CAP_SYSLOG]), HashSet::from([CAP_BPF, CAP_SYSLOG]));
         assert_eq!(of(&[CAP_SYS_ADMIN, CAP_SYS_NICE]), HashSet::from([CAP_SYS_ADMIN, CAP_SYS_NICE]));
         assert!(of(&[]).is_empty());
     }
@@ -201,7 +204,8 @@ mod tests {
             });
             dropped.join().unwrap()
         });
-        let may_stay = HashSet::from([Capability::CAP_BPF, Capability::CAP_SYS_ADMIN, Capability::CAP_DAC_OVERRIDE]);
+        use Capability::{CAP_BPF, CAP_DAC_OVERRIDE, CAP_SYS_ADMIN, CAP_SYSLOG};
+        let may_stay = HashSet::from([CAP_BPF, CAP_SYS_ADMIN, CAP_SYSLOG, CAP_DAC_OVERRIDE]);
         assert!(after.is_subset(&may_stay), "{after:?}");
         assert_eq!(caps::read(None, CapSet::Permitted).unwrap(), before);
     }

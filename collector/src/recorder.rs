@@ -145,7 +145,8 @@ impl Recorder {
             duration_ns: 0,
         };
         let form = kernel.layout.tbl_map_form;
-        let attach::Attached { mut ebpf, choices } = attach::attach(ebpf, btf, &types, form, options.mode);
+        let attach::Attached { mut ebpf, choices } =
+            attach::attach(ebpf, btf, &types, form, options.mode, options.backend);
         if !observes(&choices) {
             return Err(CollectorError::NothingToObserve { choices });
         }

@@ -141,7 +141,7 @@ fn options(args: &RecordArgs) -> anyhow::Result<Options> {
     // Known before the kernel is troubled.
     filters.globs().map_err(|error| Usage(format!("--device or --driver: {error}")))?;
     let options = Options::new(&args.output, describe(args));
-    Ok(Options { ring_bytes, mode: args.mode, filters, stacks: args.stacks, flight, ..options })
+    Ok(Options { ring_bytes, mode: args.mode, filters, stacks: args.stacks, flight, backend: args.backend, ..options })
 }
 
 fn describe(args: &RecordArgs) -> String {

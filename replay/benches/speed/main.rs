@@ -8,9 +8,15 @@
 
 mod load;
 
+/// The model of the tests, slot by slot with the kernel's own `list[]`.
+#[path = "../../tests/reference/mod.rs"]
+#[allow(dead_code, reason = "shared with tests, which use more of it")]
+mod literal;
+
 use std::time::Instant;
 
-use load::Load;
+use literal::{Answer, Reference};
+use load::{Event, Load};
 use replay::{Geometry, Policy, Script};
 
 const POLICIES: [(&str, u64); 6] =
@@ -47,13 +53,43 @@ fn main() {
                 .collect();
             runs.sort_by_key(|t| t.elapsed);
             let ns = |i: usize| runs[i].ns_per_pair().unwrap();
+            let pool = *script.machine(&policy).unwrap().allocator().pools()[0].geometry();
+            let literal = literal_ns(&load, policy.rules(), pool, pairs.min(LITERAL_PAIRS));
             println!(
-                "{label}  {:7.1} ns ({:.1}..{:.1})  refused {:.2} %",
+                "{label}  {:7.1} ns ({:.1}..{:.1})  literal {literal:8.0} ns, {:6.1} ×  refused {:.2} %",
                 ns(reps / 2),
                 ns(0),
                 ns(reps - 1),
+                literal / ns(reps / 2),
                 100.0 * runs[0].refused as f64 / runs[0].maps as f64
             );
         }
     }
+}
+
+/// Pairs the literal model is timed on: it takes up to tens of microseconds each.
+const LITERAL_PAIRS: usize = 20_000;
+
+/// What a pair costs the literal model, on the beginning of the same load.
+fn literal_ns(load: &Load, rules: &'static replay::Generation, pool: Geometry, pairs: usize) -> f64 {
+    let mut model = Reference::new(rules, pool);
+    let mut mapped: Vec<Option<u64>> = Vec::new();
+    let mut play = |event: &Event| match event {
+        Event::Mark => {}
+        Event::Map { id, request } => {
+            let answer = model.map(request, &load.device);
+            mapped.resize(mapped.len().max(id + 1), None);
+            mapped[*id] = if let Answer::Taken { tlb_addr, .. } = answer { Some(tlb_addr) } else { None };
+        }
+        Event::Unmap { id } => {
+            mapped[*id].take().into_iter().for_each(|tlb_addr| model.unmap(tlb_addr, &load.device));
+        }
+    };
+    let mark = load.events.iter().position(|event| matches!(event, Event::Mark)).unwrap_or(0);
+    let (fills, timed) = load.events.split_at(mark);
+    fills.iter().for_each(&mut play);
+    let timed = &timed[..timed.len().min(2 * pairs)];
+    let begin = Instant::now();
+    timed.iter().for_each(play);
+    begin.elapsed().as_nanos() as f64 * 2.0 / timed.len() as f64
 }
