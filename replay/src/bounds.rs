@@ -137,7 +137,7 @@ impl Wanted {
         let tops = self.mask as Quad;
         let bytes = tops | (tops - (tops >> 7));
         let most = if self.n > MOST { MOST } else { self.n - 1 };
-        (most * ONES as Quad & bytes) | (FULL & !bytes)
+        ((most * ONES as Quad) & bytes) | (FULL & !bytes)
     }
 }
 
