@@ -16,7 +16,6 @@ use xtask::lab::{Guest, Kernel, Load, MODULE};
 /// `DMA_ATTR_MMIO`: what is mapped is no memory.
 const MMIO: u64 = 1 << 10;
 const SWIOSCOPE: &str = env!("CARGO_BIN_EXE_swioscope");
-const SG_ERRORS: &str = "/sys/kernel/tracing/events/dma/dma_map_sg_err";
 const DEBUGFS: &str = "/sys/kernel/debug/swio_lab";
 
 /// Everything the module can do, refusals and leaks included, on a pool of 8192 slots into which all is forced. What stays
@@ -71,15 +70,6 @@ leak n=6 size=12k foreign=1
 leak n=6 size=6k offset=2k foreign=1
 ";
 
-/// What each kernel does not tell, and why; all else is exact.
-fn unseen(kernel: Kernel) -> &'static [&'static str] {
-    match kernel {
-        // The kernel's own tracepoint dma_map_sg_err stays silent for refusals as common as these (docs/lab/2026-11-26-exact-counts.md).
-        Kernel::V6_12 | Kernel::V7_2 => &["sg_failed"],
-        Kernel::V5_10 | Kernel::V6_1 => &[],
-    }
-}
-
 /// The counts that take each source of events; without it they are not in the trace.
 const SOURCES: [(&str, &[&str]); 10] = [
     ("map", &["maps", "map_bytes", "maps_failed", "resource_maps", "resource_bytes", "resource_failed"]),
@@ -108,8 +98,7 @@ struct Recording {
 fn record(guest: Guest, scripts: &[(&str, &str)]) -> Vec<Recording> {
     let dir = tempfile();
     let mut guest = guest.load(Load::Edu).file(SWIOSCOPE, "/bin/swioscope");
-    // The kernel's own record of refused scatterlists, where it has one.
-    let mut job = format!("set -e; [ ! -e {SG_ERRORS} ] || echo 1 >{SG_ERRORS}/enable; ");
+    let mut job = "set -e; ".to_owned();
     for (number, (parameters, script)) in scripts.iter().enumerate() {
         let file = dir.join(format!("script-{number}"));
         fs::write(&file, script).unwrap();
@@ -121,7 +110,6 @@ fn record(guest: Guest, scripts: &[(&str, &str)]) -> Vec<Recording> {
              rmmod swio_lab; "
         ));
     }
-    job.push_str(&format!("grep -c dma_map_sg_err: {SG_ERRORS}/../../../trace >/out/sg-errors || true"));
     let outcome = guest.run(&[job]).unwrap();
     fs::remove_dir_all(dir).unwrap();
     assert_eq!(outcome.status, 0, "{}\nconsole: {}", outcome.output, outcome.console.display());
@@ -240,7 +228,7 @@ fn expected(module: &Counts, unwalked: &dyn Fn(&str) -> u64, all_bounced: bool) 
 }
 
 /// Holds a trace against the module's counts: what its kernel tells is exact, what it does not is not there at all.
-fn is_exact(what: &str, kernel: Kernel, recording: &Recording, all_bounced: bool) {
+fn is_exact(what: &str, recording: &Recording, all_bounced: bool) {
     let (trace, backends) = (&recording.trace, &recording.trace.meta().capture.backends);
     let losses = &trace.meta().losses;
     // By source, the elements it does not walk: the script that bounces everything has long lists.
@@ -254,7 +242,7 @@ fn is_exact(what: &str, kernel: Kernel, recording: &Recording, all_bounced: bool
     let told = |source: &str| backends.contains_key(source);
     let missing = |name: &str| {
         let source = SOURCES.iter().find(|(_, names)| names.contains(&name)).map(|(source, _)| *source);
-        !source.map_or(told("map") && told("unmap"), told) || unseen(kernel).contains(&name)
+        !source.map_or(told("map") && told("unmap"), told)
     };
     let counts = counted(&events(trace));
     let mut differences = Vec::new();
@@ -276,11 +264,7 @@ fn counts_are_exact(kernel: Kernel, xen: bool, cpus: u32) {
     let swiotlb = if kernel == Kernel::V5_10 { "8192,force".to_owned() } else { format!("8192,{cpus},force") };
     let guest = Guest::new(kernel).xen(xen).cpus(cpus).swiotlb(swiotlb);
     let recording = record(guest, &[("mask=64", SCRIPT)]).remove(0);
-    is_exact(&format!("{kernel}{}", if xen { " dom0" } else { "" }), kernel, &recording, true);
-    if unseen(kernel).contains(&"sg_failed") {
-        let told = fs::read_to_string(recording.path.with_file_name("sg-errors")).unwrap();
-        assert_eq!(told.trim(), "0", "{kernel} tells of refused scatterlists by its tracepoint");
-    }
+    is_exact(&format!("{kernel}{}", if xen { " dom0" } else { "" }), &recording, true);
     let module = &recording.module;
     assert!(module["maps_failed"] > 50 && module["sg_failed"] == 10 && module["live_maps"] == 8, "{module:?}");
     if matches!(kernel, Kernel::V6_12 | Kernel::V7_2) {
@@ -317,7 +301,7 @@ fn natural_bounces_are_foreseen(kernel: Kernel, xen: bool) -> Vec<Json> {
     let recordings = record(guest, &scripts[..if xen { 2 } else { 1 }]);
     let what = format!("{kernel}{} natural", if xen { " dom0" } else { "" });
     let judge = |recording: &Recording| {
-        is_exact(&what, kernel, recording, false);
+        is_exact(&what, recording, false);
         all_decisions_foreseen(recording)
     };
     recordings.iter().map(judge).collect()

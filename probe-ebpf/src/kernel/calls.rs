@@ -185,6 +185,13 @@ fn map_sgtable<const BOUNDED: bool>(ctx: &FExitContext) -> i32 {
     sg::walk_list::<BOUNDED>(ctx, mapped(ents), &list, ctx.arg(2), ctx.arg(3))
 }
 
+/// `told`, when the list was refused: for kernels whose tracepoint `dma_map_sg_err` is silent of those that find no slots
+/// (6.12 and 7.2; docs/lab/2026-11-26-exact-counts.md), and whose `dma_map_sg` tells of the others.
+#[inline(always)]
+fn if_refused(refused: bool, told: impl FnOnce() -> i32) -> i32 {
+    if refused { told() } else { 0 }
+}
+
 /// (dev, sgl, nents, dir, …)
 #[inline(always)]
 fn of_list<const BOUNDED: bool>(ctx: &FExitContext, kind: u8, attrs: u32) -> i32 {
@@ -214,6 +221,8 @@ programs! {
     unmap_sg_fexit => |ctx| of_list::<false>(ctx, kind::UNMAP, ctx.arg(4));
     sync_sg_for_cpu_fexit => |ctx| of_list::<false>(ctx, kind::SYNC_FOR_CPU, 0);
     sync_sg_for_device_fexit => |ctx| of_list::<false>(ctx, kind::SYNC_FOR_DEVICE, 0);
+    map_sg_refused => |ctx| if_refused(ctx.arg::<u32>(5) == 0, || map_sg::<false>(ctx));
+    map_sgtable_refused => |ctx| if_refused(ctx.arg::<u32>(4) != 0, || map_sgtable::<false>(ctx));
     map_sg_bounded => map_sg::<true>;
     map_sgtable_bounded => map_sgtable::<true>;
     unmap_sg_bounded => |ctx| of_list::<true>(ctx, kind::UNMAP, ctx.arg(4));
