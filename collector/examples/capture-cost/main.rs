@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aya::programs::BtfTracePoint;
-use collector::{Options, Recorder};
+use collector::{Mode, Options, Recorder};
 
 use load::{Cpus, median};
 
@@ -46,24 +46,25 @@ fn main() -> Result<()> {
     let cpus = Cpus::of_this_machine();
     cpus.pin_load();
     println!("{} · {} CPU(s) · load on CPU {}", collector::host::host().release, cpus.count(), cpus.last());
-    let done = added(&cpus, &folder, pairs).and_then(|()| {
-        if pairs >= 100_000 {
-            rates(&folder)?;
-            rivals::all(pairs, &folder);
-        }
-        Ok(())
-    });
+    let done =
+        [Mode::Full, Mode::Aggregate].iter().try_for_each(|&mode| added(&cpus, &folder, pairs, mode)).and_then(|()| {
+            if pairs >= 100_000 {
+                rates(&folder)?;
+                rivals::all(pairs, &folder);
+            }
+            Ok(())
+        });
     std::fs::remove_dir_all(&folder)?;
     done
 }
 
 /// A recorder on the other CPUs. A thread of its own starts it, which gives up its capabilities afterwards; this one needs
 /// them on.
-fn start(cpus: &Cpus, path: PathBuf, ring_bytes: u32) -> Result<Recorder> {
+fn start(cpus: &Cpus, path: PathBuf, ring_bytes: u32, mode: Mode) -> Result<Recorder> {
     thread::scope(|scope| {
         let starting = scope.spawn(|| {
             cpus.pin_rest();
-            Recorder::start(&Options { ring_bytes, ..Options::new(path, "the bench") })
+            Recorder::start(&Options { ring_bytes, mode, ..Options::new(path, "the bench") })
         });
         Ok(starting.join().map_err(|_| "starting the recorder panicked")??)
     })
@@ -75,8 +76,8 @@ fn program<'a>(recorder: &'a mut Recorder, name: &str) -> Result<&'a mut BtfTrac
 }
 
 /// The pair alone, with a program that only looks, and with one that writes: in turns.
-fn added(cpus: &Cpus, folder: &Path, pairs: u32) -> Result<()> {
-    let mut recorder = start(cpus, folder.join("added.swio"), ROOMY)?;
+fn added(cpus: &Cpus, folder: &Path, pairs: u32, mode: Mode) -> Result<()> {
+    let mut recorder = start(cpus, folder.join(format!("{mode}.swio")), ROOMY, mode)?;
     let types = aya::Btf::from_sys_fs()?;
     for name in ["bench_filter", "bench_events"] {
         program(&mut recorder, name)?.load("sys_enter", &types)?;
@@ -96,10 +97,10 @@ fn added(cpus: &Cpus, folder: &Path, pairs: u32) -> Result<()> {
     }
     let (bare, filtered, recorded) = (median(bare), median(filtered), median(recorded));
     let summary = recorder.finish()?;
-    println!("\na pair of system calls, ns of CPU time (median of {ROUNDS} × {pairs}):");
+    println!("\n{mode}: a pair of system calls, ns of CPU time (median of {ROUNDS} × {pairs}):");
     println!("  bare                       {bare:7.0}");
     println!("  tp_btf that only looks     {filtered:7.0}   +{:.0}", filtered - bare);
-    println!("  tp_btf that records        {recorded:7.0}   +{:.0}   × {:.2}", recorded - bare, recorded / bare);
+    println!("  tp_btf with the events     {recorded:7.0}   +{:.0}   × {:.2}", recorded - bare, recorded / bare);
     println!(
         "  the two events by themselves        +{:.0}, {:.0} each",
         recorded - filtered,
@@ -141,7 +142,7 @@ fn at_rate(rate: f64, folder: &Path) -> Result<()> {
     let cpus = Cpus::of_this_machine();
     cpus.pin_load();
     let path = folder.join("rate.swio");
-    let mut recorder = start(&cpus, path.clone(), DEFAULT_RING)?;
+    let mut recorder = start(&cpus, path.clone(), DEFAULT_RING, Mode::Full)?;
     let types = aya::Btf::from_sys_fs()?;
     let events = program(&mut recorder, "bench_events")?;
     events.load("sys_enter", &types)?;

@@ -28,12 +28,14 @@ static NOTHING: PerCpuArray<Cell> = PerCpuArray::with_max_entries(1, 0);
 #[inline(never)]
 pub fn add(event: &Event) -> bool {
     let key = Key { device: event.device, kind: u32::from(event.kind), failed: u32::from(filter::failed(event)) };
-    if SUMS.get_ptr_mut(key).is_none() {
+    let mut found = SUMS.get_ptr_mut(key);
+    if found.is_none() {
         let Some(nothing) = NOTHING.get(0) else { return false };
         // Another CPU may have been quicker.
         let _ = SUMS.insert(key, nothing, BPF_NOEXIST);
+        found = SUMS.get_ptr_mut(key);
     }
-    let Some(cell) = SUMS.get_ptr_mut(key) else {
+    let Some(cell) = found else {
         ring::count_loss();
         return false;
     };
