@@ -113,16 +113,9 @@ mod tests {
         // Slots 0 and 1 belong together, 3 is another's.
         (words[16], words[17]) = (0, 1);
         (words[20], words[21], words[23]) = (0x5000, 0x5800, 0x6000);
-        let mut file = tempfile();
+        let mut file = tempfile::tempfile().unwrap();
         words.iter().for_each(|word| file.write_all(&word.to_le_bytes()).unwrap());
         Kcore::over(file, 0, 256)
-    }
-
-    fn tempfile() -> std::fs::File {
-        let path = std::env::temp_dir().join(format!("swioscope-globals-{}", std::process::id()));
-        let file = std::fs::File::options().create(true).truncate(true).read(true).write(true).open(&path).unwrap();
-        std::fs::remove_file(path).unwrap();
-        file
     }
 
     #[test]
