@@ -29,6 +29,8 @@ use trace::Direction;
   swioscope replay load.swio --policy v6_10 --policy 'rfc64:swiotlb=4096,65536,force'
   swioscope replay load.swio --policy v6_10 --sweep nslabs=1024..65536
   swioscope plan load.swio --kernel 6.12 --cpus 8      how large the pool must be
+  swioscope explain load.swio                          why mappings were refused, and what would have helped
+  swioscope query load.swio 'op == map && size >= 64k && device == nvme'
   swioscope view load.swio                             the policies on a screen
   swioscope param swiotlb=128 --kernel 6.12 --cpus 8 --ram 32G   what a boot parameter becomes"
 )]
@@ -50,6 +52,12 @@ pub(crate) enum Command {
     /// Say how large the pool must be for a trace's load, and what to write on the kernel's command line
     #[cfg(feature = "answers")]
     Plan(PlanArgs),
+    /// Ask a trace in SQL, or filter its events
+    #[cfg(feature = "answers")]
+    Query(QueryArgs),
+    /// Tell why a mapping was refused or bounced, and what would have let it pass
+    #[cfg(feature = "answers")]
+    Explain(ExplainArgs),
     /// Look at a trace and its policies in the terminal
     #[cfg(feature = "answers")]
     View(ViewArgs),
@@ -64,6 +72,7 @@ pub(crate) enum Command {
 pub(crate) enum Format {
     /// For people
     #[default]
+    #[value(alias = "text")]
     Table,
     /// One JSON document
     Json,
@@ -300,6 +309,54 @@ pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub(crate) machine: MachineArgs,
     /// How results are written; csv has every size tried
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[cfg(feature = "answers")]
+#[derive(Debug, Args)]
+pub(crate) struct QueryArgs {
+    /// Trace folder (NAME.swio)
+    #[arg(required_unless_present = "tables")]
+    pub(crate) trace: Option<PathBuf>,
+    /// SQL over the trace's tables (SELECT …), or a filter over its events such as 'op == map && size >= 64k'
+    #[arg(required_unless_present = "tables", allow_hyphen_values = true)]
+    pub(crate) question: Option<String>,
+    /// List the tables and their columns
+    #[arg(long)]
+    pub(crate) tables: bool,
+    /// Rows to print at most; 0 for all
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub(crate) limit: usize,
+    /// How results are written
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[cfg(feature = "answers")]
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// Trace folder (NAME.swio)
+    pub(crate) trace: PathBuf,
+    /// Tell the story of this event [default: of the first refusal of each device and cause, else of the first bounce]
+    #[arg(long, value_name = "N", conflicts_with = "failures")]
+    pub(crate) event: Option<u64>,
+    /// List what was refused, with the arithmetic, instead of telling stories
+    #[arg(long)]
+    pub(crate) failures: bool,
+    /// Rows or stories to print at most; 0 for all
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<usize>,
+    /// Of a replay under this policy instead of what the recorded kernel did
+    #[arg(short, long, value_name = "POLICY", value_parser = policy)]
+    pub(crate) policy: Option<Policy>,
+    /// Address translation of the replays, NAME or NAME:name=value,… [default: what the trace was recorded on]
+    #[arg(long, value_name = "PLATFORM", value_parser = platform)]
+    pub(crate) platform: Option<PlatformSpec>,
+    /// What a driver does when it is refused and was served in reality: drop, or retry:1ms
+    #[arg(long, value_name = "drop|retry:TIME", default_value = "drop")]
+    pub(crate) on_fail: OnFail,
+    /// How results are written; csv has the refusals only
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
 }

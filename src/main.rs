@@ -40,6 +40,10 @@ fn main() -> ExitCode {
         #[cfg(feature = "answers")]
         Command::Plan(args) => commands::plan::run(&args),
         #[cfg(feature = "answers")]
+        Command::Query(args) => commands::query::run(&args),
+        #[cfg(feature = "answers")]
+        Command::Explain(args) => commands::explain::run(&args),
+        #[cfg(feature = "answers")]
         Command::View(args) => commands::view::run(&args),
         Command::Policies(args) => commands::policies::run(&args),
         Command::Param(args) => commands::param::run(&args),
@@ -57,8 +61,11 @@ fn main() -> ExitCode {
 /// What the command line asked for cannot be, whatever the files hold.
 fn is_usage(error: &anyhow::Error) -> bool {
     #[cfg(feature = "answers")]
-    if matches!(error.downcast_ref(), Some(analysis::AnalysisError::Policy { .. })) {
-        return true;
+    {
+        use analysis::AnalysisError::{Filter, NoStory, Policy, Query};
+        if matches!(error.downcast_ref(), Some(Policy { .. } | Filter(_) | Query { .. } | NoStory(_))) {
+            return true;
+        }
     }
     error.is::<commands::Usage>() || error.is::<replay::PolicyError>() || error.is::<replay::AxisError>()
 }

@@ -2,6 +2,8 @@
 //!
 //! | module | what lives there |
 //! |---|---|
+//! | [`query`](mod@query) | SQL and filters over a trace's tables |
+//! | [`explain`] | one refused or bounced mapping told as a story |
 //! | [`frames`] | traces and tables as polars frames |
 //! | [`devices`] | one row a device, from the recorded events |
 //! | [`comparison`] | [`Comparison`]: one trace under several policies, as plain rows |
@@ -14,8 +16,10 @@ use std::path::PathBuf;
 pub mod compare;
 pub mod comparison;
 pub mod devices;
+pub mod explain;
 pub mod frames;
 pub mod plan;
+pub mod query;
 pub mod verdict;
 
 pub use compare::{CompareOptions, Stage, compare};
@@ -40,6 +44,20 @@ pub enum AnalysisError {
     /// The data-frame library refused a query.
     #[error("could not query the trace")]
     Frame(#[from] polars::error::PolarsError),
+    /// A filter cannot be read.
+    #[error(transparent)]
+    Filter(#[from] trace::FilterError),
+    /// A question in SQL cannot be answered.
+    #[error("{what}\n{hint}")]
+    Query {
+        /// What is wrong with it.
+        what: String,
+        /// What there is to be asked for.
+        hint: String,
+    },
+    /// A question about an event there is nothing to say of.
+    #[error("{0}")]
+    NoStory(String),
     /// polars takes paths as text.
     #[error("the path {0:?} is not UTF-8; move the trace to a folder whose name is")]
     PathNotText(PathBuf),

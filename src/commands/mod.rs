@@ -3,12 +3,16 @@
 #[cfg(feature = "answers")]
 pub(crate) mod compare;
 pub(crate) mod doctor;
+#[cfg(feature = "answers")]
+pub(crate) mod explain;
 pub(crate) mod param;
 #[cfg(feature = "answers")]
 pub(crate) mod plan;
 pub(crate) mod policies;
 #[cfg(feature = "answers")]
 mod progress;
+#[cfg(feature = "answers")]
+pub(crate) mod query;
 pub(crate) mod record;
 pub(crate) mod replay;
 pub(crate) mod script;
