@@ -7,6 +7,7 @@
 //! | [`comparison`] | [`Comparison`]: one trace under several policies, as plain rows |
 //! | [`compare`](mod@compare) | replays the policies and fills the comparison |
 //! | [`plan`](mod@plan) | how large the pool must be, and what to write for it |
+//! | [`plot`] | charts as SVG and PNG |
 //! | [`verdict`] | the sentences that come before the figures |
 
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ pub mod comparison;
 pub mod devices;
 pub mod frames;
 pub mod plan;
+pub mod plot;
 pub mod verdict;
 
 pub use compare::{CompareOptions, Stage, compare};
