@@ -6,6 +6,8 @@
 //! | [`devices`] | one row a device, from the recorded events |
 //! | [`comparison`] | [`Comparison`]: one trace under several policies, as plain rows |
 //! | [`compare`](mod@compare) | replays the policies and fills the comparison |
+//! | [`report`](mod@report) | one page about one trace: the verdict, and what it rests on |
+//! | [`gate`] | conditions on an answer's numbers, for scripts |
 //! | [`plan`](mod@plan) | how large the pool must be, and what to write for it |
 //! | [`plot`] | charts as SVG and PNG |
 //! | [`verdict`] | the sentences that come before the figures |
@@ -16,14 +18,18 @@ pub mod compare;
 pub mod comparison;
 pub mod devices;
 pub mod frames;
+pub mod gate;
 pub mod plan;
 pub mod plot;
+pub mod report;
 pub mod verdict;
 
 pub use compare::{CompareOptions, Stage, compare};
 pub use comparison::{Comparison, Curve, PolicyDetail, PolicyDeviceRow, PolicyRow, RefusalRow, TraceFacts};
 pub use devices::DeviceRow;
+pub use gate::{Gate, GateError};
 pub use plan::{NeedRow, PlanOptions, PlanReport, SizeRow, plan};
+pub use report::{Report, report};
 
 /// Why an answer could not be computed.
 #[derive(Debug, thiserror::Error)]
@@ -45,4 +51,7 @@ pub enum AnalysisError {
     /// polars takes paths as text.
     #[error("the path {0:?} is not UTF-8; move the trace to a folder whose name is")]
     PathNotText(PathBuf),
+    /// A plot could not be drawn.
+    #[error(transparent)]
+    Plot(#[from] plot::PlotError),
 }

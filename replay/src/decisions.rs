@@ -130,6 +130,16 @@ impl Judge {
         Some(Judged { bounced, foreseen })
     }
 
+    /// Why what an event asks for has to bounce, by the rules; nothing when it need not, or cannot be judged.
+    #[must_use]
+    pub fn reason(&self, event: &Event) -> Option<Reason> {
+        let (request, limits, terms) = read(event, &self.devices)?;
+        match self.machine.foresee(&request, &limits, &terms)? {
+            Foreseen::Bounced(reason) => Some(reason),
+            Foreseen::Direct(_) | Foreseen::Refused => None,
+        }
+    }
+
     /// Why a mapping is refused before slots are sought, with its arithmetic; nothing when it is not, or cannot be judged.
     pub fn refusal(&mut self, event: &Event) -> Option<Refusal> {
         let (request, limits, terms) = read(event, &self.devices)?;
