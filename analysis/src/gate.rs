@@ -156,7 +156,15 @@ mod tests {
     #[test]
     fn conditions_compare_counts_shares_and_sizes() {
         let row = SummaryRow { failures: 3, bounce_share: Some(0.25), bytes_copied: 1 << 20, ..SummaryRow::default() };
-        for yes in ["failures>0", " failures >= 3 ", "failures=3", "failures!=0", "bounce_share>=25%", "bytes_copied<=1M", "lost<1"] {
+        for yes in [
+            "failures>0",
+            " failures >= 3 ",
+            "failures=3",
+            "failures!=0",
+            "bounce_share>=25%",
+            "bytes_copied<=1M",
+            "lost<1",
+        ] {
             assert!(holds(yes, &row), "{yes}");
         }
         for no in ["failures>3", "failures<3", "bounce_share>0.25", "bytes_copied>1024K"] {

@@ -11,6 +11,8 @@ pub(crate) mod policies;
 mod progress;
 pub(crate) mod record;
 pub(crate) mod replay;
+#[cfg(feature = "answers")]
+pub(crate) mod report;
 pub(crate) mod script;
 pub(crate) mod verify;
 #[cfg(feature = "answers")]

@@ -6,8 +6,7 @@ use trace::pool::SLOT_BYTES;
 use trace::{Op, Trace, field};
 
 use super::rows::{
-    BarRow, DeviceUseRow, FailureRow, FidelityRow, HolderRow, LatencyRow, ReasonRow, SizesRow, SummaryRow,
-    TraceRow,
+    BarRow, DeviceUseRow, FailureRow, FidelityRow, HolderRow, LatencyRow, ReasonRow, SizesRow, SummaryRow, TraceRow,
 };
 use super::scan::{DeviceCount, JUDGED, Scan, any_size};
 use super::spread::Spread;
@@ -28,12 +27,13 @@ pub(super) fn report(trace: &Trace, mut scan: Scan<'_>) -> Result<Report, Analys
     let span_ns = end.saturating_sub(first);
     let mut fidelity = fidelity(trace, &mut scan);
     let syncs_seen = scan.sees_syncs();
-    let mut report = Report { version: VERSION, trace: trace_row(trace, span_ns), ..Report::default() };
+    let mut report =
+        Report { version: VERSION, trace: trace_row(trace, span_ns), path: path(trace), ..Report::default() };
     let (mut standing, mut leaks, mut silent) = (0, Vec::new(), Vec::new());
     if let Some(pool) = &mut scan.pool {
         standing = pool.count_standing(end);
         leaks = pool.leaks(end);
-        if syncs_seen && meta.capture.mode == "full" {
+        if syncs_seen {
             silent = pool.silent(end, (span_ns / 2).max(SILENT_NS));
         }
         report.occupancy = pool.take_timeline(end);
@@ -45,8 +45,10 @@ pub(super) fn report(trace: &Trace, mut scan: Scan<'_>) -> Result<Report, Analys
     }
 
     let slot_allocs = scan.count(Op::SlotAlloc);
-    let by_slots = slot_allocs > 0;
-    report.devices = devices(&scan, by_slots);
+    // Where mappings are recorded and their addresses can be told, they say which bounced: then the bounced are a part of
+    // the mapped, whatever was lost of either. Else the slots say it.
+    let by_maps = scan.sees_maps() && scan.counts.iter().any(|count| count.bounced_maps > 0);
+    report.devices = devices(&scan, by_maps);
     report.reasons = reasons(&scan, report.devices.iter().map(|row| row.bounces).sum());
     report.failures = failures(&scan);
     report.latencies = latencies(&scan);
@@ -54,7 +56,7 @@ pub(super) fn report(trace: &Trace, mut scan: Scan<'_>) -> Result<Report, Analys
     report.histograms = histograms(&scan);
     report.reach = reach::rows(trace, |at| scan.counts.get(at).map_or(0, |count| count.mapped.largest()));
 
-    let full = meta.capture.mode == "full";
+    let full = scan.sees_maps();
     let sum = |of: fn(&DeviceUseRow) -> u64| report.devices.iter().map(of).sum::<u64>();
     let (bytes_mapped, bytes_bounced, bytes_copied) =
         (sum(|row| row.bytes_mapped), sum(|row| row.bytes_bounced), sum(|row| row.bytes_copied));
@@ -140,6 +142,11 @@ pub(super) fn a_second(bytes: u64, span_ns: u64) -> u64 {
     if span_ns == 0 { bytes } else { (u128::from(bytes) * 1_000_000_000 / u128::from(span_ns)) as u64 }
 }
 
+/// The trace as it was given, for commands to copy.
+pub(super) fn path(trace: &Trace) -> String {
+    trace.path().display().to_string()
+}
+
 pub(super) fn trace_row(trace: &Trace, span_ns: u64) -> TraceRow {
     let meta = trace.meta();
     let pool = meta.pools.first().filter(|pool| pool.nslabs > 0);
@@ -148,6 +155,7 @@ pub(super) fn trace_row(trace: &Trace, span_ns: u64) -> TraceRow {
         name: trace.path().file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
         host: meta.host.name.clone(),
         release: meta.host.release.clone(),
+        kernel: meta.host.kernel_version().to_owned(),
         xen: meta.xen.as_ref().map(|xen| format!("{} {}{}", xen.version, xen.mode.to_uppercase(), role(xen.dom0))),
         cmdline: meta.host.cmdline.clone(),
         workload: meta.capture.workload.clone(),
@@ -220,18 +228,18 @@ pub(super) fn base_fidelity(trace: &Trace) -> FidelityRow {
     }
 }
 
-fn devices(scan: &Scan<'_>, by_slots: bool) -> Vec<DeviceUseRow> {
+fn devices(scan: &Scan<'_>, by_maps: bool) -> Vec<DeviceUseRow> {
     let none = super::slots::DeviceSlots::default();
     let unmaps = scan.count(Op::Unmap) > 0;
     let row = |(at, count): (usize, &DeviceCount)| {
         let slots = scan.pool.as_ref().and_then(|pool| pool.devices.get(at)).unwrap_or(&none);
-        let (bounces, bytes_bounced) = if by_slots {
-            (count.bounced.count(), count.bounced.sum())
-        } else {
+        let (bounces, bytes_bounced) = if by_maps {
             (count.bounced_maps, count.bounced_map_bytes)
+        } else {
+            (count.bounced.count(), count.bounced.sum())
         };
         let copied = count.copied + if unmaps { count.copied_at_unmap } else { slots.copied_back };
-        let full = scan.count(Op::Map) > 0;
+        let full = scan.sees_maps() && scan.count(Op::Map) > 0;
         let lives = slots.lives.count() > 0;
         DeviceUseRow {
             device: scan.devices.name(at as u32),
@@ -390,12 +398,18 @@ fn notes(trace: &Trace, scan: &Scan<'_>, fidelity: &FidelityRow) -> Vec<String> 
         ));
     }
     for (n, what) in [
-        (fidelity.missed_frees, "allocations whose release is not in the trace; they were taken as released when their slots were taken again"),
+        (
+            fidelity.missed_frees,
+            "allocations whose release is not in the trace; they were taken as released when their slots were taken again",
+        ),
         (fidelity.unknown_frees, "releases of slots nothing was known to hold"),
         (fidelity.other_pools, "slot events in other pools than the default one, which are in none of its figures"),
         (fidelity.unknown_devices, "events of devices the trace does not describe; taken to reach everything"),
         (fidelity.backwards, "events with an earlier time than one before them; ages and rates around them are off"),
-        (scan.pool.as_ref().map_or(0, |pool| pool.follower.notes().odd), "allocations whose place is not what the policy's rules say: another kernel's rules, or another device"),
+        (
+            scan.pool.as_ref().map_or(0, |pool| pool.follower.notes().odd),
+            "allocations whose place is not what the policy's rules say: another kernel's rules, or another device",
+        ),
     ] {
         if n > 0 {
             notes.push(format!("{what}: {}", field::count(n)));
@@ -440,4 +454,3 @@ pub(super) fn base_notes(trace: &Trace) -> Vec<String> {
     }
     notes
 }
-

@@ -173,7 +173,7 @@ impl Finding {
 /// From this share of mapped bytes on, bouncing is worth a word.
 const LITTLE: f64 = 0.01;
 /// From this share of a CPU's time in the allocator on, or so many bytes copied a second, it is worth a warning.
-const DEAR: (f64, u64) = (0.05, 100 << 20);
+const DEAR: (f64, u64) = (0.1, 100 << 20);
 /// A pool that is never fuller than this is too large for the load.
 const WASTED: f64 = 0.125;
 /// From this share of allocations in other CPUs' areas on, areas are too small.
@@ -188,7 +188,16 @@ pub fn verdict(report: &Report) -> Vec<Finding> {
     findings.extend([mask(report), pv(report), untrusted(report), areas(report), perf(report)].into_iter().flatten());
     findings.extend([size(report), waste(report, &findings), loss(report)].into_iter().flatten());
     findings.sort_by_key(|finding| finding.severity);
-    findings.insert(0, answer(report, &findings));
+    let mut answer = answer(report, &findings);
+    // What is the whole answer is not told twice.
+    if answer.class == Class::Perf
+        && let Some(at) = findings.iter().position(|finding| finding.class == Class::Perf)
+    {
+        let perf = findings.remove(at);
+        answer.evidence.extend(perf.evidence);
+        answer.next.extend(perf.next);
+    }
+    findings.insert(0, answer);
     findings
 }
 
@@ -198,10 +207,7 @@ fn answer(report: &Report, findings: &[Finding]) -> Finding {
     let judged = summary.maps.unwrap_or(0) + summary.bounces + summary.failures;
     let base = if judged == 0 {
         let title = if summary.lost > 0 {
-            format!(
-                "Nothing can be judged: the trace holds no mapping, only {} lost records.",
-                count(summary.lost)
-            )
+            format!("Nothing can be judged: the trace holds no mapping, only {} lost records.", count(summary.lost))
         } else {
             "Nothing can be judged: the trace holds no mapping.".to_owned()
         };
@@ -218,7 +224,10 @@ fn answer(report: &Report, findings: &[Finding]) -> Finding {
             format!("{} requests were refused", count(summary.failures))
         };
         let title = if summary.failures_any_size == summary.failures {
-            format!("swiotlb is your problem, its size is not: {refused}, and no pool of any size serves {}.", them(summary.failures))
+            format!(
+                "swiotlb is your problem, its size is not: {refused}, and no pool of any size serves {}.",
+                them(summary.failures)
+            )
         } else if class == Class::Leak {
             format!("swiotlb is your problem: {refused}, because slots are taken and never given back.")
         } else {
@@ -255,7 +264,10 @@ fn answer(report: &Report, findings: &[Finding]) -> Finding {
             format!("swiotlb is not your problem: nothing bounced{mapped}, and nothing was refused."),
         )
     } else if of(Class::Perf).is_some_and(|perf| perf.severity == Severity::Warning) {
-        let title = format!("swiotlb refuses nothing, but it costs: it copies {}/s.", bytes(summary.copy_rate));
+        let time = summary.pool_time_share.filter(|&share| share >= DEAR.0);
+        let time = time
+            .map_or_else(String::new, |share| format!(", and allocating slots takes {} of one CPU", percent(share)));
+        let title = format!("swiotlb refuses nothing, but it costs: it copies {}/s{time}.", bytes(summary.copy_rate));
         Finding::new(Class::Perf, Severity::Warning, title)
     } else if summary.bounce_share.is_some_and(|share| share < LITTLE) {
         let share = percent(summary.bounce_share.unwrap_or(0.0));
@@ -309,7 +321,11 @@ fn facts(report: &Report, mut finding: Finding) -> Finding {
     if summary.bounces > 0 {
         let time = match (summary.pool_time_ns, summary.pool_time_share) {
             (Some(ns), Some(share)) => {
-                format!("; allocating slots, the copy at map included, took {} ({} of one CPU)", duration(ns), percent(share))
+                format!(
+                    "; allocating slots, the copy at map included, took {} ({} of one CPU)",
+                    duration(ns),
+                    percent(share)
+                )
             }
             _ => "; how long that took was not recorded".to_owned(),
         };
@@ -322,8 +338,9 @@ fn facts(report: &Report, mut finding: Finding) -> Finding {
     }
     if summary.pool_slots > 0 {
         let share = summary.peak_share.map_or_else(String::new, |share| format!(" ({})", percent(share)));
+        let seen = if report.trace.mode == "aggregate" { ", looked at once a second" } else { "" };
         finding.evidence.push(format!(
-            "The pool has {} slots ({}){}; at most {}{share} were in use at once, {} at the end.",
+            "The pool has {} slots ({}){}; at most {}{share} were in use at once{seen}, {} at the end.",
             count(summary.pool_slots),
             bytes(summary.pool_slots * SLOT_BYTES),
             if report.trace.areas > 1 { format!(" in {} areas", report.trace.areas) } else { String::new() },
@@ -388,12 +405,9 @@ fn refusals(report: &Report, findings: &mut Vec<Finding>) {
 fn refusal(report: &Report, class: Class, rows: &[&FailureRow]) -> Finding {
     let n: u64 = rows.iter().map(|row| row.failures).sum();
     let largest = rows.iter().map(|row| row.largest).max().unwrap_or(0);
-    let pool = format!(
-        "{} slots ({})",
-        count(report.summary.pool_slots),
-        bytes(report.summary.pool_slots * SLOT_BYTES)
-    );
-    let name = &report.trace.name;
+    let pool =
+        format!("{} slots ({})", count(report.summary.pool_slots), bytes(report.summary.pool_slots * SLOT_BYTES));
+    let name = &report.path;
     let requests = if n == 1 { "1 request".to_owned() } else { format!("{} requests", count(n)) };
     let (was, is) = if n == 1 { ("was", "is") } else { ("were", "are") };
     let title = match class {
@@ -408,7 +422,9 @@ fn refusal(report: &Report, class: Class, rows: &[&FailureRow]) -> Finding {
             bytes(largest),
             them(n)
         ),
-        Class::Full => format!("Full: for {requests} of up to {} there were not slots enough in a pool of {pool}.", bytes(largest)),
+        Class::Full => {
+            format!("Full: for {requests} of up to {} there were not slots enough in a pool of {pool}.", bytes(largest))
+        }
         Class::Frag => format!(
             "Fragmented: {requests} of up to {} {was} refused although slots enough were free, because none stood together as needed.",
             bytes(largest)
@@ -417,7 +433,9 @@ fn refusal(report: &Report, class: Class, rows: &[&FailureRow]) -> Finding {
             "Area full: {requests} of up to {} {was} refused because the CPU's own area was full and the others had no run.",
             bytes(largest)
         ),
-        Class::Mask => format!("Out of reach: {requests} {was} refused because a device does not reach the memory it was to use."),
+        Class::Mask => {
+            format!("Out of reach: {requests} {was} refused because a device does not reach the memory it was to use.")
+        }
         Class::Size => format!("No pool: {requests} had to bounce and there is no bounce pool."),
         Class::Spin => format!(
             "The kernel hangs: for {requests} its search for slots never ends, with the lock held and interrupts off."
@@ -431,7 +449,7 @@ fn refusal(report: &Report, class: Class, rows: &[&FailureRow]) -> Finding {
     if matches!(class, Class::Full | Class::Frag | Class::Area) {
         finding.evidence.extend(held_then(report));
     }
-    let kernel = &report.trace.release;
+    let kernel = &report.trace.kernel;
     match class {
         Class::Big => {
             let segment = largest.div_ceil(SLOT_BYTES).next_power_of_two();
@@ -457,7 +475,9 @@ fn refusal(report: &Report, class: Class, rows: &[&FailureRow]) -> Finding {
                 .next("a kernel whose dma_max_mapping_size() takes min_align_mask into account (5.19 and newer, late 5.10.y and 5.15.y), or a driver that asks for it");
         }
         Class::Full | Class::Frag | Class::Area => {
-            finding = finding.next(format!("the size that would do, and what to write for it: swioscope plan {name} --kernel {kernel}"));
+            finding = finding.next(format!(
+                "the size that would do, and what to write for it: swioscope plan {name} --kernel {kernel}"
+            ));
             if class == Class::Area {
                 finding = finding.next(format!(
                     "fewer areas, such as swiotlb={},1 on 6.0 and newer: swioscope plan {name} --areas 1",
@@ -465,7 +485,9 @@ fn refusal(report: &Report, class: Class, rows: &[&FailureRow]) -> Finding {
                 ));
             }
             if class == Class::Frag {
-                finding = finding.next(format!("other allocators on the same load: swioscope replay {name} --policy legacy --policy v6_10"));
+                finding = finding.next(format!(
+                    "other allocators on the same load: swioscope replay {name} --policy legacy --policy v6_10"
+                ));
             }
         }
         Class::Mask => {
@@ -662,7 +684,7 @@ fn pv(report: &Report) -> Option<Finding> {
         finding
             .with("Such buffers bounce on PV however far the device reaches; the same load on PVH or bare metal does not.")
             .next(format!("scatterlists of single pages in {}, or PVH", first.driver.as_deref().unwrap_or("the driver")))
-            .next(format!("what a machine-frame lookup would change: swioscope replay {} --platform hch-unified", report.trace.name)),
+            .next(format!("what a machine-frame lookup would change: swioscope replay {} --platform hch-unified", report.path)),
     )
 }
 
@@ -701,7 +723,7 @@ fn areas(report: &Report) -> Option<Finding> {
             count(fullest.peak_slots),
             count(fullest.sent_away)
         ))
-        .next(format!("a larger pool or fewer areas: swioscope plan {} --areas 1", report.trace.name)),
+        .next(format!("a larger pool or fewer areas: swioscope plan {} --areas 1", report.path)),
     )
 }
 
@@ -765,7 +787,7 @@ fn size(report: &Report) -> Option<Finding> {
             )
             .with("So much memory in one piece was not to be had at boot: the kernel halves until it gets some, and says so once in its log.")
             .next("dmesg | grep 'software IO TLB'")
-            .next(format!("why, step by step: swioscope param {given} --kernel {}", report.trace.release)),
+            .next(format!("why, step by step: swioscope param {given} --kernel {}", report.trace.kernel)),
         );
     }
     (asked != got).then(|| {
@@ -774,7 +796,7 @@ fn size(report: &Report) -> Option<Finding> {
             Severity::Info,
             format!("The parameter is not what it looks like: {given} became {}.", in_words(got)),
         )
-        .next(format!("why, step by step: swioscope param {given} --kernel {}", report.trace.release))
+        .next(format!("why, step by step: swioscope param {given} --kernel {}", report.trace.kernel))
     })
 }
 
@@ -782,7 +804,8 @@ fn waste(report: &Report, findings: &[Finding]) -> Option<Finding> {
     let summary = &report.summary;
     let share = summary.peak_share.filter(|&share| share < WASTED)?;
     // Below a MiB the kernel does not go.
-    let quiet = summary.failures == 0 && summary.pool_slots > 512 && summary.bounces > 0;
+    let looked = report.trace.mode != "aggregate";
+    let quiet = looked && summary.failures == 0 && summary.pool_slots > 512 && summary.bounces > 0;
     if !quiet || findings.iter().any(|finding| finding.class == Class::Leak) {
         return None;
     }
@@ -792,7 +815,7 @@ fn waste(report: &Report, findings: &[Finding]) -> Option<Finding> {
             Class::Waste,
             Severity::Info,
             format!(
-                "The pool is larger than this load needs: {} of {} slots ({}) at the peak; {} were never touched at once.",
+                "The pool is larger than this load needs: {} of {} slots ({}) at the peak, {} were free even then.",
                 count(summary.peak_slots),
                 count(summary.pool_slots),
                 percent(share),
@@ -805,7 +828,7 @@ fn waste(report: &Report, findings: &[Finding]) -> Option<Finding> {
         ))
         .next(format!(
             "how far it can shrink, by exact replay: swioscope plan {} --kernel {}",
-            report.trace.name, report.trace.release
+            report.path, report.trace.kernel
         )),
     )
 }
@@ -833,6 +856,9 @@ fn loss(report: &Report) -> Option<Finding> {
     );
     if let Some(share) = weak {
         finding = finding.with(format!("The model predicts {} of the kernel's slot choices.", percent(share)));
+    }
+    if report.fidelity.probe_missed > 0 {
+        finding = finding.with(format!("{} times the kernel skipped a probe.", count(report.fidelity.probe_missed)));
     }
     if report.fidelity.missed_frees > 0 {
         finding = finding.with(format!(
@@ -865,7 +891,10 @@ mod tests {
 
     #[test]
     fn a_share_is_never_rounded_to_all_or_nothing() {
-        assert_eq!([0.0, 0.0003, 0.5, 0.99999, 1.0].map(percent), ["0.0 %", "below 0.1 %", "50.0 %", "above 99.9 %", "100.0 %"]);
+        assert_eq!(
+            [0.0, 0.0003, 0.5, 0.99999, 1.0].map(percent),
+            ["0.0 %", "below 0.1 %", "50.0 %", "above 99.9 %", "100.0 %"]
+        );
     }
 
     #[test]

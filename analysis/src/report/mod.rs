@@ -81,6 +81,9 @@ pub struct Report {
     pub fidelity: FidelityRow,
     /// What weakens the figures, one sentence each.
     pub notes: Vec<String>,
+    /// The trace's folder, as it was given.
+    #[serde(skip)]
+    pub(crate) path: String,
     /// Slots the kernel command line asks for, and what that kernel makes of them; nothing when it does not say.
     #[serde(skip)]
     pub(crate) asked: Option<(u64, u64)>,

@@ -41,7 +41,14 @@ pub(super) fn rows(trace: &Trace, largest: impl Fn(usize) -> u64) -> Vec<ReachRo
             untrusted: device.untrusted.unwrap_or(false),
             pool_from: from,
             pool_to: to,
-            reaches: if reach >= to { "all" } else if reach >= from { "part" } else { "none" }.to_owned(),
+            reaches: if reach >= to {
+                "all"
+            } else if reach >= from {
+                "part"
+            } else {
+                "none"
+            }
+            .to_owned(),
             largest_map: largest(at),
             largest_promised: kernel.map_or(0, |kernel| max_mapping_size(kernel, device.min_align_mask)),
         }

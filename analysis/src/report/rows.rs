@@ -10,6 +10,8 @@ trace::record! {
         host: String => Text,
         /// Kernel release, as `uname -r`.
         release: String => Text,
+        /// The version that decides how it allocates; Debian's release does not say it.
+        kernel: String => Text,
         /// Xen's version, mode and role; absent elsewhere.
         xen: Option<String> => Text,
         /// Kernel command line.

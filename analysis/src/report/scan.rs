@@ -69,7 +69,7 @@ pub(super) struct Scan<'a> {
     pub at_first_refusal: Vec<HolderRow>,
     /// Slot refusals seen on a CPU whose mapping has not been seen to fail yet: device by CPU.
     pending: HashMap<u32, u32>,
-    maps_tell_reasons: bool,
+    maps_recorded: bool,
     syncs_recorded: bool,
 }
 
@@ -104,13 +104,18 @@ impl<'a> Scan<'a> {
             unknown_devices: 0,
             at_first_refusal: Vec::new(),
             pending: HashMap::new(),
-            maps_tell_reasons: meta.capture.mode != "bounces",
+            maps_recorded: maps_recorded(&meta.capture),
             syncs_recorded: meta.capture.backends.contains_key("sync"),
         }
     }
 
     pub fn count(&self, op: Op) -> u64 {
         self.ops[op as usize]
+    }
+
+    /// Whether mappings that do not bounce would be in the trace.
+    pub fn sees_maps(&self) -> bool {
+        self.maps_recorded
     }
 
     /// Whether syncs would be in the trace, if there were any.
@@ -161,7 +166,7 @@ impl<'a> Scan<'a> {
         if let Some(judged) = judged.filter(|judged| judged.bounced) {
             count.bounced_maps += 1;
             count.bounced_map_bytes = count.bounced_map_bytes.saturating_add(size);
-            if self.maps_tell_reasons {
+            if self.maps_recorded {
                 let reason = match judged.foreseen {
                     Some(Foreseen::Bounced(reason)) => reason as usize,
                     _ => Reason::ALL.len(),
@@ -175,7 +180,8 @@ impl<'a> Scan<'a> {
     fn unmap(&mut self, event: &Event, device: u32) {
         let Some(judge) = &self.judge else { return };
         let skips = event.attrs.unwrap_or(0) & replay::Terms::SKIP_CPU_SYNC != 0;
-        let back = matches!(event.direction, None | Some(trace::Direction::FromDevice | trace::Direction::Bidirectional));
+        let back =
+            matches!(event.direction, None | Some(trace::Direction::FromDevice | trace::Direction::Bidirectional));
         if back && !skips && event.dma_addr.is_some_and(|addr| judge.tlb_addr(addr).is_some()) {
             let size = event.size.unwrap_or(0) * self.copies.at_unmap;
             self.counts[device as usize].copied_at_unmap += size;
@@ -215,7 +221,7 @@ impl<'a> Scan<'a> {
             let count = &mut self.counts[device as usize];
             count.copied += copied;
             count.bounced.add(size);
-            if !self.maps_tell_reasons {
+            if !self.maps_recorded {
                 let at = reason.map_or(Reason::ALL.len(), |reason| reason as usize);
                 count.reasons[at].0 += 1;
                 count.reasons[at].1 += size;
@@ -271,7 +277,9 @@ impl<'a> Scan<'a> {
         let above = reason.is_some() && end > reach;
         self.refused(event, device, above.then_some(Cause::PoolAboveMask), reason, |_| {
             above.then(|| {
-                format!("slots were free, but the device does not reach them (the pool ends at {end:#x}, reach {reach:#x})")
+                format!(
+                    "slots were free, but the device does not reach them (the pool ends at {end:#x}, reach {reach:#x})"
+                )
             })
         });
     }
@@ -296,8 +304,7 @@ impl<'a> Scan<'a> {
         if self.at_first_refusal.is_empty() && cause.is_some_and(of_state) {
             let syncs = self.sees_syncs();
             if let Some(pool) = &self.pool {
-                self.at_first_refusal =
-                    pool.holders("first_refusal", event.time_ns, &self.devices, &self.sites, syncs);
+                self.at_first_refusal = pool.holders("first_refusal", event.time_ns, &self.devices, &self.sites, syncs);
             }
         }
         let explanation = explain(self).unwrap_or_else(|| unexplained(event));
@@ -310,6 +317,13 @@ impl<'a> Scan<'a> {
     pub fn site_text(&self, site: u32) -> Option<String> {
         if site == NOWHERE { None } else { self.sites.text(site) }
     }
+}
+
+/// Whether mappings were recorded, those that did not bounce among them. A trace that names no back-ends was not recorded
+/// but made.
+fn maps_recorded(capture: &trace::meta::Capture) -> bool {
+    let attached = capture.backends.is_empty() || capture.backends.keys().any(|kind| kind.starts_with("map"));
+    attached && !matches!(capture.mode.as_str(), "bounces" | "aggregate") && !capture.filters.contains_key("only")
 }
 
 /// Whether a cause depends on what else is in the pool.
@@ -340,7 +354,9 @@ fn unexplained(event: &Event) -> String {
             "{} were asked for; by the order of the records there was room, so another CPU had it at that moment",
             trace::field::bytes(size)
         ),
-        Some(size) => format!("{} were asked for; the trace does not tell why they were refused", trace::field::bytes(size)),
+        Some(size) => {
+            format!("{} were asked for; the trace does not tell why they were refused", trace::field::bytes(size))
+        }
         None => "the trace does not tell what was asked for".to_owned(),
     }
 }

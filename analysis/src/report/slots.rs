@@ -321,7 +321,14 @@ impl PoolUse {
             .map(|((device, site), mut row)| {
                 let leaks = leaks.iter().any(|leak| (leak.device, leak.site) == (device, site));
                 let stands = row.standing_slots * 2 >= row.slots;
-                row.kind = if leaks { "leak" } else if stands { "standing" } else { "transient" }.to_owned();
+                row.kind = if leaks {
+                    "leak"
+                } else if stands {
+                    "standing"
+                } else {
+                    "transient"
+                }
+                .to_owned();
                 row.device = if device == UNKNOWN { "unknown".to_owned() } else { devices.name(device) };
                 row.driver = devices.driver(device);
                 row.stack = sites.text(site);

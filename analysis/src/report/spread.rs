@@ -22,7 +22,8 @@ impl Default for Spread {
 impl Spread {
     pub fn add(&mut self, value: u64) {
         if let Some(values) = &mut self.values {
-            values.saturating_record(value);
+            // It grows with its values; one too large to grow for is in the sums and bars all the same.
+            let _ = values.record(value);
         }
         self.bars[value.max(1).ilog2() as usize] += 1;
         self.sum = self.sum.saturating_add(value);

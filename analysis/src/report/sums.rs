@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use trace::sums::Sum;
 use trace::{Op, Trace};
 
-use super::build::{a_second, asked, base_fidelity, base_notes, share, trace_row};
+use super::build::{a_second, asked, base_fidelity, base_notes, path, share, trace_row};
 use super::rows::{BarRow, DeviceUseRow, FailureRow, LatencyRow, OccupancyRow, SizesRow, SummaryRow};
 use super::{Report, VERSION, reach};
 use crate::AnalysisError;
@@ -15,7 +15,8 @@ pub(super) fn report(trace: &Trace) -> Result<Report, AnalysisError> {
     let reading = trace.sums()?;
     let looks = &reading.occupancy;
     let duration = if meta.closed { meta.clock.duration_ns } else { looks.last().map_or(0, |look| look.time_ns) };
-    let mut report = Report { version: VERSION, trace: trace_row(trace, duration), ..Report::default() };
+    let mut report =
+        Report { version: VERSION, trace: trace_row(trace, duration), path: path(trace), ..Report::default() };
     let name = |id: u32| {
         let device = trace.devices().iter().find(|device| device.id == id);
         (device.map_or_else(|| format!("device {id}"), |d| d.name.clone()), device.and_then(|d| d.driver.clone()))
@@ -41,7 +42,8 @@ pub(super) fn report(trace: &Trace) -> Result<Report, AnalysisError> {
                 cause: "unknown".to_owned(),
                 failures,
                 largest: largest(&reading.histograms, id, Op::SlotFailed),
-                explanation: "sums do not tell why; a flight recorder does: swioscope record --trigger failure".to_owned(),
+                explanation: "sums do not tell why; a flight recorder does: swioscope record --trigger failure"
+                    .to_owned(),
                 ..FailureRow::default()
             });
         }
@@ -80,6 +82,7 @@ pub(super) fn report(trace: &Trace) -> Result<Report, AnalysisError> {
             bytes_bounced,
             failures,
             syncs: of(Op::SyncForCpu).0 + of(Op::SyncForDevice).0,
+            bytes_copied: bytes_bounced,
             ..DeviceUseRow::default()
         });
     }
@@ -130,12 +133,7 @@ pub(super) fn report(trace: &Trace) -> Result<Report, AnalysisError> {
 type Bars = Vec<(u64, u64)>;
 
 /// Buckets of a device's operation: where each ends, and how many.
-fn bars(
-    all: &[trace::sums::Bucket],
-    device: u32,
-    op: Op,
-    value: impl Fn(&trace::sums::Bucket) -> Option<u64>,
-) -> Bars {
+fn bars(all: &[trace::sums::Bucket], device: u32, op: Op, value: impl Fn(&trace::sums::Bucket) -> Option<u64>) -> Bars {
     let mut bars: Bars = all
         .iter()
         .filter(|bucket| (bucket.device, bucket.op) == (device, op))
@@ -150,7 +148,12 @@ fn below(bars: &Bars, share: f64) -> u64 {
     let all: u64 = bars.iter().map(|bar| bar.1).sum();
     let wanted = (all as f64 * share).ceil() as u64;
     let mut seen = 0;
-    bars.iter().find(|bar| { seen += bar.1; seen >= wanted.max(1) }).map_or(0, |bar| bar.0)
+    bars.iter()
+        .find(|bar| {
+            seen += bar.1;
+            seen >= wanted.max(1)
+        })
+        .map_or(0, |bar| bar.0)
 }
 
 fn largest(all: &[trace::sums::Bucket], device: u32, op: Op) -> u64 {
