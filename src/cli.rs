@@ -5,6 +5,8 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+#[cfg(feature = "answers")]
+use analysis::Gate;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use collector::backends::Family;
 use collector::flight::{BadTrigger, Trigger};
@@ -25,6 +27,9 @@ use trace::Direction;
   swioscope record -o load.swio -- fio job.fio         record while a command runs
   swioscope record -o sums.swio --mode aggregate       sums only, cheap enough to be left on
   swioscope record -o pool.swio --trigger failure      what led to each failure, from memory
+  swioscope report load.swio                           is swiotlb the problem, and whose
+  swioscope report load.swio -o load.html              the same as a page to send on
+  swioscope report load.swio --fail-on 'failures>0'    the same for scripts
   swioscope verify load.swio                           how many slot choices the model predicts
   swioscope replay load.swio --policy v6_10 --policy 'rfc64:swiotlb=4096,65536,force'
   swioscope replay load.swio --policy v6_10 --sweep nslabs=1024..65536
@@ -32,7 +37,14 @@ use trace::Direction;
   swioscope explain load.swio                          why mappings were refused, and what would have helped
   swioscope query load.swio 'op == map && size >= 64k && device == nvme'
   swioscope view load.swio                             the policies on a screen
-  swioscope param swiotlb=128 --kernel 6.12 --cpus 8 --ram 32G   what a boot parameter becomes"
+  swioscope param swiotlb=128 --kernel 6.12 --cpus 8 --ram 32G   what a boot parameter becomes
+
+Exit codes:
+  0  done
+  1  it was tried and failed, or a check said no
+  2  the command line was wrong
+  3  recorded, but something was lost and --strict was given
+  4  answered, and a --fail-on condition holds"
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -58,6 +70,9 @@ pub(crate) enum Command {
     /// Tell why a mapping was refused or bounced, and what would have let it pass
     #[cfg(feature = "answers")]
     Explain(ExplainArgs),
+    /// Say in one page whether swiotlb is the problem, whose it is, and what to do
+    #[cfg(feature = "answers")]
+    Report(ReportArgs),
     /// Look at a trace and its policies in the terminal
     #[cfg(feature = "answers")]
     View(ViewArgs),
@@ -224,6 +239,11 @@ fn axis(text: &str) -> Result<Axis, AxisError> {
     Axis::parse(text)
 }
 
+#[cfg(feature = "answers")]
+fn gate(text: &str) -> Result<Gate, analysis::GateError> {
+    text.parse()
+}
+
 fn kernel(text: &str) -> Result<KernelVersion, String> {
     text.parse().map_err(|error: replay::kernel::NoKernel| error.to_string())
 }
@@ -311,6 +331,39 @@ pub(crate) struct PlanArgs {
     /// How results are written; csv has every size tried
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
+}
+
+/// How a report is written.
+#[cfg(feature = "answers")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReportFormat {
+    /// For a terminal, or a bug report
+    Text,
+    /// One JSON document; `--schema` describes it
+    Json,
+    /// One page for a browser, with plots, that needs nothing else
+    Html,
+}
+
+#[cfg(feature = "answers")]
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// Trace folder (NAME.swio)
+    #[arg(required_unless_present = "schema")]
+    pub(crate) trace: Option<PathBuf>,
+    /// How it is written [default: what the ending of --output says, else text]
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<ReportFormat>,
+    /// Write it into this file
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Exit with 4 if this holds of the summary, such as failures>0, bounce_share>10% or copy_rate>=100M; may be given
+    /// several times
+    #[arg(long, value_name = "CONDITION", value_parser = gate)]
+    pub(crate) fail_on: Vec<Gate>,
+    /// Print the JSON schema of the report instead
+    #[arg(long, conflicts_with_all = ["trace", "format", "output", "fail_on"])]
+    pub(crate) schema: bool,
 }
 
 #[cfg(feature = "answers")]

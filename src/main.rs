@@ -6,6 +6,7 @@
 //! | 1 | it was tried and failed, or a check said no |
 //! | 2 | the command line was wrong |
 //! | 3 | recorded, but something was lost and `--strict` was given |
+//! | 4 | answered, and a `--fail-on` condition holds |
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the binary is where printing belongs")]
 
 mod cli;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         Command::Query(args) => commands::query::run(&args),
         #[cfg(feature = "answers")]
         Command::Explain(args) => commands::explain::run(&args),
+        Command::Report(args) => commands::report::run(&args),
         #[cfg(feature = "answers")]
         Command::View(args) => commands::view::run(&args),
         Command::Policies(args) => commands::policies::run(&args),
@@ -66,6 +68,10 @@ fn is_usage(error: &anyhow::Error) -> bool {
         if matches!(error.downcast_ref(), Some(Policy { .. } | Filter(_) | Query { .. } | NoStory(_))) {
             return true;
         }
+    }
+    #[cfg(feature = "answers")]
+    if error.is::<analysis::GateError>() {
+        return true;
     }
     error.is::<commands::Usage>() || error.is::<replay::PolicyError>() || error.is::<replay::AxisError>()
 }

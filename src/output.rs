@@ -103,10 +103,11 @@ pub(crate) fn turned<R: Record>(rows: &[R]) -> String {
     table.trim_fmt()
 }
 
-/// An answer to a question as a table for people. Columns that are empty in every row are left out.
+/// An answer to a question as a table for people. Where there are many columns, those empty in every row are left out.
 #[cfg(feature = "answers")]
 pub(crate) fn grid_table(grid: &Grid) -> String {
-    let shown = |at: &usize| grid.rows.is_empty() || grid.rows.iter().any(|row| row.get(*at) != Some(&Json::Null));
+    let few = grid.columns.len() <= 8;
+    let shown = |at: &usize| few || grid.rows.iter().any(|row| row.get(*at) != Some(&Json::Null));
     let shown: Vec<usize> = (0..grid.columns.len()).filter(shown).collect();
     let mut table = plain_table();
     table.set_header(shown.iter().map(|&at| grid.columns[at].name.replace('_', " ")));

@@ -8,7 +8,10 @@
 //! | [`devices`] | one row a device, from the recorded events |
 //! | [`comparison`] | [`Comparison`]: one trace under several policies, as plain rows |
 //! | [`compare`](mod@compare) | replays the policies and fills the comparison |
+//! | [`report`](mod@report) | one page about one trace: the verdict, and what it rests on |
+//! | [`gate`] | conditions on an answer's numbers, for scripts |
 //! | [`plan`](mod@plan) | how large the pool must be, and what to write for it |
+//! | [`plot`] | charts as SVG and PNG |
 //! | [`verdict`] | the sentences that come before the figures |
 
 use std::path::PathBuf;
@@ -18,14 +21,19 @@ pub mod comparison;
 pub mod devices;
 pub mod explain;
 pub mod frames;
+pub mod gate;
 pub mod plan;
+pub mod plot;
 pub mod query;
+pub mod report;
 pub mod verdict;
 
 pub use compare::{CompareOptions, Stage, compare};
 pub use comparison::{Comparison, Curve, PolicyDetail, PolicyDeviceRow, PolicyRow, RefusalRow, TraceFacts};
 pub use devices::DeviceRow;
+pub use gate::{Gate, GateError};
 pub use plan::{NeedRow, PlanOptions, PlanReport, SizeRow, plan};
+pub use report::{Report, report};
 
 /// Why an answer could not be computed.
 #[derive(Debug, thiserror::Error)]
@@ -61,4 +69,7 @@ pub enum AnalysisError {
     /// polars takes paths as text.
     #[error("the path {0:?} is not UTF-8; move the trace to a folder whose name is")]
     PathNotText(PathBuf),
+    /// A plot could not be drawn.
+    #[error(transparent)]
+    Plot(#[from] plot::PlotError),
 }

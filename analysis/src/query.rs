@@ -179,6 +179,10 @@ fn cell(value: &Value<'_>) -> Json {
 fn sql(trace: &Trace, question: &str, limit: Option<usize>) -> Result<Grid, AnalysisError> {
     let lower = question.to_ascii_lowercase();
     let first = lower.trim_start_matches(|c: char| c.is_whitespace() || c == '(');
+    if first.starts_with("describe") {
+        let what = "columns are listed by `swioscope query --tables`".to_owned();
+        return Err(AnalysisError::Query { what, hint: hint(&lower) });
+    }
     if ["create", "drop", "delete", "insert"].iter().any(|word| first.starts_with(word)) {
         return Err(AnalysisError::Query {
             what: "a trace is only read: ask with SELECT".to_owned(),
@@ -292,7 +296,7 @@ fn plainly(error: &PolarsError) -> String {
         PolarsError::SQLInterface(what) | PolarsError::SQLSyntax(what) => what.to_string(),
         other => other.to_string(),
     };
-    text.lines().next().unwrap_or_default().to_owned()
+    text.lines().next().unwrap_or_default().trim_end_matches([':', ' ']).to_owned()
 }
 
 /// The columns of the tables a question names, or the tables if it names none.

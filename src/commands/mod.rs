@@ -15,6 +15,8 @@ mod progress;
 pub(crate) mod query;
 pub(crate) mod record;
 pub(crate) mod replay;
+#[cfg(feature = "answers")]
+pub(crate) mod report;
 pub(crate) mod script;
 pub(crate) mod verify;
 #[cfg(feature = "answers")]

@@ -24,12 +24,8 @@ pub(crate) fn run(args: &QueryArgs) -> anyhow::Result<ExitCode> {
     match args.format {
         Format::Json => output::print_json(&output::grid_json(&answer))?,
         Format::Csv => output::grid_csv(&answer, &mut *out)?,
-        Format::Table => {
-            output::line(out, output::grid_table(&named(&answer, &trace)))?;
-            if answer.rows.is_empty() {
-                output::line(out, "no rows")?;
-            }
-        }
+        Format::Table if answer.rows.is_empty() => output::line(out, "no rows")?,
+        Format::Table => output::line(out, output::grid_table(&named(&answer, &trace)))?,
     }
     // On standard error where the rows are for programs.
     let notes = notes(&answer, &trace, question, args.limit);

@@ -149,11 +149,11 @@ fn machine(trace: &Trace) -> Result<Machine, AnalysisError> {
 }
 
 /// The recorded pool; nothing when the machine had none.
-fn recorded_pool(trace: &Trace) -> Option<RecordedPool<'_>> {
+fn recorded_pool(trace: &Trace) -> Option<RecordedPool> {
     let meta = trace.meta();
     let rules = Generation::of_recorded(meta).map(|(rules, _)| rules).or_else(|| Generation::by_id("v6_10"))?;
     let start = Start { pool: meta.pools.first()?, snapshot: trace.snapshot(), snapshot_ns: meta.snapshot_ns };
-    Some(RecordedPool::new(start, trace.devices(), rules))
+    Some(RecordedPool::new(&start, trace.devices(), rules))
 }
 
 /// What weakens every answer about the recorded pool.
