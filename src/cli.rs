@@ -34,6 +34,8 @@ use trace::Direction;
   swioscope replay load.swio --policy v6_10 --policy 'rfc64:swiotlb=4096,65536,force'
   swioscope replay load.swio --policy v6_10 --sweep nslabs=1024..65536
   swioscope plan load.swio --kernel 6.12 --cpus 8      how large the pool must be
+  swioscope compare load.swio --policies all           every policy, with the differences in words
+  swioscope compare load.swio --diff v6_3,v6_10        two of them map by map
   swioscope explain load.swio                          why mappings were refused, and what would have helped
   swioscope query load.swio 'op == map && size >= 64k && device == nvme'
   swioscope view load.swio                             the policies on a screen
@@ -64,6 +66,9 @@ pub(crate) enum Command {
     /// Say how large the pool must be for a trace's load, and what to write on the kernel's command line
     #[cfg(feature = "answers")]
     Plan(PlanArgs),
+    /// Compare every policy on a trace, with the differences in words; or two of them map by map
+    #[cfg(feature = "answers")]
+    Compare(CompareArgs),
     /// Ask a trace in SQL, or filter its events
     #[cfg(feature = "answers")]
     Query(QueryArgs),
@@ -364,6 +369,58 @@ pub(crate) struct ReportArgs {
     /// Print the JSON schema of the report instead
     #[arg(long, conflicts_with_all = ["trace", "format", "output", "fail_on"])]
     pub(crate) schema: bool,
+}
+
+/// The policies a comparison is over.
+#[cfg(feature = "answers")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Policies {
+    /// The recorded kernel's own first, then every generation and design
+    All,
+    /// Those given with --policy; without any the recorded kernel's own, the oldest allocator, and the RFC's two pools
+    Given,
+}
+
+#[cfg(feature = "answers")]
+#[derive(Debug, Args)]
+pub(crate) struct CompareArgs {
+    /// Trace folder (NAME.swio)
+    pub(crate) trace: PathBuf,
+    /// Which policies
+    #[arg(long, value_enum, default_value = "all")]
+    pub(crate) policies: Policies,
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
+    /// Compare two policies map by map instead
+    #[arg(long, value_name = "A,B", value_parser = two_policies, conflicts_with = "policies")]
+    pub(crate) diff: Option<TwoPolicies>,
+    /// Mappings to list at most with --diff
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) limit: usize,
+    /// How results are written
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+/// Two policies to be compared map by map.
+#[cfg(feature = "answers")]
+#[derive(Clone, Debug)]
+pub(crate) struct TwoPolicies(pub(crate) [Policy; 2]);
+
+/// Policies have commas in them: the one that parts them is the first with a policy on both sides.
+#[cfg(feature = "answers")]
+fn two_policies(text: &str) -> Result<TwoPolicies, String> {
+    let parted = text.match_indices(',').find_map(|(at, _)| {
+        let (a, b) = (Policy::parse(&text[..at]).ok()?, Policy::parse(&text[at + 1..]).ok()?);
+        Some(TwoPolicies([a, b]))
+    });
+    parted.ok_or_else(|| match text.split_once(',') {
+        None => "give two policies, as in v6_3,v6_10".to_owned(),
+        Some((a, b)) => match (Policy::parse(a), Policy::parse(b)) {
+            (Err(error), _) | (_, Err(error)) => error.to_string(),
+            _ => "give two policies, as in v6_3,v6_10".to_owned(),
+        },
+    })
 }
 
 #[cfg(feature = "answers")]

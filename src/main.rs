@@ -41,6 +41,8 @@ fn main() -> ExitCode {
         #[cfg(feature = "answers")]
         Command::Plan(args) => commands::plan::run(&args),
         #[cfg(feature = "answers")]
+        Command::Compare(args) => commands::compare::run_compare(&args),
+        #[cfg(feature = "answers")]
         Command::Query(args) => commands::query::run(&args),
         #[cfg(feature = "answers")]
         Command::Explain(args) => commands::explain::run(&args),

@@ -132,6 +132,10 @@ fn grid_cell(unit: Option<Unit>, cell: &Json) -> String {
             (Some(v), _) => Value::U64(v),
             // Below zero: no field of the registry is.
             (None, Some(_)) if n.is_i64() => return n.to_string(),
+            // A mean of bytes is shown in bytes, a mean of times in times.
+            (None, Some(v)) if v >= 1.0 && matches!(unit, Some(Unit::Bytes | Unit::Time | Unit::Duration)) => {
+                Value::U64(v.round() as u64)
+            }
             (None, Some(v)) => Value::F64(v),
             (None, None) => return n.to_string(),
         },

@@ -8,6 +8,7 @@
 //! | [`devices`] | one row a device, from the recorded events |
 //! | [`comparison`] | [`Comparison`]: one trace under several policies, as plain rows |
 //! | [`compare`](mod@compare) | replays the policies and fills the comparison |
+//! | [`difference`] | how policies differ: in a sentence each, and map by map |
 //! | [`report`](mod@report) | one page about one trace: the verdict, and what it rests on |
 //! | [`gate`] | conditions on an answer's numbers, for scripts |
 //! | [`plan`](mod@plan) | how large the pool must be, and what to write for it |
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 pub mod compare;
 pub mod comparison;
 pub mod devices;
+pub mod difference;
 pub mod explain;
 pub mod frames;
 pub mod gate;

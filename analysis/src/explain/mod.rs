@@ -28,6 +28,8 @@ use trace::Trace;
 use crate::AnalysisError;
 use crate::comparison::TraceFacts;
 
+pub(crate) use pass::is_map;
+pub(crate) use recorded::device as recorded_device;
 pub use recorded::failures;
 use replayed::WhatIf;
 

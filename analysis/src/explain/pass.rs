@@ -28,7 +28,7 @@ pub(super) struct Found {
 }
 
 /// Whether an event is a mapping of the load, as `replay` counts them.
-pub(super) fn is_map(event: &Event) -> bool {
+pub(crate) fn is_map(event: &Event) -> bool {
     matches!(event.op, Op::Map | Op::MapFailed) && event.orig_addr.is_some() && event.size.is_some()
 }
 

@@ -111,7 +111,7 @@ pub(super) fn request(event: &Event) -> Option<Request> {
     Some(Request { orig_addr, size, align_mask: event.align_mask.unwrap_or(0), cpu: event.cpu })
 }
 
-pub(super) fn device(trace: &Trace, key: u32) -> Option<&Device> {
+pub(crate) fn device(trace: &Trace, key: u32) -> Option<&Device> {
     trace.devices().iter().find(|device| device.id == key)
 }
 
