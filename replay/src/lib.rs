@@ -23,9 +23,12 @@
 //! | [`script`] | event scripts and their answers, to compare with real kernels |
 //! | [`load`] | a trace's mappings, each unmap and sync tied to its map: the same for every policy |
 //! | [`whatif`], [`outcome`], [`occupancy`], [`lifetimes`] | a load replayed on a machine, and what came of it |
+//! | [`mod@moment`] | one mapping looked at closely: the pool it met, and who held it |
+//! | [`mod@recorded`] | the recorded kernel's pool as its slot events leave it |
 //! | [`overlay`], [`sizing`] | loads laid over one another; how large a pool must be |
 //! | [`mod@sweep`] | a load replayed on many machines at once |
 //! | [`mod@verify`] | the model as a checker of a recorded kernel |
+//! | [`follow`] | the pool as a recorded kernel had it, event by event |
 //! | [`mod@decisions`] | the same for whether mappings bounce, and why |
 //! | [`refusal`] | why a mapping was refused, with its arithmetic |
 
@@ -40,12 +43,14 @@ pub mod decisions;
 pub mod detect;
 pub mod dispatch;
 pub mod eras;
+pub mod follow;
 pub mod growth;
 pub mod kernel;
 pub mod largest;
 pub mod lifetimes;
 pub mod load;
 pub mod machine;
+pub mod moment;
 pub mod occupancy;
 pub mod outcome;
 pub mod overlay;
@@ -55,6 +60,7 @@ pub mod param;
 pub mod plan;
 pub mod policy;
 pub mod pool;
+pub mod recorded;
 pub mod refusal;
 pub mod restricted;
 pub mod rules;
@@ -73,17 +79,19 @@ pub mod whatif;
 pub use allocator::{Allocator, Stop, Taken};
 pub use axis::{Axis, AxisError, grid};
 pub use copies::{COPY_ERAS, Copies};
-pub use decisions::{DecisionExample, Decisions, WrongDecision, decisions};
+pub use decisions::{DecisionExample, Decisions, Judge, Judged, WrongDecision, decisions};
 pub use dispatch::{Dispatch, Fallback};
 pub use eras::{ERAS, Era};
+pub use follow::{FollowNotes, Followed, Follower, HeldBefore, Slots};
 pub use growth::{Grown, GrowthSetup, Transient};
 pub use kernel::KernelVersion;
 pub use lifetimes::Assumed;
-pub use load::{Load, LoadBuilder, LoadDevice, LoadNotes, Recorded, Surroundings};
+pub use load::{Load, LoadBuilder, LoadDevice, LoadMap, LoadNotes, Recorded, Surroundings};
 pub use machine::{
     BoundaryBase, FalseBoundaries, Forbidden, Foreseen, FrameTable, Machine, Mapped, Ops, PLATFORM_PARAMETERS,
     PLATFORMS, Platform, PlatformError, PlatformKind, PlatformSpec, Reason, Refused, Terms,
 };
+pub use moment::{Answer, AreaMoment, Holder, Moment, PoolMoment};
 pub use occupancy::Occupancy;
 pub use outcome::{DeviceOutcome, OnFail, OnFailError, Options, Outcome, RefusedMap};
 pub use p2m::P2m;
@@ -92,6 +100,7 @@ pub use param::Force;
 pub use plan::{Limits, Request};
 pub use policy::{Base, MAX_SLABS, PARAMETERS, Policy, PolicyError, Setup};
 pub use pool::{AreaState, Geometry, SlotPool};
+pub use recorded::RecordedPool;
 pub use refusal::{AreaRefusal, Cause, Refusal};
 pub use restricted::Restricted;
 pub use rules::{GENERATIONS, Generation};
@@ -101,4 +110,4 @@ pub use sweep::{Job, Progress, Stopped, sweep};
 pub use tree::ForeignTree;
 pub use verify::{Miss, MissExample, Start, Verdict, verify};
 pub use walk::Endless;
-pub use whatif::replay;
+pub use whatif::{answers, moment, replay};
