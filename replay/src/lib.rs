@@ -20,6 +20,7 @@
 //! | [`eras`] | the table of bounce rules, which change with the kernel's version |
 //! | [`p2m`], [`tree`] | Xen's frame tables: of PV guests, of ARM |
 //! | [`machine`] | a policy on a platform: what bounces, and why |
+//! | [`mod@moment`] | who holds what at one moment of a recording, and how fast it goes: what the screens show |
 //! | [`script`] | event scripts and their answers, to compare with real kernels |
 //! | [`load`] | a trace's mappings, each unmap and sync tied to its map: the same for every policy |
 //! | [`whatif`], [`outcome`], [`occupancy`], [`lifetimes`] | a load replayed on a machine, and what came of it |
@@ -46,6 +47,7 @@ pub mod largest;
 pub mod lifetimes;
 pub mod load;
 pub mod machine;
+pub mod moment;
 pub mod occupancy;
 pub mod outcome;
 pub mod overlay;
