@@ -1,8 +1,10 @@
-//! What the screen is showing, apart from how it is drawn.
+//! What the comparison is showing, apart from how it is drawn.
+
+use std::sync::Arc;
 
 use analysis::{Comparison, PolicyDetail, PolicyRow};
 
-use crate::action::Action;
+use crate::compare::action::Action;
 
 /// A page of details about the selected policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,12 +34,6 @@ impl Page {
         }
     }
 
-    /// The page that the key `digit` opens.
-    pub(crate) fn from_digit(digit: char) -> Option<Self> {
-        let place = usize::try_from(digit.to_digit(10)?).ok()?.checked_sub(1)?;
-        Self::ALL.get(place).copied()
-    }
-
     fn turned(self, by: usize) -> Self {
         Self::ALL[(self as usize + by) % Self::ALL.len()]
     }
@@ -53,20 +49,11 @@ pub(crate) enum Scale {
     Own,
 }
 
-/// Something that lies over the screen until the next key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Popup {
-    /// The keys, and what the drawing means.
-    Help,
-    /// The verdict, whole.
-    Verdict,
-}
-
 /// What the screen is showing.
-#[derive(Debug)]
-pub(crate) struct State<'a> {
+#[derive(Clone, Debug)]
+pub(crate) struct State {
     /// The figures.
-    pub(crate) comparison: &'a Comparison,
+    pub(crate) comparison: Arc<Comparison>,
     /// Row of the selected policy.
     pub(crate) selected: usize,
     /// Page of details.
@@ -79,10 +66,6 @@ pub(crate) struct State<'a> {
     pub(crate) scale: Scale,
     /// The page has the room of the verdict and the curves.
     pub(crate) enlarged: bool,
-    /// What lies over the rest.
-    pub(crate) popup: Option<Popup>,
-    /// The user wants to leave.
-    pub(crate) quit: bool,
 }
 
 /// How far the page of details can be scrolled.
@@ -110,9 +93,9 @@ pub(crate) fn detail(comparison: &Comparison, index: usize) -> &PolicyDetail {
     comparison.details.get(index).unwrap_or(&NO_DETAIL)
 }
 
-impl<'a> State<'a> {
+impl State {
     /// The state in which the screen opens.
-    pub(crate) fn new(comparison: &'a Comparison) -> Self {
+    pub(crate) fn new(comparison: Arc<Comparison>) -> Self {
         Self {
             comparison,
             selected: 0,
@@ -121,27 +104,18 @@ impl<'a> State<'a> {
             reach: Reach::default(),
             scale: Scale::default(),
             enlarged: false,
-            popup: None,
-            quit: false,
         }
     }
 
     /// The selected policy; `None` when there is no policy at all.
-    pub(crate) fn row(&self) -> Option<&'a PolicyRow> {
+    pub(crate) fn row(&self) -> Option<&PolicyRow> {
         self.comparison.rows.get(self.selected)
     }
 
     /// Does what the user asked for.
     pub(crate) fn apply(&mut self, action: Action) {
-        // A popup covers the rest: the next key closes it and does nothing else, unless it is to quit.
-        if self.popup.take().is_some() && action != Action::Quit {
-            return;
-        }
         let last = self.comparison.rows.len().saturating_sub(1);
         match action {
-            Action::Quit => self.quit = true,
-            Action::Back if self.enlarged => self.enlarged = false,
-            Action::Back => self.quit = true,
             Action::Previous => self.select(self.selected.saturating_sub(1)),
             Action::Next => self.select((self.selected + 1).min(last)),
             Action::First => self.select(0),
@@ -158,7 +132,6 @@ impl<'a> State<'a> {
                 };
             }
             Action::Enlarge => self.enlarged = !self.enlarged,
-            Action::Open(popup) => self.popup = Some(popup),
         }
     }
 
@@ -186,20 +159,20 @@ impl<'a> State<'a> {
 mod tests {
     use super::*;
 
-    fn comparison(policies: usize) -> Comparison {
-        Comparison { rows: vec![PolicyRow::default(); policies], ..Comparison::default() }
+    fn comparison(policies: usize) -> Arc<Comparison> {
+        Arc::new(Comparison { rows: vec![PolicyRow::default(); policies], ..Comparison::default() })
     }
 
     #[test]
     fn selection_stops_at_both_ends_and_survives_no_policies() {
         let three = comparison(3);
-        let mut state = State::new(&three);
+        let mut state = State::new(three);
         state.apply(Action::Previous);
         assert_eq!(state.selected, 0);
         (0..5).for_each(|_| state.apply(Action::Next));
         assert_eq!(state.selected, 2);
         let none = comparison(0);
-        let mut state = State::new(&none);
+        let mut state = State::new(none);
         state.apply(Action::Last);
         state.apply(Action::Next);
         assert!(state.row().is_none());
@@ -208,7 +181,7 @@ mod tests {
     #[test]
     fn pages_turn_round_and_begin_at_the_top() {
         let one = comparison(1);
-        let mut state = State::new(&one);
+        let mut state = State::new(one);
         state.reach = Reach { visible: 4, lines: 20 };
         state.apply(Action::ScrollDown);
         assert_eq!(state.scroll, 3);
@@ -221,37 +194,11 @@ mod tests {
     #[test]
     fn scrolling_stops_where_the_text_does() {
         let one = comparison(1);
-        let mut state = State::new(&one);
+        let mut state = State::new(one);
         state.reach = Reach { visible: 4, lines: 6 };
         (0..3).for_each(|_| state.apply(Action::ScrollDown));
         assert_eq!(state.scroll, 2);
         (0..3).for_each(|_| state.apply(Action::ScrollUp));
         assert_eq!(state.scroll, 0);
-    }
-
-    #[test]
-    fn esc_goes_back_one_step_at_a_time_and_then_quits() {
-        let one = comparison(1);
-        let mut state = State::new(&one);
-        state.apply(Action::Enlarge);
-        state.apply(Action::Open(Popup::Help));
-        state.apply(Action::Back);
-        assert!(state.popup.is_none() && state.enlarged && !state.quit);
-        state.apply(Action::Back);
-        assert!(!state.enlarged && !state.quit);
-        state.apply(Action::Back);
-        assert!(state.quit);
-    }
-
-    #[test]
-    fn a_key_that_closes_a_popup_does_nothing_else_but_quit_quits() {
-        let two = comparison(2);
-        let mut state = State::new(&two);
-        state.apply(Action::Open(Popup::Help));
-        state.apply(Action::Next);
-        assert!(state.popup.is_none() && state.selected == 0);
-        state.apply(Action::Open(Popup::Help));
-        state.apply(Action::Quit);
-        assert!(state.quit);
     }
 }

@@ -2,10 +2,8 @@
 
 pub(crate) mod curve;
 pub(crate) mod detail;
-pub(crate) mod footer;
 pub(crate) mod header;
 pub(crate) mod occupancy;
 pub(crate) mod policies;
-pub(crate) mod popup;
 pub(crate) mod section;
 pub(crate) mod verdict;

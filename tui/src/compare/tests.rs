@@ -8,10 +8,10 @@ use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{Event, KeyCode, KeyEvent};
 use ratatui::style::Color;
 
-use crate::action::{Action, KEYS};
+use crate::compare::action::{Action, KEYS};
 use crate::fixture;
-use crate::screen;
-use crate::state::{Page, Popup, State};
+use crate::compare::screen;
+use crate::compare::state::{Page, Popup, State};
 use crate::theme::Theme;
 
 /// The screen after `actions`, in a terminal of this size.
@@ -128,7 +128,7 @@ fn no_policies_at_all() {
     let nothing = Comparison::default();
     let screen = drawn(&nothing, (80, 24), &[Action::Last, Action::NextPage, Action::ScrollDown, Action::Enlarge]);
     assert!(screen.contains("name one with --policy"), "{screen}");
-    assert!(super::print(&nothing, 80).contains("name one with --policy"));
+    assert!(crate::print(&nothing, 80).contains("name one with --policy"));
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn without_colour_there_is_none() {
 
 #[test]
 fn the_plain_text() {
-    let text = super::print(&fixture::headline(), 120);
+    let text = crate::print(&fixture::headline(), 120);
     assert!(!text.contains('\u{1b}'));
     assert!(text.lines().all(|line| line.chars().count() <= 120 && line == line.trim_end()));
     insta::assert_snapshot!(text);
@@ -166,7 +166,7 @@ fn control_characters_from_a_trace_never_reach_the_terminal() {
     hostile.facts.name = "\u{1b}[2Jx\u{7}".into();
     hostile.details[0].refusals[0].explanation = "a\u{1b}]0;title\u{7}\nb".into();
     hostile.devices[0].driver = Some("\u{9b}31m".into());
-    let screen = drawn(&hostile, (120, 40), &[Action::Show(Page::Refusals)]) + &super::print(&hostile, 120);
+    let screen = drawn(&hostile, (120, 40), &[Action::Show(Page::Refusals)]) + &crate::print(&hostile, 120);
     assert!(screen.chars().all(|c| c == '\n' || !c.is_control()));
 }
 

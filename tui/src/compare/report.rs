@@ -6,13 +6,13 @@ use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, Widget as _};
 
-use crate::pages;
-use crate::screen::SMALLEST;
-use crate::state::Scale;
+use crate::compare::pages;
+use crate::compare::screen::NARROWEST;
+use crate::compare::state::Scale;
 use crate::theme::Theme;
-use crate::widgets::occupancy::Occupancy;
-use crate::widgets::section::section;
-use crate::widgets::{header, policies, verdict};
+use crate::compare::widgets::occupancy::Occupancy;
+use crate::compare::widgets::section::section;
+use crate::compare::widgets::{header, policies, verdict};
 
 /// Lines of a panel of curves.
 const PANEL: u16 = 10;
@@ -20,7 +20,7 @@ const PANEL: u16 = 10;
 /// Renders everything the screen can show, once: header, verdict, table and curves, then the details of every policy.
 pub(crate) fn report(comparison: &Comparison, width: u16) -> String {
     let theme = &Theme::PLAIN;
-    let width = width.max(SMALLEST.0);
+    let width = width.max(NARROWEST);
     let cells = usize::from(width);
     let mut out = String::new();
 
@@ -35,7 +35,7 @@ pub(crate) fn report(comparison: &Comparison, width: u16) -> String {
     paint(&mut out, width, rows, |area, buf| policies::render(table, None, area, buf, theme));
     out.push('\n');
     if !comparison.rows.is_empty() {
-        let curves = Occupancy { comparison, selected: None, scale: Scale::Common, theme };
+        let curves = Occupancy { comparison, selected: None, scale: Scale::Common, now_ns: None, theme };
         let height = curves.height(width, PANEL).into();
         paint(&mut out, width, height, |area, buf| curves.render(area, buf));
     }

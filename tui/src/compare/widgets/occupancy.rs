@@ -10,7 +10,7 @@ use analysis::{Comparison, PolicyRow};
 
 use super::curve::{Panel, own_top};
 use super::section::section;
-use crate::state::{Scale, detail};
+use crate::compare::state::{Scale, detail};
 use crate::theme::Theme;
 
 /// A panel is not made narrower than this.
@@ -29,6 +29,8 @@ pub(crate) struct Occupancy<'a> {
     pub(crate) selected: Option<usize>,
     /// Vertical scale.
     pub(crate) scale: Scale,
+    /// The moment to mark, if any.
+    pub(crate) now_ns: Option<u64>,
     /// Styles.
     pub(crate) theme: &'a Theme,
 }
@@ -55,6 +57,7 @@ impl<'a> Occupancy<'a> {
                 top: common,
                 span_ns,
                 first_refusal: detail.refusals.iter().map(|refusal| refusal.time_ns).min(),
+                now_ns: self.now_ns,
                 theme: self.theme,
             };
             if detail.curves.is_empty() {

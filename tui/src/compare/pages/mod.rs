@@ -8,7 +8,7 @@ mod refusals;
 use analysis::Comparison;
 use ratatui::text::Line;
 
-use crate::state::{Page, detail};
+use crate::compare::state::{Page, detail};
 use crate::theme::Theme;
 
 pub(crate) use assumptions::trace as about_trace;

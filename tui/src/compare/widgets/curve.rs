@@ -35,6 +35,8 @@ pub(crate) struct Panel<'a> {
     pub(crate) span_ns: u64,
     /// When the policy refused its first request.
     pub(crate) first_refusal: Option<u64>,
+    /// The moment to mark, if any.
+    pub(crate) now_ns: Option<u64>,
     /// Styles.
     pub(crate) theme: &'a Theme,
 }
@@ -42,6 +44,12 @@ pub(crate) struct Panel<'a> {
 /// Most slots in use at once.
 pub(crate) fn peak(curve: &Curve) -> u64 {
     curve.points.iter().map(|&(_, used)| used).max().unwrap_or(0)
+}
+
+/// Slots in use at a time, to a point of the curve.
+fn at(curve: &Curve, time_ns: u64) -> u64 {
+    let later = curve.points.partition_point(|&(from, _)| from <= time_ns);
+    later.checked_sub(1).and_then(|last| curve.points.get(last)).map_or(0, |point| point.1)
 }
 
 /// The scale that shows a curve best: up to the pool's size once it was half full, else up to its peak.
@@ -83,7 +91,15 @@ impl Panel<'_> {
         let Some(curve) = self.curve else { return Span::raw("") };
         let (most, slots) = (peak(curve), curve.slots);
         let of = format!("{} of {}", count(most), count(slots));
-        let fitting = [format!("{of} · {}", percent(most, slots)), of, count(most)];
+        let now = self.now_ns.map(|now| format!("now {} · peak ", count(at(curve, now)))).unwrap_or_default();
+        let short = self.now_ns.map(|now| format!("{} · ", count(at(curve, now)))).unwrap_or_default();
+        let fitting = [
+            format!("{now}{of} · {}", percent(most, slots)),
+            format!("{now}{of}"),
+            format!("{short}{of}"),
+            of,
+            count(most),
+        ];
         let fitting = fitting.into_iter().find(|text| text.chars().count() <= width);
         Span::styled(fitting.unwrap_or_default(), self.theme.dim)
     }
@@ -120,10 +136,11 @@ impl Panel<'_> {
 
     fn axis(&self, area: Rect, buf: &mut Buffer) {
         Line::styled("─".repeat(area.width.into()), self.theme.dim).render(area, buf);
-        if let Some(time) = self.first_refusal {
+        let marks = [(self.now_ns, "▲", self.theme.strong), (self.first_refusal, "×", self.theme.bad)];
+        for (time, symbol, style) in marks.into_iter().filter_map(|(time, symbol, style)| Some((time?, symbol, style))) {
             let at = u16::try_from(column(time, self.span_ns, area.width.into())).unwrap_or(0);
             if let Some(cell) = buf.cell_mut((area.x.saturating_add(at), area.y)) {
-                cell.set_symbol("×").set_style(self.theme.bad);
+                cell.set_symbol(symbol).set_style(style);
             }
         }
     }
