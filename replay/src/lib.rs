@@ -24,6 +24,8 @@
 //! | [`script`] | event scripts and their answers, to compare with real kernels |
 //! | [`load`] | a trace's mappings, each unmap and sync tied to its map: the same for every policy |
 //! | [`whatif`], [`outcome`], [`occupancy`], [`lifetimes`] | a load replayed on a machine, and what came of it |
+//! | [`mod@moment`] | one mapping looked at closely: the pool it met, and who held it |
+//! | [`mod@recorded`] | the recorded kernel's pool as its slot events leave it |
 //! | [`overlay`], [`sizing`] | loads laid over one another; how large a pool must be |
 //! | [`mod@sweep`] | a load replayed on many machines at once |
 //! | [`mod@verify`] | the model as a checker of a recorded kernel |
@@ -57,6 +59,7 @@ pub mod param;
 pub mod plan;
 pub mod policy;
 pub mod pool;
+pub mod recorded;
 pub mod refusal;
 pub mod restricted;
 pub mod rules;
@@ -81,11 +84,12 @@ pub use eras::{ERAS, Era};
 pub use growth::{Grown, GrowthSetup, Transient};
 pub use kernel::KernelVersion;
 pub use lifetimes::Assumed;
-pub use load::{Load, LoadBuilder, LoadDevice, LoadNotes, Recorded, Surroundings};
+pub use load::{Load, LoadBuilder, LoadDevice, LoadMap, LoadNotes, Recorded, Surroundings};
 pub use machine::{
     BoundaryBase, FalseBoundaries, Forbidden, Foreseen, FrameTable, Machine, Mapped, Ops, PLATFORM_PARAMETERS,
     PLATFORMS, Platform, PlatformError, PlatformKind, PlatformSpec, Reason, Refused, Terms,
 };
+pub use moment::{Answer, AreaMoment, Holder, Moment, PoolMoment};
 pub use occupancy::Occupancy;
 pub use outcome::{DeviceOutcome, OnFail, OnFailError, Options, Outcome, RefusedMap};
 pub use p2m::P2m;
@@ -94,6 +98,7 @@ pub use param::Force;
 pub use plan::{Limits, Request};
 pub use policy::{Base, MAX_SLABS, PARAMETERS, Policy, PolicyError, Setup};
 pub use pool::{AreaState, Geometry, SlotPool};
+pub use recorded::RecordedPool;
 pub use refusal::{AreaRefusal, Cause, Refusal};
 pub use restricted::Restricted;
 pub use rules::{GENERATIONS, Generation};
@@ -103,4 +108,4 @@ pub use sweep::{Job, Progress, Stopped, sweep};
 pub use tree::ForeignTree;
 pub use verify::{Miss, MissExample, Start, Verdict, verify};
 pub use walk::Endless;
-pub use whatif::replay;
+pub use whatif::{answers, moment, replay};

@@ -3,12 +3,12 @@
 //! Tying depends on the trace alone, so it is done once and every policy replays the same load. It is where the
 //! trace's gaps show: an unmap whose map is not in the trace, a map that lands on a bounce buffer still thought in use.
 
-use trace::{Device, Event, Pool, SnapshotSlot};
+use trace::{Device, Direction, Event, Pool, SnapshotSlot};
 
 use crate::lifetimes::Lifetimes;
 use crate::p2m::P2m;
 use crate::plan::Limits;
-use crate::step::{Class, Step};
+use crate::step::{Class, Step, What};
 use crate::tie::Tie;
 
 /// What the trace could not tell, or told in its own way. All zero is the good case.
@@ -110,6 +110,27 @@ pub struct LoadDevice {
     pub limits: Limits,
     /// A PCI device behind a port that users can plug into; not so when the trace does not say.
     pub untrusted: bool,
+}
+
+/// A mapping of a load; one element where it is a scatterlist's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadMap {
+    /// When, in the trace's nanoseconds.
+    pub time_ns: u64,
+    /// Device, by position in [`Load::devices`].
+    pub device: u32,
+    /// Physical address of the buffer.
+    pub orig_addr: u64,
+    /// Bytes.
+    pub size: u64,
+    /// CPU it was asked on.
+    pub cpu: u32,
+    /// Which way data moves.
+    pub direction: Direction,
+    /// The recorded kernel refused it.
+    pub refused: bool,
+    /// The next mapping is an element of the same scatterlist.
+    pub more: bool,
 }
 
 /// What the recorded kernel did, for comparison with the replays.
@@ -216,6 +237,32 @@ impl Load {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
+    }
+
+    /// The mappings asked for, in order; numbered from 0 they are what [`crate::answers`] answers. Those held since before
+    /// the recording are not among them.
+    pub fn maps(&self) -> impl Iterator<Item = LoadMap> + '_ {
+        self.steps.iter().filter_map(|step| {
+            let class = &self.classes[step.class as usize];
+            let What::Map(map) = class.what else { return None };
+            (!map.held).then_some(LoadMap {
+                time_ns: step.time_ns,
+                device: class.device,
+                orig_addr: step.addr,
+                size: step.size,
+                cpu: map.cpu,
+                direction: map.terms.direction,
+                refused: map.refused,
+                more: map.more,
+            })
+        })
+    }
+
+    /// Position of the step of the mapping with that number.
+    pub(crate) fn step_of(&self, map: u64) -> Option<usize> {
+        let is_map = |step: &Step| matches!(self.classes[step.class as usize].what, What::Map(map) if !map.held);
+        let maps = self.steps.iter().enumerate().filter(|(_, step)| is_map(step));
+        maps.map(|(at, _)| at).nth(usize::try_from(map).ok()?)
     }
 
     /// Time of the first and of the last event, in the trace's nanoseconds.

@@ -7,6 +7,7 @@
 
 mod due;
 mod retry;
+mod watch;
 
 use std::ops::ControlFlow;
 
@@ -26,6 +27,8 @@ use crate::step::{Map, Step, What};
 use crate::tie::UNTIED;
 use due::{Bounce, Due};
 use retry::Retries;
+use watch::Watch;
+pub use watch::{answers, moment};
 
 /// Steps between two looks at whether to go on.
 const WATCH: usize = 1 << 16;
@@ -74,6 +77,10 @@ pub(crate) struct Replay<'a> {
     restricted: Vec<bool>,
     used: Vec<u64>,
     out: Outcome,
+    /// Steps to go through: all, unless only those up to a mapping are wanted.
+    until: usize,
+    /// What is kept of single mappings, when somebody asks for them.
+    watch: Option<Box<Watch>>,
 }
 
 impl<'a> Replay<'a> {
@@ -130,6 +137,8 @@ impl<'a> Replay<'a> {
             restricted,
             used: vec![0; pools],
             out,
+            until: load.steps.len(),
+            watch: None,
         }
     }
 
@@ -138,7 +147,7 @@ impl<'a> Replay<'a> {
     pub fn run(&mut self, mut watch: impl FnMut(usize) -> ControlFlow<()>) -> ControlFlow<()> {
         let load = self.load;
         let (mut at, mut told) = (0, 0);
-        while let Some(step) = load.steps.get(at) {
+        while let Some(step) = load.steps.get(at).filter(|_| at < self.until) {
             if at - told >= WATCH {
                 watch(at - told)?;
                 told = at;
@@ -232,6 +241,9 @@ impl<'a> Replay<'a> {
                         refused = Some((done, map.refused));
                         self.undo(at, done, step.time_ns, first_due);
                     }
+                    if let Some(watch) = &mut self.watch {
+                        watch.pass();
+                    }
                     done += 1;
                     if !map.more {
                         break;
@@ -259,6 +271,9 @@ impl<'a> Replay<'a> {
             Ok(Mapped::Direct { .. }) => None,
             Ok(Mapped::Bounced { taken, .. }) => {
                 self.took(step.time_ns, device, &taken);
+                if let Some(watch) = &mut self.watch {
+                    watch.held(step, device);
+                }
                 Some(Bounced { taken, size: step.size })
             }
             Err(_) => {
@@ -304,7 +319,13 @@ impl<'a> Replay<'a> {
         let counts = u64::from(asked != Asked::Again { counted: true });
         self.out.maps += counts;
         self.out.devices[device as usize].maps += counts;
+        if self.watch.is_some() {
+            self.before(step, device, map, asked);
+        }
         let answer = self.ask(&request, device, map, now_ns);
+        if self.watch.is_some() {
+            self.after(step, device, map, asked, &answer);
+        }
         let of_device = &mut self.out.devices[device as usize];
         let state = match answer {
             Ok(Mapped::Direct { .. }) => None,

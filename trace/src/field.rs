@@ -101,6 +101,8 @@ pub struct Field {
     pub unit: Unit,
     /// What it means, in a sentence or two.
     pub doc: &'static str,
+    /// The words it can have when its text is from a fixed set; empty otherwise.
+    pub words: &'static [&'static str],
 }
 
 /// A field's value, detached from its Rust type.
@@ -148,6 +150,8 @@ pub trait FieldValue: Sized {
     const TYPE: Type;
     /// Whether it can be absent.
     const NULLABLE: bool = false;
+    /// Every word it can be, for text from a fixed set.
+    const WORDS: &'static [&'static str] = &[];
     /// What a value has to be, for error messages.
     fn wanted() -> String {
         format!("of type {}", Self::TYPE.name())
@@ -226,6 +230,7 @@ impl FieldValue for String {
 impl<T: FieldValue> FieldValue for Option<T> {
     const TYPE: Type = T::TYPE;
     const NULLABLE: bool = true;
+    const WORDS: &'static [&'static str] = T::WORDS;
     fn wanted() -> String {
         T::wanted()
     }
@@ -265,9 +270,9 @@ macro_rules! words {
 
         impl $crate::field::FieldValue for $name {
             const TYPE: $crate::field::Type = $crate::field::Type::Text;
+            const WORDS: &'static [&'static str] = &[ $( $word ),* ];
             fn wanted() -> String {
-                let words: Vec<_> = Self::ALL.iter().map(|word| word.name()).collect();
-                format!("one of {}", words.join(", "))
+                format!("one of {}", Self::WORDS.join(", "))
             }
             fn to_value(&self) -> $crate::field::Value<'_> {
                 $crate::field::Value::Text(::std::borrow::Cow::Borrowed(self.name()))
@@ -293,6 +298,7 @@ macro_rules! record {
                 nullable: <$ty as $crate::field::FieldValue>::NULLABLE,
                 unit: $crate::field::Unit::$unit,
                 doc: concat!($($doc),+).trim_ascii(),
+                words: <$ty as $crate::field::FieldValue>::WORDS,
             } ),* ];
 
             fn value(&self, index: usize) -> $crate::field::Value<'_> {

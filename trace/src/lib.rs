@@ -3,6 +3,7 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`field`] | the field registry: every column's name, type, unit and doc, defined once by [`crate::record!`] |
+//! | [`filter`] | [`Filter`]: the filter language, the same in every command and screen (feature `filter`) |
 //! | [`event`] | [`Event`], [`Op`], [`Direction`]: one row a thing that happened |
 //! | [`device`] | [`Device`]: the masks and limits that decide where a device's mappings may go |
 //! | [`origin`] | [`Task`], [`StackFrame`]: threads and kernel stacks that events name by key |
@@ -18,6 +19,8 @@ pub mod event;
 pub mod field;
 #[cfg(feature = "file")]
 pub mod file;
+#[cfg(feature = "filter")]
+pub mod filter;
 pub mod meta;
 pub mod origin;
 pub mod pool;
@@ -28,6 +31,8 @@ pub use event::{Direction, Event, Op};
 pub use field::{Field, Record, Unit, Value};
 #[cfg(feature = "file")]
 pub use file::{Trace, TraceError, Writer};
+#[cfg(feature = "filter")]
+pub use filter::{Filter, FilterError, Names};
 pub use meta::Meta;
 pub use origin::{StackFrame, Task};
 pub use pool::{Area, P2mKind, P2mRun, Pool, SnapshotSlot};

@@ -30,6 +30,11 @@ impl Due {
         self.times.peek().map_or(u64::MAX, |&Reverse((time_ns, _))| time_ns)
     }
 
+    /// Those that wait.
+    pub fn bounces(&self) -> impl Iterator<Item = &Bounce> {
+        self.bounces.values()
+    }
+
     /// The number the next one pushed will have.
     pub fn next_number(&self) -> u64 {
         self.next_number
