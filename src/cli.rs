@@ -29,7 +29,7 @@ use trace::Direction;
   swioscope replay load.swio --policy v6_10 --policy 'rfc64:swiotlb=4096,65536,force'
   swioscope replay load.swio --policy v6_10 --sweep nslabs=1024..65536
   swioscope plan load.swio --kernel 6.12 --cpus 8      how large the pool must be
-  swioscope view load.swio                             the policies on a screen
+  swioscope view load.swio                             any moment of it on the screen
   swioscope param swiotlb=128 --kernel 6.12 --cpus 8 --ram 32G   what a boot parameter becomes"
 )]
 pub(crate) struct Cli {
@@ -50,7 +50,7 @@ pub(crate) enum Command {
     /// Say how large the pool must be for a trace's load, and what to write on the kernel's command line
     #[cfg(feature = "answers")]
     Plan(PlanArgs),
-    /// Look at a trace and its policies in the terminal
+    /// Look at a trace in the terminal: any moment of it, its slots, devices and failures, other policies, the right size
     #[cfg(feature = "answers")]
     View(ViewArgs),
     /// List the policies and platforms, the kernels they stand for, and their parameters
@@ -311,7 +311,10 @@ pub(crate) struct ViewArgs {
     pub(crate) trace: PathBuf,
     #[command(flatten)]
     pub(crate) machine: MachineArgs,
-    /// Print the screen once instead of opening it
+    /// Open at this moment: 3.2s from the begin, -10s from the end, or 50%
+    #[arg(short = 't', long, value_name = "TIME", allow_hyphen_values = true)]
+    pub(crate) at: Option<String>,
+    /// Print the comparison of policies once instead of opening the screens
     #[arg(long)]
     pub(crate) print: bool,
 }

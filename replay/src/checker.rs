@@ -6,7 +6,7 @@ use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
 use trace::{Event, Op};
 
 use crate::allocator::Taken;
-use crate::moment::{Answer, PoolMoment};
+use crate::closely::{Answer, PoolMoment};
 use crate::plan::{Limits, Plan, Request};
 use crate::policy;
 use crate::pool::{Geometry, Run, SlotPool};

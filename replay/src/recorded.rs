@@ -11,7 +11,7 @@ use trace::{Device, Event};
 
 use crate::allocator::Taken;
 use crate::checker::Checker;
-use crate::moment::{Holder, Moment};
+use crate::closely::{Holder, Moment};
 use crate::plan::Limits;
 use crate::rules::Generation;
 use crate::snapshot;

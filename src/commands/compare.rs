@@ -21,12 +21,7 @@ pub(crate) fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
 
 /// Replays a trace under the policies asked for, or under a telling few, in every combination of the axes' values.
 pub(crate) fn compare(trace: &Trace, machine: &MachineArgs, axes: &[Axis]) -> anyhow::Result<Comparison> {
-    let policies = match machine.policies.as_slice() {
-        [] if axes.is_empty() => default_policies(trace)?,
-        [] => vec![own_policy(trace)?],
-        given => given.to_vec(),
-    };
-    let policies = replay::grid(&grown(policies, machine.dynamic)?, axes)?;
+    let policies = policies(trace, machine, axes)?;
     let options = CompareOptions { platform: machine.platform, on_fail: machine.on_fail };
 
     let bar = Bar::show()?;
@@ -34,6 +29,16 @@ pub(crate) fn compare(trace: &Trace, machine: &MachineArgs, axes: &[Axis]) -> an
         analysis::compare(trace, &policies, &options, &bar.stop, |stage| bar.at(stage, Some(policies.len())));
     bar.clear();
     Ok(comparison?)
+}
+
+/// The policies asked for, or a telling few, in every combination of the axes' values.
+pub(crate) fn policies(trace: &Trace, machine: &MachineArgs, axes: &[Axis]) -> anyhow::Result<Vec<Policy>> {
+    let policies = match machine.policies.as_slice() {
+        [] if axes.is_empty() => default_policies(trace)?,
+        [] => vec![own_policy(trace)?],
+        given => given.to_vec(),
+    };
+    Ok(replay::grid(&grown(policies, machine.dynamic)?, axes)?)
 }
 
 /// The recorded kernel's own policy, with what its release settles beyond the allocator. An unknown kernel is most likely

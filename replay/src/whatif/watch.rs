@@ -3,7 +3,7 @@
 use super::{Asked, Replay};
 use crate::load::Load;
 use crate::machine::{Machine, Mapped, Refused};
-use crate::moment::{Answer, Holder, Moment, PoolMoment};
+use crate::closely::{Answer, Holder, Moment, PoolMoment};
 use crate::outcome::{Options, Outcome};
 use crate::restricted::POOL;
 use crate::step::{Map, Step};

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use replay::moment::{Around, Moment};
 use trace::file::Events;
-use trace::{Device, Event, Meta, P2mRun, SnapshotSlot, StackFrame, Task, Trace};
+use trace::{Device, Event, Meta, StackFrame, Task, Trace};
 
+use super::LiveStart;
 use super::index::{self, Shared};
 use super::timeline::{FAILURES, Mark, Timeline};
 
@@ -203,15 +204,11 @@ const PAST: usize = 300;
 
 impl Live {
     /// From what the recorder knew at its start, and what it goes on to tell.
-    pub(crate) fn new(
-        meta: &Meta,
-        p2m: &[P2mRun],
-        devices: &[Device],
-        snapshot: &[SnapshotSlot],
-        feed: Receiver<Feed>,
-    ) -> Self {
-        let head = Moment::new(Around::new(meta, p2m, devices), snapshot);
-        Self { feed, head, past: VecDeque::new(), failures: Vec::new(), names: Names::default(), ended: false }
+    pub(crate) fn new(start: &LiveStart, feed: Receiver<Feed>) -> Self {
+        let around = Around::new(&start.meta, &start.p2m, &start.devices);
+        let head = Moment::new(around, &start.snapshot);
+        let names = Names { tasks: start.tasks.clone(), stacks: start.stacks.clone() };
+        Self { feed, head, past: VecDeque::new(), failures: Vec::new(), names, ended: false }
     }
 
     /// Takes in what has been told by now.
@@ -299,8 +296,14 @@ impl Live {
 }
 
 /// A value that a thread puts in place and another one looks at.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Told<T>(RwLock<Option<T>>);
+
+impl<T> Default for Told<T> {
+    fn default() -> Self {
+        Self(RwLock::new(None))
+    }
+}
 
 impl<T: Clone> Told<T> {
     /// Says something new.

@@ -10,7 +10,7 @@ use trace::Record;
 
 use super::action::{Action, action};
 use super::facts::Facts;
-use super::filter::{Filter, filtered};
+use super::filter::ListFilter;
 use super::grid::{Colour, Zoom};
 use super::source::{Goal, Names};
 use super::timeline::{Mark, Timeline};
@@ -187,7 +187,9 @@ pub(crate) struct State {
     pub(crate) sort: (usize, bool),
     /// Selected failure row.
     pub(crate) failure: usize,
-    pub(crate) filter: Option<Filter>,
+    /// Which devices, and which refusals, are listed.
+    pub(crate) device_filter: Option<ListFilter<DeviceNow>>,
+    pub(crate) failure_filter: Option<ListFilter<FailureRow>>,
     pub(crate) policies: Vec<String>,
     pub(crate) compare: Job<compare::state::State>,
     pub(crate) plan: Job<Arc<PlanReport>>,
@@ -228,7 +230,8 @@ impl State {
             drilled: false,
             sort: (0, false),
             failure: 0,
-            filter: None,
+            device_filter: None,
+            failure_filter: None,
             policies: Vec::new(),
             compare: Job::default(),
             plan: Job::default(),
@@ -335,7 +338,7 @@ impl State {
             Action::Write => {}
             Action::AskTime => self.ask(Ask::Time, ""),
             Action::AskFilter => {
-                let now = self.filter.as_ref().map_or(String::new(), |filter| filter.text().to_owned());
+                let now = self.filter().unwrap_or_default().to_owned();
                 self.ask(Ask::Filter, &now);
             }
             Action::AskPolicies => {
@@ -425,8 +428,11 @@ impl State {
             self.zoom.pop();
         } else if self.screen == Screen::Devices && self.drilled {
             self.drilled = false;
-        } else if self.filter.is_some() {
-            self.filter = None;
+        } else if self.filter().is_some() {
+            match self.screen {
+                Screen::Failures => self.failure_filter = None,
+                _ => self.device_filter = None,
+            }
         } else if let Some(state) = self.compare.result.as_mut().filter(|state| state.enlarged) {
             state.enlarged = false;
         } else {
@@ -450,7 +456,10 @@ impl State {
 
     /// The devices as they are listed.
     pub(crate) fn device_rows(&self) -> Vec<DeviceNow> {
-        let mut rows = filtered(self.moment.device_rows(), self.filter.as_ref());
+        let mut rows = self.moment.device_rows();
+        if let Some(filter) = &self.device_filter {
+            rows.retain(|row| filter.fits(row));
+        }
         let name = self.sorted_by();
         let column = DeviceNow::FIELDS.iter().position(|field| field.name == name).unwrap_or(0);
         let number = |row: &DeviceNow| match row.value(column) {
@@ -477,7 +486,7 @@ impl State {
     pub(crate) fn failure_rows(&self) -> Vec<(usize, FailureRow)> {
         let around = self.moment.around();
         let rows = self.timeline.failures.iter().enumerate().map(|(at, (_, f))| (at, FailureRow::new(f, around)));
-        match &self.filter {
+        match &self.failure_filter {
             Some(filter) => rows.filter(|(_, row)| filter.fits(row)).collect(),
             None => rows.collect(),
         }
@@ -505,7 +514,7 @@ impl State {
     }
 
     fn failure_count(&self) -> usize {
-        if self.filter.is_some() { self.failure_rows().len() } else { self.timeline.failures.len() }
+        if self.failure_filter.is_some() { self.failure_rows().len() } else { self.timeline.failures.len() }
     }
 
     /// Sizes the plan tried under its first policy and areas.
@@ -629,10 +638,7 @@ impl State {
         let Some(mut prompt) = self.prompt.take() else { return };
         let done = match &mut prompt.what {
             Ask::Time => self.time_of(&prompt.text).map(|time| self.halt(Goal::Time(time))),
-            Ask::Filter => Filter::parse(&prompt.text).map(|filter| {
-                self.filter = filter;
-                (self.device, self.failure) = (0, 0);
-            }),
+            Ask::Filter => self.set_filter(&prompt.text),
             Ask::Policies { texts, at } => {
                 texts[*at] = prompt.text.clone();
                 let texts: Vec<String> =
@@ -654,6 +660,30 @@ impl State {
             prompt.error = Some(error);
             self.prompt = Some(prompt);
         }
+    }
+
+    /// What the list on screen is filtered by, as it was written.
+    pub(crate) fn filter(&self) -> Option<&str> {
+        match self.screen {
+            Screen::Failures => self.failure_filter.as_ref().map(ListFilter::text),
+            Screen::Devices => self.device_filter.as_ref().map(ListFilter::text),
+            _ => None,
+        }
+    }
+
+    fn set_filter(&mut self, text: &str) -> Result<(), String> {
+        let names = trace::filter::Names::new(&[], &self.names.tasks, &self.names.stacks);
+        match self.screen {
+            Screen::Failures => {
+                self.failure_filter = ListFilter::parse(text, &names)?;
+                self.failure = 0;
+            }
+            _ => {
+                self.device_filter = ListFilter::parse(text, &names)?;
+                self.device = 0;
+            }
+        }
+        Ok(())
     }
 
     /// A time as people write it: from the begin, or with a minus from the end.

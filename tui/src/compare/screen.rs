@@ -2,7 +2,6 @@
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Constraint, Layout, Rect};
-use ratatui::widgets::Widget as _;
 
 use crate::compare::state::{Reach, State};
 use crate::compare::widgets::occupancy::Occupancy;
