@@ -37,10 +37,6 @@ mod terminal;
 mod text;
 mod theme;
 
-#[cfg(test)]
-#[path = "../examples/fixture/mod.rs"]
-mod fixture;
-
 use std::io::{self, IsTerminal as _};
 use std::sync::mpsc::Receiver;
 

@@ -51,7 +51,15 @@ impl Theme {
             Color::LightCyan,
             Color::LightYellow,
         ],
-        ramp: &[Color::Indexed(24), Color::Indexed(31), Color::Indexed(72), Color::Indexed(149), Color::Indexed(220), Color::Indexed(208), Color::Indexed(196)],
+        ramp: &[
+            Color::Indexed(24),
+            Color::Indexed(31),
+            Color::Indexed(72),
+            Color::Indexed(149),
+            Color::Indexed(220),
+            Color::Indexed(208),
+            Color::Indexed(196),
+        ],
         free: Color::Indexed(236),
     };
 
@@ -62,8 +70,23 @@ impl Theme {
         warn: Style::new().fg(Color::Yellow),
         bad: Style::new().fg(Color::Yellow).add_modifier(Modifier::BOLD.union(Modifier::UNDERLINED)),
         bar: Style::new().fg(Color::Blue),
-        devices: &[Color::Indexed(33), Color::Indexed(220), Color::Indexed(153), Color::Indexed(130), Color::Indexed(255), Color::Indexed(61)],
-        ramp: &[Color::Indexed(17), Color::Indexed(19), Color::Indexed(26), Color::Indexed(33), Color::Indexed(110), Color::Indexed(187), Color::Indexed(220)],
+        devices: &[
+            Color::Indexed(33),
+            Color::Indexed(220),
+            Color::Indexed(153),
+            Color::Indexed(130),
+            Color::Indexed(255),
+            Color::Indexed(61),
+        ],
+        ramp: &[
+            Color::Indexed(17),
+            Color::Indexed(19),
+            Color::Indexed(26),
+            Color::Indexed(33),
+            Color::Indexed(110),
+            Color::Indexed(187),
+            Color::Indexed(220),
+        ],
         ..Self::COLOUR
     };
 

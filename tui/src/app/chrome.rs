@@ -109,8 +109,7 @@ fn screen_tabs(state: &State, area: Rect, buf: &mut Buffer, drawn: &mut Drawn) {
     let theme = &state.theme;
     let mut x = area.x;
     for (i, screen) in Screen::ALL.into_iter().enumerate() {
-        let (mark, style) =
-            if screen == state.screen { ("▸", theme.selected) } else { (" ", theme.dim) };
+        let (mark, style) = if screen == state.screen { ("▸", theme.selected) } else { (" ", theme.dim) };
         let mut text = format!("{mark}{} {}", i + 1, screen.title());
         if screen == Screen::Failures {
             let failures = state.timeline.end.as_ref().map_or(0, |moment| moment.totals().failures);
@@ -140,7 +139,8 @@ fn answer_line(state: &State, area: Rect, buf: &mut Buffer) {
     let (tone, text) = match (state.screen, &state.compare.result, &state.plan.result) {
         (Screen::Compare, Some(compared), _) => {
             let first = compared.comparison.verdict.first().cloned().unwrap_or_default();
-            let text = screens::compare::diverge(&compared.comparison).map_or(first.clone(), |part| format!("{part} {first}"));
+            let text =
+                screens::compare::diverge(&compared.comparison).map_or(first.clone(), |part| format!("{part} {first}"));
             let refused = compared.comparison.rows.iter().any(|row| row.failures > 0);
             (if refused { Tone::Warn } else { Tone::Good }, text)
         }
@@ -159,7 +159,8 @@ fn answer_line(state: &State, area: Rect, buf: &mut Buffer) {
 /// The column of a time, out of `width` columns that cover a span.
 pub(crate) fn column(time_ns: u64, span: (u64, u64), width: u16) -> u16 {
     let (from, to) = span;
-    let exact = u128::from(time_ns.saturating_sub(from)) * u128::from(width) / u128::from((to.saturating_sub(from)).max(1));
+    let exact =
+        u128::from(time_ns.saturating_sub(from)) * u128::from(width) / u128::from((to.saturating_sub(from)).max(1));
     u16::try_from(exact).unwrap_or(u16::MAX).min(width.saturating_sub(1))
 }
 
@@ -184,7 +185,9 @@ fn timeline(state: &State, bars: Rect, axis: Rect, buf: &mut Buffer, drawn: &mut
     let units = u64::from(bars.height) * 8;
     let data: Vec<u64> = columns
         .iter()
-        .map(|column| u64::try_from((u128::from(column.0) * u128::from(units)).div_ceil(u128::from(most))).unwrap_or(units))
+        .map(|column| {
+            u64::try_from((u128::from(column.0) * u128::from(units)).div_ceil(u128::from(most))).unwrap_or(units)
+        })
         .collect();
     Sparkline::default().data(&data).max(units).style(theme.bar).render(bars, buf);
     Line::styled("─".repeat(width), theme.dim).render(axis, buf);
@@ -224,7 +227,11 @@ fn status_line(state: &State, area: Rect, buf: &mut Buffer) {
             Ask::Filter => ("filter", "a word, or size >= 64K && driver == \"nvme\""),
             Ask::Policies { .. } => return,
         };
-        let mut line = Line::from(vec![Span::styled(format!("{label}: "), theme.strong), Span::raw(prompt.text.clone()), Span::raw("▏ ")]);
+        let mut line = Line::from(vec![
+            Span::styled(format!("{label}: "), theme.strong),
+            Span::raw(prompt.text.clone()),
+            Span::raw("▏ "),
+        ]);
         line.push_span(match &prompt.error {
             Some(error) => Span::styled(error.lines().next().unwrap_or_default().to_owned(), theme.bad),
             None => Span::styled(hint, theme.dim),

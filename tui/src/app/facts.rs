@@ -75,19 +75,14 @@ pub(crate) fn verdict(facts: &Facts, timeline: &Timeline, shown: &Moment) -> (To
     let now = moment.now();
     let bounced = match totals.maps {
         0 => format!("{} buffers bounced", count(totals.bounces)),
-        maps => format!(
-            "{} of {} mappings bounced ({})",
-            count(totals.bounces),
-            count(maps),
-            percent(totals.bounces.min(maps), maps)
-        ),
+        maps if totals.bounces >= maps => format!("All {} mappings bounced", count(maps)),
+        maps => {
+            let share = percent(totals.bounces, maps);
+            format!("{} of {} mappings bounced ({share})", count(totals.bounces), count(maps))
+        }
     };
-    let high = format!(
-        "{} of {} slots ({})",
-        count(now.peak_slots),
-        count(now.pool_slots),
-        percent(now.peak_slots.min(now.pool_slots), now.pool_slots)
-    );
+    let share = percent(now.peak_slots.min(now.pool_slots), now.pool_slots);
+    let high = format!("peak {} of {} slots ({share})", count(now.peak_slots), count(now.pool_slots));
     if totals.failures > 0 {
         let worst = moment.devices().max_by_key(|(_, tally)| tally.failures);
         let who = worst.map_or_else(String::new, |(id, tally)| {
@@ -98,7 +93,7 @@ pub(crate) fn verdict(facts: &Facts, timeline: &Timeline, shown: &Moment) -> (To
             format!(", {share} of {}{driver}: {cause}", moment.around().device_name(id))
         });
         let times = if totals.failures == 1 { "request" } else { "requests" };
-        return (Tone::Bad, format!("{so_far}{} {times} refused{who}. Use peaked at {high}.", count(totals.failures)));
+        return (Tone::Bad, format!("{so_far}{} {times} refused{who}; {high}.", count(totals.failures)));
     }
     if totals.events == 0 {
         return match &facts.partial {
@@ -108,12 +103,13 @@ pub(crate) fn verdict(facts: &Facts, timeline: &Timeline, shown: &Moment) -> (To
         };
     }
     if totals.bounces == 0 {
-        return (Tone::Good, format!("{so_far}nothing was refused and nothing bounced: {} mappings.", count(totals.maps)));
+        return (
+            Tone::Good,
+            format!("{so_far}Nothing refused and nothing bounced, of {} mappings.", count(totals.maps)),
+        );
     }
     if now.pool_slots > 0 && now.peak_slots * 10 >= now.pool_slots * 9 {
-        return (Tone::Warn, format!("{so_far}nothing was refused, but use peaked at {high}. {bounced}."));
+        return (Tone::Warn, format!("{so_far}Nothing refused, but {high}. {bounced}."));
     }
-    let text = format!("{so_far}nothing was refused. {bounced}; use peaked at {high}.");
-    let text = text.chars().take(1).flat_map(char::to_uppercase).chain(text.chars().skip(1)).collect();
-    (Tone::Good, text)
+    (Tone::Good, format!("{so_far}Nothing refused. {bounced}; {high}."))
 }

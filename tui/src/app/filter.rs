@@ -28,12 +28,13 @@ impl<R: Record> ListFilter<R> {
         if text.is_empty() {
             return Ok(None);
         }
-        let condition = if text.contains(['=', '<', '>', '~', '!', '(']) || text.contains(" is ") || text.contains(" in ") {
-            let filter = Filter::<R>::parse(text).map_err(|error| error.to_string())?;
-            Condition::Filter(filter.resolved(names))
-        } else {
-            Condition::Word(text.to_lowercase())
-        };
+        let condition =
+            if text.contains(['=', '<', '>', '~', '!', '(']) || text.contains(" is ") || text.contains(" in ") {
+                let filter = Filter::<R>::parse(text).map_err(|error| error.to_string())?;
+                Condition::Filter(filter.resolved(names))
+            } else {
+                Condition::Word(text.to_lowercase())
+            };
         Ok(Some(Self { text: text.to_owned(), condition }))
     }
 

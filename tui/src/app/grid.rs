@@ -78,7 +78,7 @@ impl Zoom {
     /// Cells of a line: a power of two of slots, so that a line begins where a segment does.
     pub(crate) fn across(&self, cells: (usize, usize)) -> usize {
         match self.level {
-            Level::Segment(_) => 32.min(cells.0.max(1)),
+            Level::Segment(_) => 16.min(cells.0.max(1)),
             _ if cells.0 == 0 => 1,
             _ => 1 << cells.0.ilog2(),
         }
@@ -201,6 +201,6 @@ mod tests {
         (0..100).for_each(|_| zoom.walk(0, 1, cells));
         assert_eq!(zoom.cursor, 482);
         let segment = Zoom { from: 128, to: 256, level: Level::Segment(1), ..zoom };
-        assert_eq!((segment.across(cells), segment.cells(cells), segment.slots(5, cells)), (32, 128, (133, 134)));
+        assert_eq!((segment.across(cells), segment.cells(cells), segment.slots(5, cells)), (16, 128, (133, 134)));
     }
 }

@@ -32,7 +32,8 @@ impl<T: Send + 'static> Work<T> {
             let tell = |stage: Stage| told.tell(stage);
             // A defect in a model must not take the screen with it.
             let done = catch_unwind(AssertUnwindSafe(|| work(&stopped, &tell)));
-            let done = done.unwrap_or_else(|_| Err("the replay panicked: a defect in swioscope; please report it".to_owned()));
+            let done =
+                done.unwrap_or_else(|_| Err("the replay panicked: a defect in swioscope; please report it".to_owned()));
             // Nobody waits any more when the application has ended.
             let _ = sender.send(done);
         });
@@ -43,7 +44,9 @@ impl<T: Send + 'static> Work<T> {
     fn look<J>(&self, job: &mut Job<J>) -> Option<Result<T, String>> {
         match self.result.try_recv() {
             Ok(result) => Some(result),
-            Err(TryRecvError::Disconnected) => Some(Err("the work in the background ended without a result".to_owned())),
+            Err(TryRecvError::Disconnected) => {
+                Some(Err("the work in the background ended without a result".to_owned()))
+            }
             Err(TryRecvError::Empty) => {
                 job.stage = self.stage.last().or(job.stage);
                 None
@@ -168,8 +171,9 @@ fn chain(error: &dyn std::error::Error) -> String {
 /// What `swioscope plan` asks when nothing else is said.
 fn plan_options(meta: &Meta, options: &CompareOptions) -> Result<PlanOptions, String> {
     let release = meta.host.kernel_version();
-    let kernel = KernelVersion::parse(release)
-        .ok_or_else(|| format!("the recorded kernel's release `{release}` is not understood: use swioscope plan --kernel"))?;
+    let kernel = KernelVersion::parse(release).ok_or_else(|| {
+        format!("the recorded kernel's release `{release}` is not understood: use swioscope plan --kernel")
+    })?;
     let recorded = meta.pools.first().map(|pool| pool.nareas.max(1));
     Ok(PlanOptions {
         kernel,

@@ -37,6 +37,8 @@ pub(crate) mod state;
 pub(crate) mod timeline;
 
 #[cfg(test)]
+mod fixture;
+#[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
@@ -87,6 +89,8 @@ pub(crate) struct App {
     at: Option<String>,
     each_tick: Option<fn()>,
     drawn: Drawn,
+    /// Nobody has asked for a moment yet: once the trace is read, a telling one is shown.
+    undecided: bool,
     /// Something has changed since the last picture.
     dirty: bool,
     last_tick: Instant,
@@ -137,6 +141,7 @@ impl App {
             at: options.at,
             each_tick: options.each_tick,
             drawn: Drawn::default(),
+            undecided: true,
             dirty: true,
             last_tick: Instant::now(),
             last_drawn: None,
@@ -155,7 +160,10 @@ impl App {
     fn open(&mut self, span: (u64, u64)) {
         if let Some(at) = self.at.take() {
             match time_of(&at, span) {
-                Ok(time) => self.state.goal = Some(Goal::Time(time)),
+                Ok(time) => {
+                    self.undecided = false;
+                    self.state.goal = Some(Goal::Time(time));
+                }
                 Err(error) => self.state.say(&error),
             }
         }
@@ -231,6 +239,7 @@ impl App {
                 if let Some(timeline) = source.timeline() {
                     self.state.timeline = timeline;
                     self.dirty = true;
+                    self.decide();
                 }
             }
             Source::Live(live) => {
@@ -249,6 +258,25 @@ impl App {
             self.effect(effect);
             self.dirty = true;
         }
+    }
+
+    /// Until the user has been somewhere, shows the first refusal or, without any, the highest use.
+    fn decide(&mut self) {
+        let moved = self.state.goal.is_some() || self.state.playing || self.state.moment.totals().events > 0;
+        if !self.undecided || moved || !self.state.timeline.is_whole() {
+            self.undecided &= !moved;
+            return;
+        }
+        self.undecided = false;
+        let timeline = &self.state.timeline;
+        let highest = timeline.heads.iter().max_by_key(|(used, mark)| (*used, std::cmp::Reverse(mark.event)));
+        let (mark, what) = match (timeline.failures.first(), highest) {
+            (Some((mark, _)), _) => (*mark, "opened at the first refusal"),
+            (None, Some((used, mark))) if *used > 0 => (*mark, "opened at the peak of use"),
+            _ => return,
+        };
+        self.state.goal = Some(Goal::Event(mark.event));
+        self.state.say(what);
     }
 
     fn take_news(&mut self, news: News) {

@@ -17,13 +17,20 @@ pub(crate) fn between(state: &State, range: (u64, u64), first: &Moment, last: &M
     let copied = b.bytes_copied.saturating_sub(a.bytes_copied);
     let lost = b.lost - a.lost.min(b.lost);
     let span = to.saturating_sub(from);
-    let rate = |n: u64| if span == 0 { 0 } else { u64::try_from(u128::from(n) * 1_000_000_000 / u128::from(span)).unwrap_or(u64::MAX) };
+    let rate = |n: u64| {
+        if span == 0 { 0 } else { u64::try_from(u128::from(n) * 1_000_000_000 / u128::from(span)).unwrap_or(u64::MAX) }
+    };
     let mut out = vec![
         format!("{} · {}", facts.name, facts.host),
         format!("from {} to {}: {}", duration(from), duration(to), duration(span)),
         String::new(),
         format!("maps       {:>14}   {:>12}/s", count(maps), count(rate(maps))),
-        format!("bounces    {:>14}   {:>12}/s   {} of all maps", count(bounces), count(rate(bounces)), percent(bounces.min(maps), maps)),
+        format!(
+            "bounces    {:>14}   {:>12}/s   {} of all maps",
+            count(bounces),
+            count(rate(bounces)),
+            percent(bounces.min(maps), maps)
+        ),
         format!("copied     {:>14}   {:>12}/s", bytes(copied), bytes(rate(copied))),
         format!("refused    {:>14}", count(failures)),
         format!("lost       {:>14}", count(lost)),

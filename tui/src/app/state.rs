@@ -726,10 +726,8 @@ pub(crate) fn time_of(text: &str, span: (u64, u64)) -> Result<u64, String> {
         None => (false, text),
     };
     let units = [("ms", 1e6), ("us", 1e3), ("µs", 1e3), ("ns", 1.0), ("s", 1e9), ("m", 60e9), ("", 1e9)];
-    let (digits, unit) = units
-        .iter()
-        .find_map(|(unit, scale)| Some((number.strip_suffix(unit)?, *scale)))
-        .ok_or_else(wrong)?;
+    let (digits, unit) =
+        units.iter().find_map(|(unit, scale)| Some((number.strip_suffix(unit)?, *scale))).ok_or_else(wrong)?;
     let value: f64 = digits.trim().parse().map_err(|_| wrong())?;
     if !value.is_finite() || value < 0.0 {
         return Err(wrong());

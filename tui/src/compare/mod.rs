@@ -9,6 +9,8 @@
 //! | `report` | the plain text |
 
 pub(crate) mod action;
+#[cfg(test)]
+mod fixture;
 mod pages;
 pub(crate) mod report;
 pub(crate) mod screen;

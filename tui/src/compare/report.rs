@@ -9,10 +9,10 @@ use ratatui::widgets::{Paragraph, Widget as _};
 use crate::compare::pages;
 use crate::compare::screen::NARROWEST;
 use crate::compare::state::Scale;
-use crate::theme::Theme;
 use crate::compare::widgets::occupancy::Occupancy;
 use crate::compare::widgets::section::section;
 use crate::compare::widgets::{header, policies, verdict};
+use crate::theme::Theme;
 
 /// Lines of a panel of curves.
 const PANEL: u16 = 10;

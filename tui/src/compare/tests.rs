@@ -1,25 +1,26 @@
-//! The screen as a whole, as it is drawn.
+//! The comparison as it is drawn.
 
-use std::io;
+use std::sync::Arc;
 
 use analysis::{Comparison, PolicyDetail, PolicyRow};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
-use ratatui::crossterm::event::{Event, KeyCode, KeyEvent};
 use ratatui::style::Color;
 
-use crate::compare::action::{Action, KEYS};
-use crate::fixture;
+use crate::compare::action::Action;
+use crate::compare::fixture;
 use crate::compare::screen;
-use crate::compare::state::{Page, Popup, State};
+use crate::compare::state::{Page, State};
 use crate::theme::Theme;
 
 /// The screen after `actions`, in a terminal of this size.
 fn terminal(comparison: &Comparison, size: (u16, u16), theme: &Theme, actions: &[Action]) -> Terminal<TestBackend> {
     let mut terminal = Terminal::new(TestBackend::new(size.0, size.1)).unwrap();
-    let mut state = State::new(comparison);
-    let mut draw = |state: &mut State<'_>| {
-        terminal.draw(|frame| screen::draw(state, frame.area(), frame.buffer_mut(), theme)).unwrap();
+    let mut state = State::new(Arc::new(comparison.clone()));
+    let mut draw = |state: &mut State| {
+        terminal
+            .draw(|frame| state.reach = screen::draw(state, 5_000_000_000, frame.area(), frame.buffer_mut(), theme))
+            .unwrap();
     };
     draw(&mut state);
     for action in actions {
@@ -85,45 +86,6 @@ fn empty_curves_and_missing_details() {
 }
 
 #[test]
-fn losses_and_an_unchecked_model_are_said() {
-    let mut lossy = fixture::quiet();
-    lossy.facts.lost = 1_234;
-    lossy.facts.predicted = None;
-    lossy.facts.really_failed = 5;
-    let terminal = terminal(&lossy, (120, 40), &Theme::COLOUR, &[]);
-    let screen = terminal.backend().to_string();
-    assert!(screen.contains("1,234 LOST · kernel refused 5"), "{screen}");
-    assert!(screen.contains("no slot choices recorded: model not checked"), "{screen}");
-    assert!(terminal.backend().buffer().content().iter().any(|cell| cell.fg == Color::Red));
-}
-
-#[test]
-fn help() {
-    insta::assert_snapshot!(drawn(&fixture::headline(), (80, 24), &[Action::Open(Popup::Help)]));
-}
-
-#[test]
-fn a_long_verdict_is_cut_on_a_plain_terminal_and_v_shows_it_whole() {
-    let screen = drawn(&fixture::headline(), (80, 24), &[]);
-    assert!(screen.contains("2 more: v") && !screen.contains("One pool of 8,192"), "{screen}");
-    let screen = drawn(&fixture::headline(), (80, 24), &[Action::Open(Popup::Verdict)]);
-    assert!(screen.contains("One pool of 8,192"), "{screen}");
-}
-
-#[test]
-fn the_smallest_screen_has_something_of_everything() {
-    let screen = drawn(&fixture::headline(), screen::SMALLEST, &[]);
-    for something in ["Under v6_10 with", "▸ v6_10", "Slots in use", "Bounced: 24,900", "q quit"] {
-        assert!(screen.contains(something), "{something}\n{screen}");
-    }
-}
-
-#[test]
-fn too_small() {
-    insta::assert_snapshot!(drawn(&fixture::headline(), (40, 10), &[]));
-}
-
-#[test]
 fn no_policies_at_all() {
     let nothing = Comparison::default();
     let screen = drawn(&nothing, (80, 24), &[Action::Last, Action::NextPage, Action::ScrollDown, Action::Enlarge]);
@@ -137,7 +99,7 @@ fn every_size_can_be_drawn() {
     for width in (0..140).step_by(10) {
         for height in (0..50).step_by(4) {
             for page in Page::ALL {
-                let actions = [Action::Last, Action::Show(page), Action::Enlarge, Action::Open(Popup::Help)];
+                let actions = [Action::Last, Action::Show(page), Action::Enlarge];
                 terminal(&comparison, (width, height), &Theme::COLOUR, &actions);
             }
         }
@@ -146,7 +108,7 @@ fn every_size_can_be_drawn() {
 
 #[test]
 fn without_colour_there_is_none() {
-    let terminal = terminal(&fixture::headline(), (120, 40), &Theme::PLAIN, &[Action::Open(Popup::Help)]);
+    let terminal = terminal(&fixture::headline(), (120, 40), &Theme::PLAIN, &[]);
     assert!(
         terminal.backend().buffer().content().iter().all(|cell| cell.fg == Color::Reset && cell.bg == Color::Reset)
     );
@@ -168,28 +130,4 @@ fn control_characters_from_a_trace_never_reach_the_terminal() {
     hostile.devices[0].driver = Some("\u{9b}31m".into());
     let screen = drawn(&hostile, (120, 40), &[Action::Show(Page::Refusals)]) + &crate::print(&hostile, 120);
     assert!(screen.chars().all(|c| c == '\n' || !c.is_control()));
-}
-
-#[test]
-fn keys_drive_the_screen_until_quit_and_a_failing_terminal_is_an_error() {
-    let comparison = fixture::headline();
-    let mut terminal = Terminal::new(TestBackend::new(120, 40)).unwrap();
-    let keys = [KeyCode::Down, KeyCode::Char('3'), KeyCode::Char('x'), KeyCode::Char('q'), KeyCode::Up];
-    let mut keys = keys.map(|code| Event::Key(KeyEvent::from(code))).into_iter();
-    let next = || keys.next().ok_or_else(|| io::Error::other("no more keys"));
-    crate::terminal::run(&mut terminal, next, State::new(&comparison), &Theme::COLOUR).unwrap();
-    assert_eq!(keys.len(), 1, "the key after `q` is not read");
-    assert!(terminal.backend().to_string().contains("▸3 Devices"));
-
-    let gone = || Err(io::Error::from(io::ErrorKind::UnexpectedEof));
-    let error = crate::terminal::run(&mut terminal, gone, State::new(&comparison), &Theme::COLOUR).unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
-}
-
-#[test]
-fn every_key_on_screen_fits_a_plain_terminal() {
-    let screen = drawn(&fixture::headline(), (80, 24), &[]);
-    for key in KEYS.iter().filter(|key| !key.short.is_empty()) {
-        assert!(screen.contains(&format!("{} {}", key.keys, key.short)), "{} is not on screen", key.keys);
-    }
 }

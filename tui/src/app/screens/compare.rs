@@ -29,11 +29,10 @@ pub(crate) fn draw(state: &State, area: Rect, buf: &mut Buffer, drawn: &mut Draw
     let theme = &state.theme;
     let mut body = area;
     if let Some(line) = progress::line(&state.compare, "replaying", area.width.into(), theme) {
-        let [top, rest] =
-            area.layout(&ratatui::layout::Layout::vertical([
-                ratatui::layout::Constraint::Length(1),
-                ratatui::layout::Constraint::Fill(1),
-            ]));
+        let [top, rest] = area.layout(&ratatui::layout::Layout::vertical([
+            ratatui::layout::Constraint::Length(1),
+            ratatui::layout::Constraint::Fill(1),
+        ]));
         line.render(top, buf);
         body = rest;
     }
@@ -52,7 +51,8 @@ pub(crate) fn diverge(comparison: &analysis::Comparison) -> Option<String> {
         detail.refusals.iter().map(|refusal| refusal.time_ns).min()
     };
     let firsts: Vec<Option<u64>> = (0..comparison.rows.len()).map(first).collect();
-    let (at, time) = firsts.iter().enumerate().filter_map(|(i, time)| Some((i, (*time)?))).min_by_key(|(_, time)| *time)?;
+    let (at, time) =
+        firsts.iter().enumerate().filter_map(|(i, time)| Some((i, (*time)?))).min_by_key(|(_, time)| *time)?;
     if comparison.rows.len() < 2 || firsts.iter().all(|other| *other == Some(time)) {
         return None;
     }

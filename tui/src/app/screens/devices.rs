@@ -22,7 +22,7 @@ use super::{Drawn, Hit, callers, first_visible};
 use crate::app::state::State;
 use crate::columns::{Columns, Overflow, is_nothing};
 use crate::compare::widgets::section::section;
-use crate::text::{bar, percent};
+use crate::text::{bar, cut, percent};
 
 /// Columns in the order of their weight: those at the end are left out first.
 const ORDER: [&str; 18] = [
@@ -31,10 +31,10 @@ const ORDER: [&str; 18] = [
     "maps",
     "maps_per_s",
     "bounces",
-    "bounce_share",
     "reason",
     "slots",
     "failures",
+    "bounce_share",
     "cause",
     "latency_p50_ns",
     "latency_p99_ns",
@@ -50,8 +50,13 @@ const ORDER: [&str; 18] = [
 pub(crate) fn draw(state: &State, area: Rect, buf: &mut Buffer, drawn: &mut Drawn) {
     let theme = &state.theme;
     let rows = state.device_rows();
-    let share = if state.drilled { Constraint::Max(u16::try_from(rows.len()).unwrap_or(u16::MAX).saturating_add(3).min(area.height / 2)) } else { Constraint::Fill(1) };
-    let [list, detail] = area.layout(&Layout::vertical([share, if state.drilled { Constraint::Fill(1) } else { Constraint::Length(0) }]));
+    let share = if state.drilled {
+        Constraint::Max(u16::try_from(rows.len()).unwrap_or(u16::MAX).saturating_add(3).min(area.height / 2))
+    } else {
+        Constraint::Fill(1)
+    };
+    let [list, detail] = area
+        .layout(&Layout::vertical([share, if state.drilled { Constraint::Fill(1) } else { Constraint::Length(0) }]));
 
     let mut table = Columns::new(rows.len());
     for name in ORDER {
@@ -73,7 +78,11 @@ pub(crate) fn draw(state: &State, area: Rect, buf: &mut Buffer, drawn: &mut Draw
     let inner = block.inner(list);
     block.render(list, buf);
     if rows.is_empty() {
-        let text = if state.device_filter.is_some() { " no device fits the filter (Esc takes it away)" } else { " no device has mapped anything yet" };
+        let text = if state.device_filter.is_some() {
+            " no device fits the filter (Esc takes it away)"
+        } else {
+            " no device has mapped anything yet"
+        };
         return Line::styled(text, theme.dim).render(inner, buf);
     }
     let selected = state.device.min(rows.len() - 1);
@@ -86,7 +95,7 @@ pub(crate) fn draw(state: &State, area: Rect, buf: &mut Buffer, drawn: &mut Draw
         let style = if chosen { theme.selected.add_modifier(ratatui::style::Modifier::REVERSED) } else { Style::new() };
         lines.extend(row.into_iter().map(|line| indented(line, if chosen { "▸ " } else { "  " }, style)));
     }
-    lines.extend(note.map(|note| Line::styled(note, theme.dim)));
+    lines.extend(note.map(|note| Line::styled(cut(&note, usize::from(inner.width)), theme.dim)));
     Paragraph::new(lines).render(inner, buf);
     drawn.page = Some(visible);
     let below_head = Rect { y: inner.y + 1, height: inner.height.saturating_sub(1), ..inner };
@@ -107,8 +116,7 @@ fn indented(mut line: Line<'static>, mark: &'static str, style: Style) -> Line<'
 fn drill(state: &State, row: &DeviceNow, area: Rect, buf: &mut Buffer) {
     let theme = &state.theme;
     let Some(tally) = state.moment.device(row.id) else { return };
-    let [left, right] =
-        area.layout(&Layout::horizontal([Constraint::Percentage(42), Constraint::Fill(1)]).spacing(1));
+    let [left, right] = area.layout(&Layout::horizontal([Constraint::Percentage(42), Constraint::Fill(1)]).spacing(1));
     let sizes = tally.size_rows();
     let most = sizes.iter().map(|row| row.maps.max(row.bounces)).max().unwrap_or(0);
     let all: u64 = sizes.iter().map(|row| row.maps.max(row.bounces)).sum();

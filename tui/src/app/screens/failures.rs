@@ -34,7 +34,8 @@ pub(crate) fn draw(state: &State, area: Rect, buf: &mut Buffer, drawn: &mut Draw
         None => "Refused".to_owned(),
     };
     let all = state.timeline.end.as_ref().map_or(0, |moment| moment.totals().failures);
-    let right = format!(" {} by now, {} in all · {} listed ", count(by_now as u64), count(all), count(rows.len() as u64));
+    let right =
+        format!(" {} by now, {} in all · {} listed ", count(by_now as u64), count(all), count(rows.len() as u64));
     let block = section(title, theme).title_top(Line::styled(right, theme.dim).right_aligned());
     if rows.is_empty() {
         let text = match (&state.failure_filter, state.timeline.is_whole()) {
@@ -77,10 +78,14 @@ pub(crate) fn draw(state: &State, area: Rect, buf: &mut Buffer, drawn: &mut Draw
     drawn.page = Some(visible);
     drawn.hits.push((Rect { y: inner.y + 1, height: inner.height.saturating_sub(1), ..inner }, Hit::Row(first)));
     let causes = causes(state, usize::from(area.width));
-    let lines: Vec<Line<'static>> = about.into_iter().map(|mut line| {
-        line.spans.insert(0, " ".into());
-        line
-    }).chain([causes]).collect();
+    let lines: Vec<Line<'static>> = about
+        .into_iter()
+        .map(|mut line| {
+            line.spans.insert(0, " ".into());
+            line
+        })
+        .chain([causes])
+        .collect();
     Paragraph::new(lines).block(section("Why", theme)).render(detail, buf);
 }
 
@@ -96,7 +101,8 @@ fn causes(state: &State, width: usize) -> Line<'static> {
     }
     sums.sort_by_key(|(_, sum)| std::cmp::Reverse(*sum));
     let all: u64 = sums.iter().map(|(_, sum)| sum).sum();
-    let pieces = sums.iter().map(|(name, sum)| format!("{} {} ({})", name.replace('_', " "), count(*sum), percent(*sum, all)));
+    let pieces =
+        sums.iter().map(|(name, sum)| format!("{} {} ({})", name.replace('_', " "), count(*sum), percent(*sum, all)));
     let text = format!(" in all: {}", pieces.collect::<Vec<_>>().join(", "));
     Line::styled(crate::text::cut(&text, width), state.theme.dim)
 }
@@ -105,7 +111,8 @@ fn causes(state: &State, width: usize) -> Line<'static> {
 pub(crate) fn story(state: &State, failure: &Failure) -> Vec<String> {
     let around = state.moment.around();
     let device = around.device(failure.device);
-    let driver = device.and_then(|device| device.driver.clone()).map_or_else(String::new, |driver| format!(" ({driver})"));
+    let driver =
+        device.and_then(|device| device.driver.clone()).map_or_else(String::new, |driver| format!(" ({driver})"));
     let mut out = vec![
         format!(
             "{} at {}: {}{driver} was refused {} on CPU {}.",
@@ -123,7 +130,12 @@ pub(crate) fn story(state: &State, failure: &Failure) -> Vec<String> {
     }
     out.push(String::new());
     let pool = around.pools().first().map_or(0, |pool| pool.nslabs);
-    out.push(format!("Slots in use then: {} of {} ({}).", count(failure.used), count(pool), percent(failure.used.min(pool), pool)));
+    out.push(format!(
+        "Slots in use then: {} of {} ({}).",
+        count(failure.used),
+        count(pool),
+        percent(failure.used.min(pool), pool)
+    ));
     out.push(format!("Running: {}.", task(state, failure.tid, failure.time_ns)));
     if let Some(device) = device {
         let mut line = format!("The device reaches {:#x}", device.reach());
@@ -160,7 +172,9 @@ fn remedy(cause: replay::Cause) -> &'static str {
         }
         Cause::Livelock => "a newer kernel: this one's search never ends here, with a lock held.",
         Cause::Boundary | Cause::Alignment | Cause::Stride => "a larger pool, or another kernel's search: Compare (5).",
-        Cause::BoundaryImpossible | Cause::AlignmentImpossible => "no pool of any size: the device's masks rule it out.",
+        Cause::BoundaryImpossible | Cause::AlignmentImpossible => {
+            "no pool of any size: the device's masks rule it out."
+        }
         Cause::PoolAboveMask => "a pool below the device's mask: it does not reach this one.",
         Cause::NotAddressable | Cause::Forbidden => "memory the device reaches: no copy will do here.",
         Cause::NoPool => "a pool: boot with swiotlb= and a size; Plan (6) finds it.",

@@ -19,10 +19,8 @@ use crate::text::{cut, fold};
 use crate::theme::Theme;
 
 /// What the drawing means, for somebody who sees it for the first time.
-const LEGEND: [(&str, &str); 2] = [
-    ("▁▄█", "timeline: most slots in use; ▲ the moment shown"),
-    ("× !", "on it: requests refused; records lost"),
-];
+const LEGEND: [(&str, &str); 2] =
+    [("▁▄█", "timeline: most slots in use; ▲ the moment shown"), ("× !", "on it: requests refused; records lost")];
 
 /// Draws what lies over the screen, if anything.
 pub(crate) fn draw(state: &State, area: Rect, buf: &mut Buffer) {
@@ -35,14 +33,22 @@ pub(crate) fn draw(state: &State, area: Rect, buf: &mut Buffer) {
         }
         (None, Some(Popup::Help)) => keys(state, area, buf),
         (None, Some(Popup::Text { title, text, scroll, file })) => {
-            let hint = if file.is_some() { " ↑↓ scroll  w write to a file  Esc close " } else { " ↑↓ scroll  Esc close " };
+            let hint = if file.is_some() {
+                " ↑↓ scroll  w write to a file  Esc close "
+            } else {
+                " ↑↓ scroll  Esc close "
+            };
             let width = usize::from(area.width.saturating_sub(6)).clamp(20, 110);
             let lines: Vec<Line<'static>> = text
                 .iter()
                 .flat_map(|line| {
                     let line = line.trim_end();
                     // Tables keep their columns; sentences are folded.
-                    if line.is_empty() { vec![Line::default()] } else { fold(line, width, 2, ratatui::style::Style::new()) }
+                    if line.is_empty() {
+                        vec![Line::default()]
+                    } else {
+                        fold(line, width, 2, ratatui::style::Style::new())
+                    }
                 })
                 .collect();
             let room = usize::from(area.height.saturating_sub(4)).max(1);
@@ -77,7 +83,10 @@ fn policies(texts: &[String], at: usize, prompt: &Prompt, area: Rect, buf: &mut 
         let skip = text.chars().count().saturating_sub(room);
         let shown: String = text.chars().skip(skip).collect();
         let cursor = if i == at { "▏" } else { "" };
-        lines.push(Line::from(vec![Span::styled(mark, theme.strong), Span::styled(format!("{} {shown}{cursor}", i + 1), style)]));
+        lines.push(Line::from(vec![
+            Span::styled(mark, theme.strong),
+            Span::styled(format!("{} {shown}{cursor}", i + 1), style),
+        ]));
     }
     lines.push(Line::default());
     if let Some(error) = &prompt.error {

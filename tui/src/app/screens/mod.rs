@@ -87,8 +87,7 @@ pub(crate) fn callers(state: &State, stack: u32) -> String {
     const OWN: [&str; 5] = ["swiotlb", "xen_swiotlb", "dma_", "__dma", "iommu_dma"];
     let all = calls(state, stack);
     let plain: Vec<&str> = all.iter().map(|call| call.split('+').next().unwrap_or(call)).collect();
-    let told: Vec<&str> =
-        plain.iter().filter(|call| !OWN.iter().any(|own| call.starts_with(own))).copied().collect();
+    let told: Vec<&str> = plain.iter().filter(|call| !OWN.iter().any(|own| call.starts_with(own))).copied().collect();
     let told = if told.is_empty() { plain } else { told };
     if told.is_empty() { format!("stack {stack}") } else { told.join(" ← ") }
 }

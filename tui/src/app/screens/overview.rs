@@ -30,6 +30,8 @@ use crate::theme::Theme;
 
 /// From this width on there are two columns.
 const WIDE: u16 = 120;
+/// Lines of a curve beyond which it says no more.
+const TALLEST: u16 = 7;
 /// Cells of a metric's name and value.
 const LABEL: usize = 24;
 
@@ -38,13 +40,11 @@ pub(crate) fn draw(state: &State, area: Rect, buf: &mut Buffer, _: &mut Drawn) {
     let pools = pool_lines(state, usize::from(if area.width >= WIDE { area.width / 2 - 1 } else { area.width }));
     let lines = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
     if area.width >= WIDE {
-        let [left, right] =
-            area.layout(&Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1)]).spacing(2));
+        let [left, right] = area.layout(&Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1)]).spacing(2));
         let pool_height = lines(pools.len() + 1).min(left.height / 2);
         let [rates_area, pools_area] =
             left.layout(&Layout::vertical([Constraint::Fill(1), Constraint::Length(pool_height)]));
-        let [devices_area, failures_area] =
-            right.layout(&Layout::vertical([Constraint::Fill(1), Constraint::Fill(1)]));
+        let [devices_area, failures_area] = right.layout(&Layout::vertical([Constraint::Fill(1), Constraint::Fill(1)]));
         rates(state, rates_area, buf);
         titled("Pools", "", pools, pools_area, buf, &state.theme);
         devices(state, devices_area, buf);
@@ -97,12 +97,20 @@ fn rates(state: &State, area: Rect, buf: &mut Buffer) {
     );
     let inner = block.inner(area);
     block.render(area, buf);
-    let tall = (inner.height / METRICS.len() as u16).max(1);
-    for (i, (name, value, part)) in (0u16..).zip(METRICS) {
-        let line = Rect { y: inner.y + i * tall, height: tall.min(inner.height.saturating_sub(i * tall)), ..inner };
+    // What never happened needs a line; the others share the room.
+    let quiet = |part: fn(&Second) -> u64| state.timeline.bins.iter().all(|bin| part(bin) == 0);
+    let silent = METRICS.iter().filter(|(_, _, part)| quiet(*part)).count() as u16;
+    let others = METRICS.len() as u16 - silent;
+    let tall = (inner.height.saturating_sub(silent) / others.max(1)).clamp(1, TALLEST);
+    let mut y = inner.y;
+    for (name, value, part) in METRICS {
+        let height = if quiet(part) { 1 } else { tall };
+        let line = Rect { y, height: height.min(inner.bottom().saturating_sub(y)), ..inner };
         if line.height == 0 {
             break;
         }
+        y += height;
+        let tall = line.height;
         let failing = name.starts_with("fail") && now.failures_per_s > 0;
         let style = if failing { theme.bad } else { theme.strong };
         let bottom = Rect { y: line.bottom() - 1, height: 1, ..line };
@@ -133,7 +141,8 @@ fn spark(state: &State, part: fn(&Second) -> u64, style: Style, area: Rect, buf:
     let mut columns = vec![0u64; width];
     for (i, bin) in bins.iter().enumerate() {
         // Of fewer parts than columns each covers several.
-        let (first, last) = (i * width / bins.len(), ((i + 1) * width).div_ceil(bins.len()).max(i * width / bins.len() + 1));
+        let (first, last) =
+            (i * width / bins.len(), ((i + 1) * width).div_ceil(bins.len()).max(i * width / bins.len() + 1));
         for column in columns.get_mut(first..last.min(width)).into_iter().flatten() {
             *column = part(bin).max(*column);
         }
@@ -165,7 +174,11 @@ fn spark(state: &State, part: fn(&Second) -> u64, style: Style, area: Rect, buf:
 /// A bar of what is used, what was at most, and what never was.
 fn gauge(used: u64, high: u64, slots: u64, width: usize) -> (String, String, String) {
     let cells = |n: u64| {
-        if slots == 0 { 0 } else { usize::try_from((u128::from(n) * width as u128).div_ceil(u128::from(slots))).unwrap_or(width).min(width) }
+        if slots == 0 {
+            0
+        } else {
+            usize::try_from((u128::from(n) * width as u128).div_ceil(u128::from(slots))).unwrap_or(width).min(width)
+        }
     };
     let (used, high) = (cells(used), cells(high.max(used)));
     ("█".repeat(used), "▒".repeat(high - used), "░".repeat(width - high))
@@ -242,13 +255,16 @@ fn failures(state: &State, area: Rect, buf: &mut Buffer) {
     let title = format!("Refused so far: {}", count(total));
     if rows.is_empty() {
         let later = state.timeline.failures.len() as u64;
-        let text = if later > 0 { format!(" none yet; {} later: n goes to the next", count(later)) } else { " none".to_owned() };
+        let text = if later > 0 {
+            format!(" none yet; {} later: n goes to the next", count(later))
+        } else {
+            " none".to_owned()
+        };
         return titled(&title, "", vec![Line::styled(text, theme.dim)], area, buf, theme);
     }
     let room = usize::from(area.height.saturating_sub(1));
     let around = state.moment.around();
-    let rows: Vec<_> =
-        rows.into_iter().take(room).map(|(_, f)| replay::moment::FailureRow::new(f, around)).collect();
+    let rows: Vec<_> = rows.into_iter().take(room).map(|(_, f)| replay::moment::FailureRow::new(f, around)).collect();
     let mut table = Columns::new(rows.len());
     for name in ["time_ns", "device", "size", "cause", "explanation"] {
         table.push_field(name, &rows);

@@ -32,7 +32,9 @@ pub(crate) fn sizes(report: &PlanReport) -> Vec<&SizeRow> {
 /// The place of the size that is recommended.
 pub(crate) fn recommended(report: &PlanReport) -> usize {
     let Some(need) = report.needs.first() else { return 0 };
-    let fits = |row: &&SizeRow| row.policy == need.policy && row.areas == need.areas && Some(row.pool_slots) == need.pool_slots;
+    let fits = |row: &&SizeRow| {
+        row.policy == need.policy && row.areas == need.areas && Some(row.pool_slots) == need.pool_slots
+    };
     sizes(report).iter().position(fits).unwrap_or(0)
 }
 
@@ -75,7 +77,9 @@ pub(crate) fn draw(state: &State, area: Rect, buf: &mut Buffer, drawn: &mut Draw
         Paragraph::new(lines).block(section("What each needs", theme)).render(needs_area, buf);
     }
     curve(state, &rows, selected, report, curve_area, buf, drawn);
-    Paragraph::new(about.into_iter().map(indented).collect::<Vec<_>>()).block(section("This size", theme)).render(about_area, buf);
+    Paragraph::new(about.into_iter().map(indented).collect::<Vec<_>>())
+        .block(section("This size", theme))
+        .render(about_area, buf);
 }
 
 fn indented(mut line: Line<'static>) -> Line<'static> {
@@ -88,7 +92,15 @@ fn needs(report: &PlanReport, width: usize, theme: &crate::theme::Theme) -> Vec<
     table.lay_out(width, theme).lines(theme)
 }
 
-fn curve(state: &State, rows: &[&SizeRow], selected: usize, report: &PlanReport, area: Rect, buf: &mut Buffer, drawn: &mut Drawn) {
+fn curve(
+    state: &State,
+    rows: &[&SizeRow],
+    selected: usize,
+    report: &PlanReport,
+    area: Rect,
+    buf: &mut Buffer,
+    drawn: &mut Drawn,
+) {
     let theme = &state.theme;
     let block = section("Requests refused, by pool size", theme)
         .title_top(Line::styled(" ▸ selected   ● recommended ", theme.dim).right_aligned());
@@ -109,7 +121,13 @@ fn curve(state: &State, rows: &[&SizeRow], selected: usize, report: &PlanReport,
             (false, false) => "  ",
         };
         let style = if chosen { theme.selected.add_modifier(Modifier::REVERSED) } else { Style::new() };
-        let figures = format!("{mark}{:<8} {:>2} areas {:>8} {:>8} ", row.policy, row.areas, count(row.pool_slots), bytes(row.memory));
+        let figures = format!(
+            "{mark}{:<8} {:>2} areas {:>8} {:>8} ",
+            row.policy,
+            row.areas,
+            count(row.pool_slots),
+            bytes(row.memory)
+        );
         let drawn_bar = if good { " ".repeat(room) } else { bar(row.failures, most, room) };
         let bar_style = if good { theme.good } else { theme.bad };
         Line::from(vec![
@@ -140,7 +158,9 @@ fn about(report: &PlanReport, row: &SizeRow, width: usize, theme: &crate::theme:
         percent(row.peak_slots.min(row.pool_slots), row.pool_slots)
     );
     let mut out = fold(&text, width, 2, Style::new());
-    let same = |need: &&NeedRow| need.policy == row.policy && need.areas == row.areas && need.pool_slots == Some(row.pool_slots);
+    let same = |need: &&NeedRow| {
+        need.policy == row.policy && need.areas == row.areas && need.pool_slots == Some(row.pool_slots)
+    };
     if let Some(parameter) = report.needs.iter().find(same).and_then(|need| need.parameter.as_ref()) {
         out.extend(fold(&format!("On the kernel's command line: {parameter}"), width, 2, theme.good));
     }

@@ -36,16 +36,19 @@ const SIDE: u16 = 32;
 /// Draws it.
 pub(crate) fn draw(state: &State, area: Rect, buf: &mut Buffer, drawn: &mut Drawn) {
     let theme = &state.theme;
-    let Some((zoom, pool)) = state.zoom.last().and_then(|zoom| Some((zoom, state.moment.slots().pools().get(zoom.pool)?)))
+    let Some((zoom, pool)) =
+        state.zoom.last().and_then(|zoom| Some((zoom, state.moment.slots().pools().get(zoom.pool)?)))
     else {
         let text = " This recording has no bounce pool, so there are no slots to show.";
         return Line::styled(text, theme.dim).render(area, buf);
     };
     let side = if area.width >= 140 { SIDE + 14 } else { SIDE };
-    let [map, right] =
-        area.layout(&Layout::horizontal([Constraint::Fill(1), Constraint::Length(side)]).spacing(1));
-    let deep = if theme.ramp.is_empty() { 1 } else { 2 };
-    let inner = Rect { y: map.y + 1, height: map.height.saturating_sub(2), x: map.x + 1, width: map.width.saturating_sub(1) };
+    let [map, right] = area.layout(&Layout::horizontal([Constraint::Fill(1), Constraint::Length(side)]).spacing(1));
+    // A segment's slots are few: each is drawn large.
+    let large = matches!(zoom.level, Level::Segment(_));
+    let deep = if theme.ramp.is_empty() || large { 1 } else { 2 };
+    let inner =
+        Rect { y: map.y + 1, height: map.height.saturating_sub(2), x: map.x + 1, width: map.width.saturating_sub(1) };
     let cells = (usize::from(inner.width), usize::from(inner.height) * deep);
     drawn.cells = Some(cells);
     grid(state, zoom, pool, cells, deep, map, inner, buf, drawn);
@@ -73,7 +76,7 @@ fn grid(
     let block = section(zoom.title(), theme).title_top(Line::styled(mode, theme.dim).right_aligned());
     block.render(area, buf);
     // A few cells are drawn wide, so that they can be told apart and hit.
-    let wide = (usize::from(inner.width) / across.max(1)).clamp(1, 4);
+    let wide = (usize::from(inner.width) / across.max(1)).clamp(1, 5);
     let now = state.moment.time_ns();
     let oldest = pool.holders().map(|holder| now.saturating_sub(holder.since_ns.unwrap_or(0))).max().unwrap_or(0);
     let cell_at = |cell: usize| {
@@ -94,7 +97,9 @@ fn grid(
             for k in 0..wide {
                 let Some(cell) = buf.cell_mut((x.saturating_add(k as u16), y)) else { continue };
                 let Some(upper) = upper else { continue };
-                if deep == 2 {
+                if deep == 1 && !theme.ramp.is_empty() {
+                    cell.set_symbol("▆").set_fg(paint.colour(&upper));
+                } else if deep == 2 {
                     cell.set_symbol("▀").set_fg(paint.colour(&upper));
                     if let Some(lower) = &lower {
                         cell.set_bg(paint.colour(lower));
@@ -108,7 +113,13 @@ fn grid(
                 }
             }
             if under && let Some(cell) = buf.cell_mut((x, y)) {
-                cell.set_symbol(if deep == 2 && zoom.cursor == at(1) { "▄" } else if deep == 2 { "▀" } else { "◆" });
+                cell.set_symbol(if deep == 2 && zoom.cursor == at(1) {
+                    "▄"
+                } else if deep == 2 {
+                    "▀"
+                } else {
+                    "◆"
+                });
                 if deep == 2 {
                     let other = if zoom.cursor == at(1) { upper } else { lower };
                     cell.set_fg(Color::White).set_bg(other.map_or(Color::Reset, |other| paint.colour(&other)));
@@ -235,7 +246,11 @@ fn side_column(state: &State, zoom: &Zoom, pool: &PoolSlots, cells: (usize, usiz
     let room = usize::from(runs_height).saturating_sub(2);
     let skipped = rows.len().saturating_sub(room);
     lines.extend(rows.iter().skip(skipped).map(|row| {
-        let name = if row.from_slots == row.to_slots { row.to_slots.to_string() } else { format!("{}–{}", row.from_slots, row.to_slots) };
+        let name = if row.from_slots == row.to_slots {
+            row.to_slots.to_string()
+        } else {
+            format!("{}–{}", row.from_slots, row.to_slots)
+        };
         Line::from(vec![
             Span::raw(format!(" {name:>7} {:>6} ", count(row.runs))),
             Span::styled(bar(row.runs, most, width), theme.bar),
@@ -253,20 +268,31 @@ fn about_cell(state: &State, zoom: &Zoom, pool: &PoolSlots, cells: (usize, usize
     let now = state.moment.time_ns();
     let (from, to) = zoom.slots(zoom.cursor.min(zoom.cells(cells).saturating_sub(1)), cells);
     let cell = look(pool, now, from, to);
-    let place = if to - from == 1 { format!("slot {}", count(from)) } else { format!("slots {}–{}", count(from), count(to.saturating_sub(1))) };
+    let place = if to - from == 1 {
+        format!("slot {}", count(from))
+    } else {
+        format!("slots {}–{}", count(from), count(to.saturating_sub(1)))
+    };
     let area = from / pool.geometry().area_slots().max(1);
-    let mut out = vec![Line::styled(cut(&format!(" {place}, area {area}, segment {}", from / 128), width), theme.strong)];
+    let mut out =
+        vec![Line::styled(cut(&format!(" {place}, area {area}, segment {}", from / 128), width), theme.strong)];
     let mut say = |text: String, style: Style| out.push(Line::styled(cut(&format!(" {text}"), width), style));
     let holders: Vec<_> = pool.holders_in(from, to).collect();
     if to - from > 1 {
-        say(format!("{} of {} in use, {} buffers", count(cell.used.0), count(cell.used.1), holders.len()), Style::new());
+        say(
+            format!("{} of {} in use, {} buffers", count(cell.used.0), count(cell.used.1), holders.len()),
+            Style::new(),
+        );
     }
     let oldest = holders.iter().min_by_key(|holder| holder.since_ns.unwrap_or(0));
     match oldest {
         Some(holder) => {
             let row = state.moment.held_row(holder);
             let driver = row.driver.map_or_else(String::new, |driver| format!(" {driver}"));
-            say(format!("{}{driver}", if holder.device == NO_DEVICE { "held before recording" } else { &row.device }), theme.strong);
+            say(
+                format!("{}{driver}", if holder.device == NO_DEVICE { "held before recording" } else { &row.device }),
+                theme.strong,
+            );
             let age = row.age_ns.map_or_else(|| "since before".to_owned(), |age| format!("for {}", duration(age)));
             let which = if holders.len() > 1 { "oldest: " } else { "" };
             say(format!("{which}{} in {} slots, {age}", bytes(row.size), row.slots), Style::new());
@@ -287,7 +313,8 @@ fn about_cell(state: &State, zoom: &Zoom, pool: &PoolSlots, cells: (usize, usize
 
 /// All that is known of the slot under the cursor.
 pub(crate) fn about_slot(state: &State) -> Vec<String> {
-    let Some((zoom, pool)) = state.zoom.last().and_then(|zoom| Some((zoom, state.moment.slots().pools().get(zoom.pool)?)))
+    let Some((zoom, pool)) =
+        state.zoom.last().and_then(|zoom| Some((zoom, state.moment.slots().pools().get(zoom.pool)?)))
     else {
         return vec!["There is no pool.".to_owned()];
     };
@@ -322,9 +349,10 @@ trait Lines {
 
 impl<R: trace::Record> Lines for R {
     fn lines(row: &Self) -> Vec<String> {
-        let shown = R::FIELDS.iter().enumerate().map(|(index, field)| {
-            format!("{:<11} {}", crate::columns::head(field), field.show(&row.value(index)))
-        });
+        let shown = R::FIELDS
+            .iter()
+            .enumerate()
+            .map(|(index, field)| format!("{:<11} {}", crate::columns::head(field), field.show(&row.value(index))));
         shown.collect()
     }
 }

@@ -137,7 +137,8 @@ impl Panel<'_> {
     fn axis(&self, area: Rect, buf: &mut Buffer) {
         Line::styled("─".repeat(area.width.into()), self.theme.dim).render(area, buf);
         let marks = [(self.now_ns, "▲", self.theme.strong), (self.first_refusal, "×", self.theme.bad)];
-        for (time, symbol, style) in marks.into_iter().filter_map(|(time, symbol, style)| Some((time?, symbol, style))) {
+        for (time, symbol, style) in marks.into_iter().filter_map(|(time, symbol, style)| Some((time?, symbol, style)))
+        {
             let at = u16::try_from(column(time, self.span_ns, area.width.into())).unwrap_or(0);
             if let Some(cell) = buf.cell_mut((area.x.saturating_add(at), area.y)) {
                 cell.set_symbol(symbol).set_style(style);
