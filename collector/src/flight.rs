@@ -154,8 +154,7 @@ impl Keeper {
         let Some(Pending { reason, .. }) = self.pending.take() else { return Ok(()) };
         around.catch_up();
         around.stacks.catch_up();
-        let notes = [self.meta.losses.notes.as_slice(), around.notes.as_slice()].concat();
-        let mut meta = Meta { losses: shared.losses(&around.faults, notes), ..self.meta.clone() };
+        let mut meta = shared.meta(&self.meta, around);
         meta.losses.stacks_missed += around.stacks.unread();
         meta.capture.trigger = Some(reason);
         let dump = dump::Dump {

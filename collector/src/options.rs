@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::mpsc::SyncSender;
 
 use probe::settings::{self, Globs, Settings};
-use trace::Direction;
+use trace::{Direction, Feed};
 
 use crate::backends::Family;
 use crate::flight::Flight;
@@ -121,6 +122,11 @@ pub struct Options {
     pub flight: Option<Flight>,
     /// Back-ends of this family only, for the events that have any.
     pub backend: Option<Family>,
+    /// Whoever looks on is told everything here as well. One who takes nothing keeps the recorder waiting until the ring
+    /// buffer is full, which is counted; one who has gone away is told nothing more.
+    pub feed: Option<SyncSender<Feed>>,
+    /// Whether a trace is written at all. Without one, `path` is only a name.
+    pub store: bool,
 }
 
 impl Options {
@@ -136,6 +142,8 @@ impl Options {
             stacks: false,
             flight: None,
             backend: None,
+            feed: None,
+            store: true,
         }
     }
 

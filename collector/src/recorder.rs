@@ -5,9 +5,18 @@
 //!
 //! The tool's own disk writes are mappings like any other and are recorded: they take slots too, and a trace without
 //! them could not be verified. They are few: one mapping carries the bytes of thousands of events.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | `drain` | the thread that empties the ring buffer |
+//! | `write` | the thread that writes a trace |
+//! | `feed` | what a looker-on is told |
+//! | `around` | devices, threads, stacks and frames that events name |
+//! | `shared` | counters, and the accounts of losses |
 
 pub(crate) mod around;
 pub(crate) mod drain;
+mod feed;
 pub(crate) mod shared;
 mod write;
 
@@ -22,7 +31,7 @@ use aya::Ebpf;
 use aya::maps::{PerCpuArray, PerCpuHashMap, RingBuf, StackTraceMap};
 use trace::meta::{Capture, Clock, CpuCount, Losses};
 use trace::sums::Reading;
-use trace::{Device, Meta, Writer};
+use trace::{Device, Meta, SnapshotSlot, Writer};
 
 use crate::attach::{self, Choice};
 use crate::decode::Decoder;
@@ -38,6 +47,7 @@ use crate::stacks::Stacks;
 use crate::sums::Sums;
 use around::Around;
 use drain::{Batch, Drainer};
+use feed::Feeder;
 use shared::Shared;
 use write::Written;
 
@@ -74,6 +84,7 @@ pub struct Recorder {
     ebpf: Ebpf,
     choices: Vec<Choice>,
     meta: Meta,
+    snapshot: Vec<SnapshotSlot>,
     path: PathBuf,
     shared: Arc<Shared>,
     drainer: JoinHandle<Drainer>,
@@ -82,16 +93,20 @@ pub struct Recorder {
 
 /// Where events go.
 enum Sink {
-    /// Into a trace.
-    Trace(Box<Writer>),
+    /// Into a trace, and past a looker-on.
+    Trace(Box<Writer>, Option<Feeder>),
     /// Into memory, until something happens.
     Flight(Box<Keeper>),
+    /// To a looker-on alone.
+    Feed(Feeder),
 }
 
 /// What came of it.
 enum Output {
     Trace(Box<Written>),
     Flight(Flown),
+    /// How many devices were seen, and what went wrong.
+    Told(usize, Vec<String>),
 }
 
 impl Sink {
@@ -103,15 +118,18 @@ impl Sink {
         around: Around,
     ) -> Result<Output, CollectorError> {
         match self {
-            Self::Trace(writer) => {
-                write::write(*writer, batches, shared, meta, around).map(|written| Output::Trace(Box::new(written)))
-            }
+            Self::Trace(writer, feeder) => write::write(*writer, feeder, batches, shared, meta, around)
+                .map(|written| Output::Trace(Box::new(written))),
             Self::Flight(keeper) => Ok(Output::Flight(keeper.run(batches, shared, around)?)),
+            Self::Feed(feeder) => {
+                let around = feeder.run(batches, shared, meta, around);
+                Ok(Output::Told(around.devices.0.len(), around.notes))
+            }
         }
     }
 
     fn abort(self) {
-        if let Self::Trace(writer) = self {
+        if let Self::Trace(writer, _) = self {
             writer.abort();
         }
     }
@@ -221,16 +239,19 @@ impl Recorder {
         let mut meta = meta;
         // Also where only notes are shown, answers then say what they are made from.
         meta.losses.notes.extend(meta.capture.partial());
-        let sink = match &options.flight {
-            Some(flight) => {
+        let feeder = options.feed.clone().map(|feed| Feeder::new(feed, clock_base.monotonic_ns));
+        let snapshot = if feeder.is_some() { slots.clone() } else { Vec::new() };
+        let sink = match (&options.flight, feeder) {
+            (Some(flight), _) => {
                 Sink::Flight(Box::new(Keeper::new(options.path.clone(), flight.clone(), meta.clone(), &slots)))
             }
-            None => {
+            (None, Some(feeder)) if !options.store => Sink::Feed(feeder),
+            (None, feeder) => {
                 let mut writer = Writer::create(&options.path, meta.clone())?;
                 if taken {
                     writer.set_snapshot(slots);
                 }
-                Sink::Trace(Box::new(writer))
+                Sink::Trace(Box::new(writer), feeder)
             }
         };
         let shared = Shared {
@@ -244,7 +265,8 @@ impl Recorder {
         let around = Around::new(p2m, Stacks::new(stacks));
         let (sender, receiver) = sync_channel(QUEUE);
         let drainer = Drainer { ring, logger, decoder, sums, sender };
-        Self::spawn(options.path.clone(), ebpf, choices, meta, shared, drainer, receiver, around, sink)
+        let recorder = Self::spawn(options.path.clone(), ebpf, choices, meta, shared, drainer, receiver, around, sink)?;
+        Ok(Self { snapshot, ..recorder })
     }
 
     #[allow(clippy::too_many_arguments, reason = "the second half of start, split for length")]
@@ -289,7 +311,7 @@ impl Recorder {
             Ok((writing, drainer)) => {
                 // Should the thread be dead already it is told as any other failure of writing.
                 let _ = hand_over.send(sink);
-                Ok(Self { ebpf, choices, meta, path, shared, drainer, writer: writing })
+                Ok(Self { ebpf, choices, meta, snapshot: Vec::new(), path, shared, drainer, writer: writing })
             }
             Err(e) => {
                 sink.abort();
@@ -308,6 +330,12 @@ impl Recorder {
     #[must_use]
     pub fn meta(&self) -> &Meta {
         &self.meta
+    }
+
+    /// The slots in use at the start, for one who looks on; empty without [`Options::feed`].
+    #[must_use]
+    pub fn snapshot(&self) -> &[SnapshotSlot] {
+        &self.snapshot
     }
 
     /// The loaded object, for the bench, which attaches programs of its own to it.
@@ -364,8 +392,10 @@ impl Recorder {
         let mut meta = self.meta;
         meta.clock.duration_ns = duration_ns;
         let mut notes = std::mem::take(&mut meta.losses.notes);
-        if let Output::Trace(written) = &output {
-            notes.extend_from_slice(&written.notes);
+        match &output {
+            Output::Trace(written) => notes.extend_from_slice(&written.notes),
+            Output::Told(_, told) => notes.extend_from_slice(told),
+            Output::Flight(_) => {}
         }
         meta.losses = self.shared.losses(decoder.faults(), notes);
         meta.losses.by_cpu = shared::by_cpu(&self.shared.lost(), decoder.by_cpu());
@@ -384,6 +414,7 @@ impl Recorder {
             Output::Flight(flown) => {
                 Ok(Summary { path, meta, events, devices: flown.devices, flown: Some(flown), sums: None })
             }
+            Output::Told(devices, _) => Ok(Summary { path, meta, events, devices, flown: None, sums: None }),
         }
     }
 

@@ -9,6 +9,7 @@
 //! | [`origin`] | [`Task`], [`StackFrame`]: threads and kernel stacks that events name by key |
 //! | [`pool`] | [`Pool`], [`SnapshotSlot`], [`P2mRun`]: the state of memory around the events |
 //! | [`meta`] | [`Meta`]: host, kernel, capture settings and losses (`meta.json`) |
+//! | [`feed`] | [`Feed`]: what a recorder at work tells whoever looks on |
 //! | [`sums`] | [`Sum`](sums::Sum), [`Bucket`](sums::Bucket): what the aggregate mode keeps in place of events |
 //! | [`mod@file`] | [`Writer`] and [`Trace`]: the folder on disk, Parquet and all (feature `file`) |
 //!
@@ -16,6 +17,7 @@
 
 pub mod device;
 pub mod event;
+pub mod feed;
 pub mod field;
 #[cfg(feature = "file")]
 pub mod file;
@@ -28,6 +30,7 @@ pub mod sums;
 
 pub use device::Device;
 pub use event::{Direction, Event, Op};
+pub use feed::Feed;
 pub use field::{Field, Record, Unit, Value};
 #[cfg(feature = "file")]
 pub use file::{Trace, TraceError, Writer};

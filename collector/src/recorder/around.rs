@@ -10,6 +10,8 @@ use crate::stacks::Stacks;
 pub(crate) struct Around {
     pub(crate) p2m: Option<P2m>,
     pub(crate) stacks: Stacks,
+    /// Frames handed out by [`Around::new_frames`].
+    frames_taken: usize,
     /// Threads, and whether there are new ones.
     pub(crate) tasks: (Vec<Task>, bool),
     pub(crate) devices: (Vec<Device>, bool),
@@ -21,7 +23,7 @@ pub(crate) struct Around {
 impl Around {
     pub(crate) fn new(p2m: Option<P2m>, stacks: Stacks) -> Self {
         let (tasks, devices) = ((Vec::new(), false), (Vec::new(), false));
-        Self { p2m, stacks, tasks, devices, faults: Faults::default(), notes: Vec::new() }
+        Self { p2m, stacks, frames_taken: 0, tasks, devices, faults: Faults::default(), notes: Vec::new() }
     }
 
     /// Takes what a batch says, and notes what its events name.
@@ -67,7 +69,10 @@ impl Around {
 
     /// The stacks, when there are new ones.
     pub(crate) fn new_frames(&mut self) -> Option<&[StackFrame]> {
-        if self.stacks.catch_up() { Some(self.stacks.frames()) } else { None }
+        self.stacks.catch_up();
+        let frames = self.stacks.frames();
+        let before = std::mem::replace(&mut self.frames_taken, frames.len());
+        (before != frames.len()).then_some(frames)
     }
 
     /// At the end: frames whose entry has changed.

@@ -7,8 +7,9 @@ use aya::maps::{MapData, PerCpuArray};
 use probe::wire::CpuLoss;
 use trace::event::NO_DEVICE;
 use trace::meta::{CpuCount, Losses};
-use trace::{Event, Op, field};
+use trace::{Event, Meta, Op, field};
 
+use super::around::Around;
 use crate::attach;
 use crate::decode::{Faults, Told};
 
@@ -66,6 +67,12 @@ impl Shared {
             by_cpu: Vec::new(),
             notes,
         }
+    }
+
+    /// The metadata with the losses up to now.
+    pub(crate) fn meta(&self, start: &Meta, around: &Around) -> Meta {
+        let notes = [start.losses.notes.as_slice(), around.notes.as_slice()].concat();
+        Meta { losses: self.losses(&around.faults, notes), ..start.clone() }
     }
 }
 

@@ -10,6 +10,7 @@ use trace::{Device, Meta, Writer};
 use super::KEEP;
 use super::around::Around;
 use super::drain::Batch;
+use super::feed::Feeder;
 use super::shared::Shared;
 use crate::error::CollectorError;
 
@@ -32,6 +33,7 @@ pub(super) struct Written {
 
 pub(super) fn write(
     mut writer: Writer,
+    mut feeder: Option<Feeder>,
     batches: &Receiver<Batch>,
     shared: &Shared,
     meta: &Meta,
@@ -50,6 +52,9 @@ pub(super) fn write(
         };
         if let Some(mut batch) = batch {
             around.see(&mut batch);
+            if let Some(feeder) = &mut feeder {
+                feeder.tell(&batch, &around);
+            }
             if std::mem::take(&mut around.devices.1) {
                 writer.set_devices(around.devices.0.clone());
             }
@@ -72,10 +77,12 @@ pub(super) fn write(
             flushed = Instant::now();
             around.catch_up();
             let began = Instant::now();
+            if let Some(feeder) = &mut feeder {
+                feeder.keep_up(shared, meta, &mut around);
+            }
             if began >= keep_at {
                 tables(&mut writer, &mut around);
-                let notes = [meta.losses.notes.as_slice(), around.notes.as_slice()].concat();
-                writer.set_meta(Meta { losses: shared.losses(&around.faults, notes), ..meta.clone() });
+                writer.set_meta(shared.meta(meta, &around));
                 writer.flush()?;
                 keep_at = Instant::now() + KEEP.max(began.elapsed() * KEEP_SHARE);
             } else {
@@ -85,6 +92,9 @@ pub(super) fn write(
         }
     }
     let p2m_changed = around.p2m_changed();
+    if let Some(feeder) = &mut feeder {
+        feeder.keep_up(shared, meta, &mut around);
+    }
     tables(&mut writer, &mut around);
     if let Some(reading) = &sums {
         writer.set_sums(reading.clone());
