@@ -1,4 +1,4 @@
-//! Builds the eBPF object and hands its path to the crate as `SWIOSCOPE_PROBE_OBJECT`.
+//! Builds the eBPF object and hands its path, packed, to the crate as `SWIOSCOPE_PROBE_OBJECT`.
 //!
 //! Ways, the first that is there wins:
 //! 1. `SWIOSCOPE_PROBE_OBJ=/path/to/object`: one that was built elsewhere.
@@ -12,9 +12,12 @@ use std::env;
 use std::error::Error;
 use std::ffi::OsString;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use object::build::elf::{Builder, SectionData};
 
 const TARGET: &str = "bpfel-unknown-none";
@@ -54,7 +57,9 @@ fn object() -> Result<PathBuf, String> {
     if let Some(path) = env::var_os("SWIOSCOPE_PROBE_OBJ") {
         let path = PathBuf::from(path);
         println!("cargo:rerun-if-changed={}", path.display());
-        return path.canonicalize().map_err(|e| format!("SWIOSCOPE_PROBE_OBJ={}: {e}", path.display()));
+        return fs::read(&path)
+            .map_err(|e| format!("SWIOSCOPE_PROBE_OBJ={}: {e}", path.display()))
+            .and_then(|bytes| pack(&bytes));
     }
     let probe = variable("CARGO_MANIFEST_DIR")?.join("../probe-ebpf");
     println!("cargo:rerun-if-changed={}", probe.display());
@@ -114,8 +119,8 @@ fn build(probe: &Path, compiler: &Compiler, linker: &Path) -> Result<PathBuf, St
     let mut command = match compiler {
         Compiler::Prebuilt(rustc) => {
             let mut command = Command::new(variable("CARGO")?);
-            // aya-ebpf uses inline assembly for BPF, unstable; naming the crate keeps build-std out of it.
-            command.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "aya_ebpf");
+            // Both use inline assembly for BPF, unstable; naming the crates keeps build-std out of it.
+            command.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "aya_ebpf,probe_kernel");
             command
         }
         Compiler::Nightly => {
@@ -145,13 +150,23 @@ fn build(probe: &Path, compiler: &Compiler, linker: &Path) -> Result<PathBuf, St
         return Err(format!("the build failed:\n{}", String::from_utf8_lossy(&output.stderr)));
     }
     let object = target_dir.join(TARGET).join("release/probe-kernel");
-    let stripped = variable("OUT_DIR")?.join("probe.o");
-    strip(&object, &stripped).map_err(|e| format!("{} cannot be stripped: {e}", object.display()))?;
-    Ok(stripped)
+    strip(&object).map_err(|e| format!("{} cannot be stripped: {e}", object.display())).and_then(|bytes| pack(&bytes))
+}
+
+/// Writes the object as the program carries it: an eighth of its size.
+fn pack(object: &[u8]) -> Result<PathBuf, String> {
+    let path = variable("OUT_DIR")?.join("probe.o.gz");
+    let packed = || {
+        let mut encoder = GzEncoder::new(fs::File::create(&path)?, Compression::best());
+        encoder.write_all(object)?;
+        encoder.finish()
+    };
+    packed().map_err(|e| format!("{}: {e}", path.display()))?;
+    Ok(path)
 }
 
 /// Leaves out DWARF, five sixths of the object: BTF was made from it, and the kernel takes nothing else.
-fn strip(from: &Path, to: &Path) -> Result<(), Box<dyn Error>> {
+fn strip(from: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
     let bytes = fs::read(from)?;
     let mut elf = Builder::read(&bytes[..])?;
     for section in elf.sections.iter_mut() {
@@ -169,5 +184,5 @@ fn strip(from: &Path, to: &Path) -> Result<(), Box<dyn Error>> {
     elf.delete_orphans();
     let mut stripped = Vec::new();
     elf.write(&mut stripped)?;
-    Ok(fs::write(to, stripped)?)
+    Ok(stripped)
 }

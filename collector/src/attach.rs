@@ -1,19 +1,30 @@
 //! Loads the object and attaches what this kernel takes.
 
 use std::fs;
+use std::io::Read as _;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Instant;
 
 use aya::programs::{Program as AyaProgram, ProgramError};
 use aya::{Ebpf, EbpfLoader};
+use flate2::read::GzDecoder;
 use serde::Serialize;
 
 use crate::backends::{Backend, Family, Hook, Program, SOURCES, Source};
 use crate::btf::Btf;
 use crate::options::Mode;
 
-/// The object built by build.rs.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SWIOSCOPE_PROBE_OBJECT"));
+/// The object built by build.rs, packed.
+static OBJECT: &[u8] = include_bytes!(env!("SWIOSCOPE_PROBE_OBJECT"));
+
+/// The object as it was before build.rs packed it, in words: ELF is read in place and must be aligned.
+fn object() -> std::io::Result<Vec<u64>> {
+    let mut bytes = Vec::new();
+    GzDecoder::new(OBJECT).read_to_end(&mut bytes)?;
+    // What is behind the end is no part of any section.
+    bytes.resize(bytes.len().next_multiple_of(8), 0);
+    Ok(bytemuck::pod_collect_to_vec(&bytes))
+}
 
 /// How an event is captured, and why not better.
 #[derive(Clone, Debug, Serialize)]
@@ -90,6 +101,7 @@ pub fn load(layout: &probe::Layout, setup: &Setup) -> Result<Ebpf, String> {
     let globs: &[u64] = bytemuck::cast_slice(std::slice::from_ref(&*setup.globs));
     // Diagnostics nobody reads cost nothing: the level is a constant to the verifier, which drops the dead code.
     let level = log::max_level() as u8;
+    let object = object().map_err(|error| chain(&error))?;
     EbpfLoader::new()
         .override_global("LAYOUT", &words[..], true)
         .override_global("AYA_LOG_LEVEL", &level, true)
@@ -100,7 +112,7 @@ pub fn load(layout: &probe::Layout, setup: &Setup) -> Result<Ebpf, String> {
         .map_max_entries("SUMS", if setup.settings.aggregate == 0 { 1 } else { probe::sums::KEYS })
         // Read only by the programs of the bench, which nobody else attaches.
         .override_global("BENCH_PROCESS", &std::process::id(), true)
-        .load(OBJECT)
+        .load(bytemuck::cast_slice(&object))
         .map_err(|error| chain(&error))
 }
 

@@ -20,6 +20,7 @@
 
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)] // one instruction, see `ring::increase`
 
 mod bench;
 mod calls;

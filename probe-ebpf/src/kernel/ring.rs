@@ -1,5 +1,7 @@
 //! The ring buffer. One for all CPUs; everything goes through [`reserve`], so that one a CPU would be a change here only.
 
+use core::arch::asm;
+
 use aya_ebpf::{
     EbpfContext,
     bindings::BPF_RB_NO_WAKEUP,
@@ -95,15 +97,15 @@ pub fn write(event: Event) {
     }
 }
 
-/// Adds to a number of this CPU's. Not atomically: stable Rust has no such instruction for this target, so an interrupt
-/// between the two steps that counts too is not counted.
+/// Adds to a number of this CPU's, in one step: an interrupt's own count on top of this one would be lost between two.
+/// `core` has no atomic types for this target, hence the instruction itself.
 ///
 /// # Safety
 /// `number` is a number in a map.
 #[inline(always)]
 pub unsafe fn increase(number: *mut u64, by: u64) {
     // SAFETY: as the caller promises.
-    unsafe { *number = (*number).wrapping_add(by) };
+    unsafe { asm!("lock *(u64 *)({number} + 0) += {by}", number = in(reg) number, by = in(reg) by, options(nostack)) };
 }
 
 /// One of this CPU's counters.
@@ -129,13 +131,13 @@ count! {
 #[inline(always)]
 pub fn count_loss() {
     let Some(loss) = LOSSES.get_ptr_mut(0) else { return };
-    // SAFETY: the map's own memory, of this CPU; an interrupt between the steps can cost the count of one record.
+    // SAFETY: the map's own memory, of this CPU; an interrupt between the steps can move a time, no count.
     unsafe {
         let now = bpf_ktime_get_ns();
         if (*loss).lost == (*loss).reported {
             (*loss).since_ns = now;
         }
-        (*loss).lost += 1;
+        increase(&raw mut (*loss).lost, 1);
         increase(&raw mut (*loss).seen, 1);
         (*loss).last_ns = now;
     }
@@ -147,18 +149,24 @@ pub fn report_loss() {
     let Some(loss) = LOSSES.get_ptr_mut(0) else { return };
     // SAFETY: as in `count_loss`.
     let (lost, reported) = unsafe { ((*loss).lost, (*loss).reported) };
-    if lost == reported {
+    if lost <= reported {
         return;
     }
-    // Claimed first, so that an interrupt on top of this program does not tell of the same gap.
+    // Claimed before it is told. Where an interrupt on top of this program has told of the gap meanwhile, the claim is
+    // taken back.
     // SAFETY: as in `count_loss`.
-    let (since_ns, last_ns) = unsafe {
-        (*loss).reported = lost;
-        ((*loss).since_ns, (*loss).last_ns)
+    let (claimed, since_ns, last_ns) = unsafe {
+        increase(&raw mut (*loss).reported, lost - reported);
+        (core::ptr::read_volatile(&raw const (*loss).reported), (*loss).since_ns, (*loss).last_ns)
     };
+    if claimed != lost {
+        // SAFETY: as in `count_loss`.
+        unsafe { increase(&raw mut (*loss).reported, reported.wrapping_sub(lost)) };
+        return;
+    }
     let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
         // SAFETY: as in `count_loss`.
-        unsafe { (*loss).reported -= lost - reported };
+        unsafe { increase(&raw mut (*loss).reported, reported.wrapping_sub(lost)) };
         return;
     };
     entry.write(Event { time_ns: last_ns, orig_addr: since_ns, size: lost - reported, ..blank(kind::LOST, 0) });
