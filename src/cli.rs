@@ -25,6 +25,8 @@ use trace::Direction;
   swioscope record -o load.swio -- fio job.fio         record while a command runs
   swioscope record -o sums.swio --mode aggregate       sums only, cheap enough to be left on
   swioscope record -o pool.swio --trigger failure      what led to each failure, from memory
+  swioscope top                                        what happens now, on screens
+  swioscope top --format jsonl --interval 5s           the same for a script
   swioscope verify load.swio                           how many slot choices the model predicts
   swioscope replay load.swio --policy v6_10 --policy 'rfc64:swiotlb=4096,65536,force'
   swioscope replay load.swio --policy v6_10 --sweep nslabs=1024..65536
@@ -43,6 +45,8 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
     /// Record DMA mappings and bounce slots into a trace folder
     Record(RecordArgs),
+    /// Show what the allocator does now: who holds slots, who bounces and why, what is refused
+    Top(TopArgs),
     /// Replay a trace under one or more policies and compare them
     Replay(ReplayArgs),
     /// Compare each slot the kernel chose with the slot the model would have chosen
@@ -113,6 +117,42 @@ pub(crate) struct RecordArgs {
     pub(crate) filters: FilterArgs,
     #[command(flatten, next_help_heading = "Flight recorder")]
     pub(crate) flight: FlightArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// text: tables, one after the other; jsonl: a JSON object a line [default: screens, or text where there is no terminal]
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<TopFormat>,
+    /// Time between two reports of --format
+    #[arg(short, long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
+    pub(crate) interval: Duration,
+    /// End after so many reports [default: with Ctrl-C]
+    #[arg(short = 'n', long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// Write a trace as well, which must not exist yet
+    #[arg(short, long, value_name = "NAME.swio")]
+    pub(crate) output: Option<PathBuf>,
+    /// Size of the ring buffer between kernel and screen, a power of two; a plain number is MiB
+    #[arg(long, value_name = "SIZE", default_value = "16M", value_parser = ring_bytes)]
+    pub(crate) ring: u64,
+    /// Take the kernel stack of every mapping and slot allocation, not only of those refused
+    #[arg(long)]
+    pub(crate) stacks: bool,
+    /// Take back-ends of this family only, for the events that have any; `swioscope doctor` lists them
+    #[arg(long, value_name = "tp_btf|fentry|kprobe", value_parser = family)]
+    pub(crate) backend: Option<Family>,
+    #[command(flatten, next_help_heading = "Filters, applied in the kernel")]
+    pub(crate) filters: FilterArgs,
+}
+
+/// How `top` writes where it does not draw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TopFormat {
+    /// For people
+    Text,
+    /// For programs
+    Jsonl,
 }
 
 /// What is left out.

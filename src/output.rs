@@ -56,7 +56,6 @@ pub(crate) fn table<R: Record>(rows: &[R], keep: impl Fn(&Field) -> bool) -> Str
 }
 
 /// Rows as a table of some columns, those in which every value is absent left out.
-#[cfg(feature = "answers")]
 pub(crate) fn some_columns<R: Record>(rows: &[R], names: &[&str]) -> String {
     let present = |i: &usize| rows.iter().any(|row| !matches!(row.value(*i), Value::Null));
     let at = |name: &&str| R::FIELDS.iter().position(|field| field.name == *name);

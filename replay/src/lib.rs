@@ -78,6 +78,7 @@ pub mod whatif;
 
 pub use allocator::{Allocator, Stop, Taken};
 pub use axis::{Axis, AxisError, grid};
+pub use closely::{Answer, AreaMoment, Holder, Moment, PoolMoment};
 pub use copies::{COPY_ERAS, Copies};
 pub use decisions::{DecisionExample, Decisions, WrongDecision, decisions};
 pub use dispatch::{Dispatch, Fallback};
@@ -90,7 +91,6 @@ pub use machine::{
     BoundaryBase, FalseBoundaries, Forbidden, Foreseen, FrameTable, Machine, Mapped, Ops, PLATFORM_PARAMETERS,
     PLATFORMS, Platform, PlatformError, PlatformKind, PlatformSpec, Reason, Refused, Terms,
 };
-pub use closely::{Answer, AreaMoment, Holder, Moment, PoolMoment};
 pub use occupancy::Occupancy;
 pub use outcome::{DeviceOutcome, OnFail, OnFailError, Options, Outcome, RefusedMap};
 pub use p2m::P2m;

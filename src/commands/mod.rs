@@ -12,6 +12,7 @@ mod progress;
 pub(crate) mod record;
 pub(crate) mod replay;
 pub(crate) mod script;
+pub(crate) mod top;
 pub(crate) mod verify;
 #[cfg(feature = "answers")]
 pub(crate) mod view;

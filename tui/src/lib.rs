@@ -41,9 +41,8 @@ use std::io::{self, IsTerminal as _};
 use std::sync::mpsc::Receiver;
 
 use analysis::Comparison;
-use trace::Trace;
+use trace::{Feed, Trace};
 
-pub use app::source::Feed;
 pub use app::{LiveStart, ViewOptions};
 
 /// Why the screen could not be shown.

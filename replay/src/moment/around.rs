@@ -1,13 +1,14 @@
 //! What does not change from moment to moment: the machine and the recorded kernel's rules.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use trace::{Device, Direction, Event, Meta, Op, P2mRun, Pool};
 
 use crate::copies::{COPY_ERAS, Copies};
-use crate::machine::{Foreseen, Machine, Platform, PlatformKind, Reason, Terms};
+use crate::machine::{Foreseen, Machine, Platform, PlatformKind, PlatformSpec, Reason, Terms};
 use crate::plan::{Limits, Request};
-use crate::policy::{Base, Policy};
+use crate::policy::{Base, Policy, Setup};
 use crate::refusal::Cause;
 use crate::rules::Generation;
 
@@ -20,6 +21,8 @@ pub struct Around {
     slot_events: bool,
     /// The recorded kernel's rules, on empty pools: what says why.
     machine: Option<Machine>,
+    /// What the machine is made of, but for Xen's frames, which a recorder comes to know by and by.
+    made_of: Option<(Arc<Setup>, PlatformSpec)>,
     copies: &'static Copies,
     policy: String,
 }
@@ -46,8 +49,8 @@ impl Around {
         // A pool no kernel has, out of a damaged trace, leaves us without rules, not without counts.
         let setup = policy.ok().and_then(|policy| policy.resolve(&base).ok());
         let copies = setup.as_ref().map_or_else(|| &COPY_ERAS[COPY_ERAS.len() - 1], |setup| setup.copies);
-        let machine =
-            setup.map(|setup| Machine::new(&setup, Platform::recorded(PlatformKind::of_recorded(meta).into(), p2m)));
+        let made_of = setup.map(|setup| (Arc::new(setup), PlatformSpec::from(PlatformKind::of_recorded(meta))));
+        let machine = made_of.as_ref().map(|(setup, spec)| Machine::new(setup, Platform::recorded(*spec, p2m)));
         let backends = &meta.capture.backends;
         let mut around = Self {
             pools: meta.pools.clone(),
@@ -56,6 +59,7 @@ impl Around {
             slot_events: backends.is_empty() || backends.contains_key(Op::SlotAlloc.name()),
             policy: machine.as_ref().map_or_else(String::new, |machine| machine.allocator().rules().id.to_owned()),
             machine: machine.filter(|_| !meta.pools.is_empty()),
+            made_of,
             copies,
         };
         around.set_devices(devices);
@@ -66,6 +70,13 @@ impl Around {
     pub(super) fn set_devices(&mut self, devices: &[Device]) {
         let known = |device: &Device| (device.id, Known { device: device.clone(), limits: Limits::from(device) });
         self.devices = devices.iter().map(known).collect();
+    }
+
+    /// Takes note of Xen's frame table.
+    pub(super) fn set_p2m(&mut self, p2m: &[P2mRun]) {
+        if let (Some(machine), Some((setup, spec))) = (&mut self.machine, &self.made_of) {
+            *machine = Machine::new(setup, Platform::recorded(*spec, p2m));
+        }
     }
 
     /// The pools, the default one first.
@@ -135,9 +146,11 @@ impl Around {
 
     /// Why a mapping that bounced did so, by the rules; nothing when they would not have bounced it, or do not know.
     pub(super) fn reason(&self, event: &Event) -> Option<Reason> {
-        match self.foresee(event)? {
-            Foreseen::Bounced(reason) => Some(reason),
-            Foreseen::Direct(_) | Foreseen::Refused => None,
+        match self.foresee(event) {
+            Some(Foreseen::Bounced(reason)) => Some(reason),
+            // Xen's frame of a new page is not known yet, and does not matter here.
+            None if self.pools.first().is_some_and(|pool| pool.force_bounce) => Some(Reason::Forced),
+            None | Some(Foreseen::Direct(_) | Foreseen::Refused) => None,
         }
     }
 

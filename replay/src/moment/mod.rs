@@ -39,7 +39,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use trace::event::NO_DEVICE;
-use trace::{Device, Event, Op, SnapshotSlot};
+use trace::{Device, Event, Feed, Op, SnapshotSlot};
 
 pub use around::Around;
 pub use device::{DeviceTally, StackTally};
@@ -133,6 +133,17 @@ impl Moment {
     /// Takes note of devices found while recording goes on. Rows keep their ids.
     pub fn set_devices(&mut self, devices: &[Device]) {
         Arc::make_mut(&mut self.around).set_devices(devices);
+    }
+
+    /// Takes in what a recorder at work tells, as far as it is of any matter to a moment.
+    pub fn follow(&mut self, told: &Feed) {
+        match told {
+            Feed::Events(events) => events.iter().for_each(|event| self.apply(event)),
+            Feed::Devices(devices) => self.set_devices(devices),
+            Feed::P2m(p2m) => Arc::make_mut(&mut self.around).set_p2m(p2m),
+            Feed::Time(time_ns) => self.advance(*time_ns),
+            Feed::Tasks(_) | Feed::Stacks(_) | Feed::Meta(_) | Feed::Ended(_) => {}
+        }
     }
 
     /// When it is, in nanoseconds since the recording began.

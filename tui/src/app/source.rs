@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use replay::moment::{Around, Moment};
 use trace::file::Events;
-use trace::{Device, Event, Meta, StackFrame, Task, Trace};
+use trace::{Event, Feed, Meta, StackFrame, Task, Trace};
 
 use super::LiveStart;
 use super::index::{self, Shared};
@@ -33,25 +33,6 @@ impl Goal {
             Self::Event(events) => moment.totals().events <= events,
         }
     }
-}
-
-/// What a recorder at work tells.
-#[derive(Debug)]
-pub enum Feed {
-    /// What happened, in order.
-    Events(Vec<Event>),
-    /// All devices known by now.
-    Devices(Vec<Device>),
-    /// All threads known by now.
-    Tasks(Vec<Task>),
-    /// All kernel stacks known by now.
-    Stacks(Vec<StackFrame>),
-    /// The losses by now, and whatever else has changed about the recording.
-    Meta(Box<Meta>),
-    /// It is this late, whether or not anything happened: nanoseconds since the recording began.
-    Time(u64),
-    /// The recording is over; why, in words.
-    Ended(String),
 }
 
 /// Who ran and what was called: what numbers in events stand for.
@@ -228,11 +209,10 @@ impl Live {
                     }
                     changed = true;
                 }
-                Ok(Feed::Time(time_ns)) => {
-                    self.head.advance(time_ns);
+                Ok(told @ (Feed::Time(_) | Feed::Devices(_) | Feed::P2m(_))) => {
+                    self.head.follow(&told);
                     changed = true;
                 }
-                Ok(Feed::Devices(devices)) => self.head.set_devices(&devices),
                 Ok(Feed::Tasks(tasks)) => self.names.tasks = tasks,
                 Ok(Feed::Stacks(stacks)) => self.names.stacks = stacks,
                 Ok(Feed::Meta(meta)) => news.meta = Some(*meta),
