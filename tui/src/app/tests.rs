@@ -93,7 +93,7 @@ fn the_screens_of_the_sample() {
 fn the_screens_of_a_trace_with_refusals() {
     let (_folder, trace) = super::fixture::trace();
     let mut app = app(trace);
-    let mut look = |app: &mut App, name: &str, keys: &str| {
+    let look = |app: &mut App, name: &str, keys: &str| {
         press(app, keys);
         for (size, which) in [(PLAIN, "80x24"), (LARGE, "160x50")] {
             insta::assert_snapshot!(format!("refusals_{name}_{which}"), drawn(app, size));
@@ -138,7 +138,7 @@ fn every_size_can_be_drawn() {
             }
         }
     }
-    assert!(drawn(&mut app, (40, 10)).contains("the screens need 72×22"));
+    assert!(drawn(&mut app, (40, 10)).contains("72×22"));
 }
 
 /// The state at any moment is the same, whichever way it is gone to.

@@ -71,8 +71,8 @@ fn grid(
     let across = zoom.across(cells);
     let per = zoom.per_cell((across, cells.1));
     let total = zoom.cells(cells);
-    let scale = if per == 1 { "a cell is a slot".to_owned() } else { format!("a cell is {} slots", count(per)) };
-    let mode = format!(" {} · {} ", scale, state.colour.title());
+    let scale = if per == 1 { String::new() } else { format!("a cell is {} slots · ", count(per)) };
+    let mode = format!(" {scale}{} ", state.colour.title());
     let block = section(zoom.title(), theme).title_top(Line::styled(mode, theme.dim).right_aligned());
     block.render(area, buf);
     // A few cells are drawn wide, so that they can be told apart and hit.
@@ -132,7 +132,8 @@ fn grid(
     let lines = total.div_ceil(across * deep) as u16;
     let hit = Rect { height: lines.min(inner.height), ..inner };
     drawn.hits.push((hit, Hit::Cell(across, wide, deep)));
-    let legend = Rect { y: area.bottom().saturating_sub(1), height: 1, x: inner.x, width: inner.width };
+    let y = (hit.bottom() + 1).min(area.bottom().saturating_sub(1));
+    let legend = Rect { y, height: 1, ..inner };
     paint.legend(state, pool).render(legend, buf);
 }
 
