@@ -175,7 +175,7 @@ pub(crate) const KEYS: &[Key] = &[
     key(&[KeyCode::Enter], "Enter", "", "", Action::Enter, &[]),
     key(&[c('T')], "T", "", "other colours: colour, blue and yellow, none", Action::Theme, &[]),
     key(&[KeyCode::Esc, KeyCode::Backspace], "Esc", "", "close, zoom out, take the filter away", Action::Back, &[]),
-    key(&[c('?'), KeyCode::F(1)], "?", "help", "this help", Action::Help, &[]),
+    key(&[c('?'), KeyCode::F(1)], "?", "help", "", Action::Help, &[]),
     key(&[c('q')], "q", "quit", "quit (also Ctrl-C)", Action::Quit, &[]),
 ];
 
