@@ -328,6 +328,9 @@ pub(crate) struct PlanArgs {
     /// The load so many times over
     #[arg(long, value_name = "N")]
     pub(crate) scale: Option<NonZeroU32>,
+    /// Draw the curve into this file, .svg or .png
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plot: Option<PathBuf>,
     /// How much later each copy begins than the one before
     #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = humantime::parse_duration)]
     pub(crate) shift: Duration,

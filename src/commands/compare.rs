@@ -3,7 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 
-use analysis::difference::{self, PolicyDiff};
+use analysis::difference::{self, DifferenceRow, PolicyDiff};
 use analysis::verdict::{FEW, label};
 use analysis::{CompareOptions, Comparison, PolicyRow, TraceFacts};
 use replay::{Axis, GENERATIONS, Generation, PlatformKind, PlatformSpec, Policy, PolicyError};
@@ -109,19 +109,32 @@ fn print_differences(comparison: &Comparison, format: Format) -> anyhow::Result<
             let most = if comparison.rows.len() <= FEW { 2 } else { usize::MAX };
             comparison.verdict.iter().take(most).try_for_each(|sentence| output::line(out, sentence))?;
             print_predicted(&comparison.facts)?;
-            output::line(out, format_args!("\n{}", sweep_table(comparison)))?;
-            output::line(out, "")?;
-            for row in &differences {
-                let parameters = if row.platform == comparison.rows[0].platform {
-                    String::new()
-                } else {
-                    format!(" on {}", row.platform)
-                };
-                output::line(out, format_args!("{}{parameters}: {}", row.policy, row.difference))?;
+            // A table of noughts would look like an answer.
+            if comparison.rows.iter().any(|row| row.requests > 0) {
+                output::line(out, format_args!("\n{}", sweep_table(comparison)))?;
+                output::line(out, "")?;
+                for (names, difference) in alike(&differences) {
+                    output::line(out, format_args!("{names}: {difference}"))?;
+                }
             }
             comparison.facts.caveats.iter().try_for_each(|caveat| output::line(out, format_args!("note: {caveat}")))
         }
     }
+}
+
+/// The differences, those that are the same joined; with the platform where it is not the first one's.
+fn alike(differences: &[DifferenceRow]) -> Vec<(String, &str)> {
+    let mut out: Vec<(String, &str)> = Vec::new();
+    let first = differences.first().map_or("", |row| row.platform.as_str());
+    for row in differences {
+        let on = if row.platform == first { String::new() } else { format!(" on {}", row.platform) };
+        let name = format!("{}{on}", row.policy);
+        match out.iter_mut().find(|(_, difference)| *difference == row.difference) {
+            Some((names, _)) => *names = format!("{names}, {name}"),
+            None => out.push((name, &row.difference)),
+        }
+    }
+    out
 }
 
 fn diff(trace: &Trace, args: &CompareArgs, policies: &[Policy; 2]) -> anyhow::Result<ExitCode> {
@@ -240,8 +253,18 @@ fn sweep_table(comparison: &Comparison) -> String {
             PolicyRow { parameters: own.join(" "), ..row.clone() }
         })
         .collect();
-    let columns =
-        ["policy", "parameters", "requests", "failures", "peak_slots", "peak_slots_hi", "bounces", "bytes_copied"];
+    let one_platform = comparison.rows.windows(2).all(|pair| pair[0].platform == pair[1].platform);
+    let columns = [
+        "policy",
+        if one_platform { "" } else { "platform" },
+        "parameters",
+        "requests",
+        "failures",
+        "peak_slots",
+        "peak_slots_hi",
+        "bounces",
+        "bytes_copied",
+    ];
     output::some_columns(&rows, &columns)
 }
 
