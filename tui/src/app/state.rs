@@ -703,6 +703,23 @@ impl State {
         self.compare.stage = None;
     }
 
+    /// Puts a refusal's whole story into the popup of that title, if it is still open.
+    pub(crate) fn told(&mut self, about: &str, story: Result<String, String>) {
+        let Some(Popup::Text { title, text, scroll, .. }) = &mut self.popup else { return };
+        if title != about {
+            return;
+        }
+        *scroll = 0;
+        match story {
+            Ok(story) => *text = story.lines().map(str::to_owned).collect(),
+            // What was known before stays; only the promise is taken back.
+            Err(error) => {
+                text.pop();
+                text.push(format!("What would have let it pass is not known: {error}."));
+            }
+        }
+    }
+
     /// Takes the plan.
     pub(crate) fn planned(&mut self, report: PlanReport) {
         self.size = super::screens::plan::recommended(&report);

@@ -295,6 +295,52 @@ fn time_runs_to_its_end_and_stops() {
     assert_eq!(app.patience(), None, "nothing moves, so nothing wakes");
 }
 
+/// What seeking costs in a large trace: `SWIOSCOPE_BIG=FOLDER … what_a_large_trace_costs -- --ignored --nocapture`.
+#[test]
+#[ignore = "needs a large trace (trace/examples/synthetic.rs) and a quiet machine"]
+fn what_a_large_trace_costs() {
+    let path = std::env::var_os("SWIOSCOPE_BIG").unwrap();
+    let began = Instant::now();
+    let mut app = App::recorded(Trace::open(&path).unwrap(), ViewOptions::default(), Theme::COLOUR);
+    drawn(&mut app, LARGE);
+    let first = began.elapsed();
+    while !app.state.timeline.is_whole() {
+        std::thread::sleep(Duration::from_millis(5));
+        app.tick();
+    }
+    let read = began.elapsed();
+    settle(&mut app);
+    let (from, to) = app.state.timeline.span;
+    let mut seeks = Vec::new();
+    let mut place: u64 = 7;
+    for _ in 0..200 {
+        // Scattered over the trace, each far from the one before.
+        place = (place * 7919 + 104_729) % 1_000_003;
+        app.state.goal = Some(Goal::Time(from + (to - from) / 1_000_003 * place));
+        let began = Instant::now();
+        while app.state.goal.is_some() {
+            app.tick();
+        }
+        seeks.push(began.elapsed());
+    }
+    let mut steps = Vec::new();
+    for by in [1, -1].into_iter().cycle().take(40) {
+        app.state.apply(Action::Step(by));
+        let began = Instant::now();
+        while app.state.goal.is_some() {
+            app.tick();
+        }
+        steps.push(began.elapsed());
+    }
+    seeks.sort();
+    steps.sort();
+    let events = app.state.timeline.read.0;
+    eprintln!("{events} events: first screen {first:?}, whole index {read:?}");
+    eprintln!("seek: median {:?}, 95 of 100 {:?}, worst {:?}", seeks[100], seeks[190], seeks[199]);
+    eprintln!("step: median {:?}, worst {:?}", steps[20], steps[39]);
+    assert!(first < Duration::from_secs(1));
+}
+
 #[test]
 fn the_mouse_turns_screens_seeks_and_selects() {
     let (_folder, trace) = super::fixture::trace();
