@@ -36,7 +36,7 @@ use trace::Direction;
   swioscope plan load.swio --kernel 6.12 --cpus 8      how large the pool must be
   swioscope compare load.swio --policies all           every policy, with the differences in words
   swioscope compare load.swio --diff v6_3,v6_10        two of them map by map
-  swioscope explain load.swio                          why mappings were refused, and what would have helped
+  swioscope explain load.swio                          why mappings were refused, what would help
   swioscope query load.swio 'op == map && size >= 64k && device == nvme'
   swioscope view load.swio                             any moment of it on the screen
   swioscope param swiotlb=128 --kernel 6.12 --cpus 8 --ram 32G   what a boot parameter becomes
@@ -392,6 +392,9 @@ pub(crate) struct CompareArgs {
     /// Which policies
     #[arg(long, value_enum, default_value = "all")]
     pub(crate) policies: Policies,
+    /// Slots every policy of `all` has in its pool [default: as many as were recorded]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), conflicts_with_all = ["diff", "policy"])]
+    pub(crate) slots: Option<u64>,
     #[command(flatten)]
     pub(crate) machine: MachineArgs,
     /// Compare two policies map by map instead

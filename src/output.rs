@@ -141,7 +141,8 @@ fn grid_cell(unit: Option<Unit>, cell: &Json) -> String {
         },
         other => return other.to_string(),
     };
-    unit.unwrap_or(Unit::Index).show(&value).to_string()
+    // What a question counts or adds up has no field: a count it most likely is.
+    unit.unwrap_or(Unit::Count).show(&value).to_string()
 }
 
 /// An answer as a JSON array of objects, keys being the columns' names.

@@ -61,7 +61,7 @@ pub(crate) fn run_compare(args: &CompareArgs) -> anyhow::Result<ExitCode> {
     let comparison = if given {
         compare(&trace, &args.machine, &[])?
     } else {
-        let policies = grown(every_policy(&trace)?, false)?;
+        let policies = every_policy(&trace, args.slots)?;
         let designs = designs(&trace, args.machine.platform);
         run_policies(&trace, &args.machine, &policies, designs)?
     };
@@ -69,23 +69,25 @@ pub(crate) fn run_compare(args: &CompareArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The recorded kernel's own policy, every other generation on the recorded pool, and pools that come and go as both
+/// The recorded kernel's own policy, every other generation on a pool of that size, and pools that come and go as both
 /// kinds of walk have them.
-fn every_policy(trace: &Trace) -> Result<Vec<Policy>, PolicyError> {
+fn every_policy(trace: &Trace, slots: Option<u64>) -> Result<Vec<Policy>, PolicyError> {
     let own = own_policy(trace)?;
-    let slots = trace.meta().pools.first().map_or(32_768, |pool| pool.nslabs);
-    let mut policies = vec![own];
+    let mut texts = vec![own.text().to_owned()];
     for rules in GENERATIONS {
         if rules.has_high_pool() {
-            policies.push(Policy::parse(&format!("{}:hi_nslabs={slots}", rules.id))?);
-        } else if rules.id != policies[0].rules().id {
-            policies.push(Policy::parse(rules.id)?);
+            let slots = slots.or(trace.meta().pools.first().map(|pool| pool.nslabs)).unwrap_or(32_768);
+            texts.push(format!("{}:hi_nslabs={slots}", rules.id));
+        } else if rules.id != own.rules().id {
+            texts.push(rules.id.to_owned());
         }
     }
-    for growing in ["v6_6+dynamic", "v6_10+dynamic"] {
-        policies.push(Policy::parse(growing)?);
-    }
-    Ok(policies)
+    texts.extend(["v6_6+dynamic", "v6_10+dynamic"].map(str::to_owned));
+    let sized = |text: &String| match slots {
+        None => Policy::parse(text),
+        Some(slots) => Policy::parse(&format!("{text}{}nslabs={slots}", if text.contains(':') { ',' } else { ':' })),
+    };
+    texts.iter().map(sized).collect()
 }
 
 /// The designs for the recorded platform that are no kernel's.
@@ -122,7 +124,10 @@ fn print_differences(comparison: &Comparison, format: Format) -> anyhow::Result<
                     output::line(out, format_args!("{names}: {difference}"))?;
                 }
             }
-            comparison.facts.caveats.iter().try_for_each(|caveat| output::line(out, format_args!("note: {caveat}")))
+            let bracketed = differences.iter().any(|row| row.difference.contains(" ("));
+            let caveats = comparison.facts.caveats.iter().map(String::as_str);
+            let mut notes = caveats.chain(bracketed.then_some(difference::CAVEAT));
+            notes.try_for_each(|note| output::line(out, format_args!("note: {note}")))
         }
     }
 }

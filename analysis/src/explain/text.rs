@@ -21,7 +21,7 @@ fn story_to(story: &Story, out: &mut String) -> std::fmt::Result {
     writeln!(out, "{}", story.headline)?;
     let by =
         if story.replayed { format!("replayed under {}", story.policy) } else { format!("as {} did it", story.policy) };
-    writeln!(out, "  event {} at {}, {by}", count(story.event), duration(story.time_ns))?;
+    writeln!(out, "  event {} at {}, {by}", story.event, duration(story.time_ns))?;
     section(out, "Asked", [story.asked.clone()])?;
     section(out, "By", story.task.clone())?;
     section(
