@@ -5,6 +5,8 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+#[cfg(feature = "answers")]
+use analysis::Gate;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use collector::backends::Family;
 use collector::flight::{BadTrigger, Trigger};
@@ -27,12 +29,26 @@ use trace::Direction;
   swioscope record -o pool.swio --trigger failure      what led to each failure, from memory
   swioscope top                                        what happens now, on screens
   swioscope top --format jsonl --interval 5s           the same for a script
+  swioscope report load.swio                           is swiotlb the problem, and whose
+  swioscope report load.swio -o load.html              the same as a page to send on
+  swioscope report load.swio --fail-on 'failures>0'    the same for scripts
   swioscope verify load.swio                           how many slot choices the model predicts
   swioscope replay load.swio --policy v6_10 --policy 'rfc64:swiotlb=4096,65536,force'
   swioscope replay load.swio --policy v6_10 --sweep nslabs=1024..65536
   swioscope plan load.swio --kernel 6.12 --cpus 8      how large the pool must be
+  swioscope compare load.swio --policies all           every policy, with the differences in words
+  swioscope compare load.swio --diff v6_3,v6_10        two of them map by map
+  swioscope explain load.swio                          why mappings were refused, what would help
+  swioscope query load.swio 'op == map && size >= 64k && device == nvme'
   swioscope view load.swio                             any moment of it on the screen
-  swioscope param swiotlb=128 --kernel 6.12 --cpus 8 --ram 32G   what a boot parameter becomes"
+  swioscope param swiotlb=128 --kernel 6.12 --cpus 8 --ram 32G   what a boot parameter becomes
+
+Exit codes:
+  0  done
+  1  it was tried and failed, or a check said no
+  2  the command line was wrong
+  3  recorded, but something was lost and --strict was given
+  4  answered, and a --fail-on condition holds"
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -54,6 +70,18 @@ pub(crate) enum Command {
     /// Say how large the pool must be for a trace's load, and what to write on the kernel's command line
     #[cfg(feature = "answers")]
     Plan(PlanArgs),
+    /// Compare every policy on a trace, with the differences in words; or two of them map by map
+    #[cfg(feature = "answers")]
+    Compare(CompareArgs),
+    /// Ask a trace in SQL, or filter its events
+    #[cfg(feature = "answers")]
+    Query(QueryArgs),
+    /// Tell why a mapping was refused or bounced, and what would have let it pass
+    #[cfg(feature = "answers")]
+    Explain(ExplainArgs),
+    /// Say in one page whether swiotlb is the problem, whose it is, and what to do
+    #[cfg(feature = "answers")]
+    Report(ReportArgs),
     /// Look at a trace in the terminal: any moment of it, its slots, devices and failures, other policies, the right size
     #[cfg(feature = "answers")]
     View(ViewArgs),
@@ -68,6 +96,7 @@ pub(crate) enum Command {
 pub(crate) enum Format {
     /// For people
     #[default]
+    #[value(alias = "text")]
     Table,
     /// One JSON document
     Json,
@@ -255,6 +284,11 @@ fn axis(text: &str) -> Result<Axis, AxisError> {
     Axis::parse(text)
 }
 
+#[cfg(feature = "answers")]
+fn gate(text: &str) -> Result<Gate, analysis::GateError> {
+    text.parse()
+}
+
 fn kernel(text: &str) -> Result<KernelVersion, String> {
     text.parse().map_err(|error: replay::kernel::NoKernel| error.to_string())
 }
@@ -334,12 +368,151 @@ pub(crate) struct PlanArgs {
     /// The load so many times over
     #[arg(long, value_name = "N")]
     pub(crate) scale: Option<NonZeroU32>,
+    /// Draw the curve into this file, .svg or .png
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plot: Option<PathBuf>,
     /// How much later each copy begins than the one before
     #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = humantime::parse_duration)]
     pub(crate) shift: Duration,
     #[command(flatten)]
     pub(crate) machine: MachineArgs,
     /// How results are written; csv has every size tried
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+/// How a report is written.
+#[cfg(feature = "answers")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReportFormat {
+    /// For a terminal, or a bug report
+    Text,
+    /// One JSON document; `--schema` describes it
+    Json,
+    /// One page for a browser, with plots, that needs nothing else
+    Html,
+}
+
+#[cfg(feature = "answers")]
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// Trace folder (NAME.swio)
+    #[arg(required_unless_present = "schema")]
+    pub(crate) trace: Option<PathBuf>,
+    /// How it is written [default: what the ending of --output says, else text]
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<ReportFormat>,
+    /// Write it into this file
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Exit with 4 if this holds of the summary, such as failures>0, bounce_share>10% or copy_rate>=100M; may be given
+    /// several times
+    #[arg(long, value_name = "CONDITION", value_parser = gate)]
+    pub(crate) fail_on: Vec<Gate>,
+    /// Print the JSON schema of the report instead
+    #[arg(long, conflicts_with_all = ["trace", "format", "output", "fail_on"])]
+    pub(crate) schema: bool,
+}
+
+/// The policies a comparison is over.
+#[cfg(feature = "answers")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Policies {
+    /// The recorded kernel's own first, then every generation and design
+    All,
+    /// Those given with --policy; without any the recorded kernel's own, the oldest allocator, and the RFC's two pools
+    Given,
+}
+
+#[cfg(feature = "answers")]
+#[derive(Debug, Args)]
+pub(crate) struct CompareArgs {
+    /// Trace folder (NAME.swio)
+    pub(crate) trace: PathBuf,
+    /// Which policies
+    #[arg(long, value_enum, default_value = "all")]
+    pub(crate) policies: Policies,
+    /// Slots every policy of `all` has in its pool [default: as many as were recorded]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), conflicts_with_all = ["diff", "policy"])]
+    pub(crate) slots: Option<u64>,
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
+    /// Compare two policies map by map instead
+    #[arg(long, value_name = "A,B", value_parser = two_policies, conflicts_with = "policies")]
+    pub(crate) diff: Option<TwoPolicies>,
+    /// Mappings to list at most with --diff
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) limit: usize,
+    /// How results are written
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+/// Two policies to be compared map by map.
+#[cfg(feature = "answers")]
+#[derive(Clone, Debug)]
+pub(crate) struct TwoPolicies(pub(crate) [Policy; 2]);
+
+/// Policies have commas in them: the one that parts them is the first with a policy on both sides.
+#[cfg(feature = "answers")]
+fn two_policies(text: &str) -> Result<TwoPolicies, String> {
+    let parted = text.match_indices(',').find_map(|(at, _)| {
+        let (a, b) = (Policy::parse(&text[..at]).ok()?, Policy::parse(&text[at + 1..]).ok()?);
+        Some(TwoPolicies([a, b]))
+    });
+    parted.ok_or_else(|| match text.split_once(',') {
+        None => "give two policies, as in v6_3,v6_10".to_owned(),
+        Some((a, b)) => match (Policy::parse(a), Policy::parse(b)) {
+            (Err(error), _) | (_, Err(error)) => error.to_string(),
+            _ => "give two policies, as in v6_3,v6_10".to_owned(),
+        },
+    })
+}
+
+#[cfg(feature = "answers")]
+#[derive(Debug, Args)]
+pub(crate) struct QueryArgs {
+    /// Trace folder (NAME.swio)
+    #[arg(required_unless_present = "tables")]
+    pub(crate) trace: Option<PathBuf>,
+    /// SQL over the trace's tables (SELECT …), or a filter over its events such as 'op == map && size >= 64k'
+    #[arg(required_unless_present = "tables", allow_hyphen_values = true)]
+    pub(crate) question: Option<String>,
+    /// List the tables and their columns
+    #[arg(long)]
+    pub(crate) tables: bool,
+    /// Rows to print at most; 0 for all
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub(crate) limit: usize,
+    /// How results are written
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[cfg(feature = "answers")]
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// Trace folder (NAME.swio)
+    pub(crate) trace: PathBuf,
+    /// Tell the story of this event [default: of the first refusal of each device and cause, else of the first bounce]
+    #[arg(long, value_name = "N", conflicts_with = "failures")]
+    pub(crate) event: Option<u64>,
+    /// List what was refused, with the arithmetic, instead of telling stories
+    #[arg(long)]
+    pub(crate) failures: bool,
+    /// Rows or stories to print at most; 0 for all
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<usize>,
+    /// Of a replay under this policy instead of what the recorded kernel did
+    #[arg(short, long, value_name = "POLICY", value_parser = policy)]
+    pub(crate) policy: Option<Policy>,
+    /// Address translation of the replays, NAME or NAME:name=value,… [default: what the trace was recorded on]
+    #[arg(long, value_name = "PLATFORM", value_parser = platform)]
+    pub(crate) platform: Option<PlatformSpec>,
+    /// What a driver does when it is refused and was served in reality: drop, or retry:1ms
+    #[arg(long, value_name = "drop|retry:TIME", default_value = "drop")]
+    pub(crate) on_fail: OnFail,
+    /// How results are written; csv has the refusals only
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
 }

@@ -6,6 +6,7 @@
 //! | 1 | it was tried and failed, or a check said no |
 //! | 2 | the command line was wrong |
 //! | 3 | recorded, but something was lost and `--strict` was given |
+//! | 4 | answered, and a `--fail-on` condition holds |
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the binary is where printing belongs")]
 
 mod cli;
@@ -41,6 +42,13 @@ fn main() -> ExitCode {
         #[cfg(feature = "answers")]
         Command::Plan(args) => commands::plan::run(&args),
         #[cfg(feature = "answers")]
+        Command::Compare(args) => commands::compare::run_compare(&args),
+        #[cfg(feature = "answers")]
+        Command::Query(args) => commands::query::run(&args),
+        #[cfg(feature = "answers")]
+        Command::Explain(args) => commands::explain::run(&args),
+        Command::Report(args) => commands::report::run(&args),
+        #[cfg(feature = "answers")]
         Command::View(args) => commands::view::run(&args),
         Command::Policies(args) => commands::policies::run(&args),
         Command::Param(args) => commands::param::run(&args),
@@ -58,7 +66,14 @@ fn main() -> ExitCode {
 /// What the command line asked for cannot be, whatever the files hold.
 fn is_usage(error: &anyhow::Error) -> bool {
     #[cfg(feature = "answers")]
-    if matches!(error.downcast_ref(), Some(analysis::AnalysisError::Policy { .. })) {
+    {
+        use analysis::AnalysisError::{Filter, NoStory, Policy, Query};
+        if matches!(error.downcast_ref(), Some(Policy { .. } | Filter(_) | Query { .. } | NoStory(_))) {
+            return true;
+        }
+    }
+    #[cfg(feature = "answers")]
+    if error.is::<analysis::GateError>() {
         return true;
     }
     error.is::<commands::Usage>() || error.is::<replay::PolicyError>() || error.is::<replay::AxisError>()

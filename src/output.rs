@@ -3,9 +3,13 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 
+#[cfg(feature = "answers")]
+use analysis::query::Grid;
 use anyhow::Context as _;
 use comfy_table::{CellAlignment, ContentArrangement, Table, TableComponent, presets};
 use serde_json::{Map, Value as Json};
+#[cfg(feature = "answers")]
+use trace::field::Unit;
 use trace::field::{Field, Record, Type, Value};
 
 use crate::cli::Format;
@@ -96,6 +100,71 @@ pub(crate) fn turned<R: Record>(rows: &[R]) -> String {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table.trim_fmt()
+}
+
+/// An answer to a question as a table for people. Where there are many columns, those empty in every row are left out.
+#[cfg(feature = "answers")]
+pub(crate) fn grid_table(grid: &Grid) -> String {
+    let few = grid.columns.len() <= 8;
+    let shown = |at: &usize| few || grid.rows.iter().any(|row| row.get(*at) != Some(&Json::Null));
+    let shown: Vec<usize> = (0..grid.columns.len()).filter(shown).collect();
+    let mut table = plain_table();
+    table.set_header(shown.iter().map(|&at| grid.columns[at].name.replace('_', " ")));
+    for row in &grid.rows {
+        table.add_row(shown.iter().map(|&at| grid_cell(grid.columns[at].unit, row.get(at).unwrap_or(&Json::Null))));
+    }
+    for (column, &at) in shown.iter().enumerate() {
+        if let Some(column) = table.column_mut(column).filter(|_| grid.columns[at].number) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.trim_fmt()
+}
+
+#[cfg(feature = "answers")]
+fn grid_cell(unit: Option<Unit>, cell: &Json) -> String {
+    let value = match cell {
+        Json::Null => Value::Null,
+        Json::Bool(v) => Value::Bool(*v),
+        Json::String(text) => Value::Text(text.into()),
+        Json::Number(n) => match (n.as_u64(), n.as_f64()) {
+            (Some(v), _) => Value::U64(v),
+            // Below zero: no field of the registry is.
+            (None, Some(_)) if n.is_i64() => return n.to_string(),
+            // A mean of bytes is shown in bytes, a mean of times in times.
+            (None, Some(v)) if v >= 1.0 && matches!(unit, Some(Unit::Bytes | Unit::Time | Unit::Duration)) => {
+                Value::U64(v.round() as u64)
+            }
+            (None, Some(v)) => Value::F64(v),
+            (None, None) => return n.to_string(),
+        },
+        other => return other.to_string(),
+    };
+    // What a question counts or adds up has no field: a count it most likely is.
+    unit.unwrap_or(Unit::Count).show(&value).to_string()
+}
+
+/// An answer as a JSON array of objects, keys being the columns' names.
+#[cfg(feature = "answers")]
+pub(crate) fn grid_json(grid: &Grid) -> Json {
+    let names = || grid.columns.iter().map(|column| column.name.clone());
+    let row = |row: &Vec<Json>| Json::Object(names().zip(row.iter().cloned()).collect::<Map<_, _>>());
+    Json::Array(grid.rows.iter().map(row).collect())
+}
+
+/// An answer as CSV with a header; absent values are empty, numbers plain.
+#[cfg(feature = "answers")]
+pub(crate) fn grid_csv(grid: &Grid, out: impl Write) -> anyhow::Result<()> {
+    let mut csv = csv::Writer::from_writer(out);
+    csv.write_record(grid.columns.iter().map(|column| &column.name))?;
+    for row in &grid.rows {
+        csv.write_record(row.iter().map(|cell| match cell {
+            Json::Null => String::new(),
+            Json::String(text) => text.clone(),
+            other => other.to_string(),
+        }))?;
+    }
+    csv.flush().context("could not write the CSV")
 }
 
 /// An empty table in the house's dress, as wide as the terminal; cells that are too long wrap.

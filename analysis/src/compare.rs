@@ -12,10 +12,12 @@ use crate::comparison::{Comparison, Curve, PolicyDetail, PolicyDeviceRow, Policy
 use crate::{AnalysisError, devices, verdict};
 
 /// What a comparison rests on besides its policies.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct CompareOptions {
     /// Where addresses are translated; the recorded platform when nothing is said.
     pub platform: Option<PlatformSpec>,
+    /// Other translations the first policy is replayed on beside it.
+    pub designs: Vec<PlatformSpec>,
     /// What a driver is taken to do when it is refused.
     pub on_fail: OnFail,
 }
@@ -58,27 +60,33 @@ pub fn compare(
         .collect::<Result<Vec<Setup>, _>>()?;
 
     let (load, mut facts) = load(trace, &progress)?;
-    let platform =
-        Platform::recorded(options.platform.unwrap_or_else(|| PlatformKind::of_recorded(meta).into()), trace.p2m());
+    let spec = options.platform.unwrap_or_else(|| PlatformKind::of_recorded(meta).into());
+    let platform = Platform::recorded(spec, trace.p2m());
+    let designs: Vec<_> = options.designs.iter().map(|spec| Platform::recorded(*spec, trace.p2m())).collect();
+    let cases = policies.iter().zip(&setups).map(|(policy, setup)| (policy, setup, &platform));
+    let on_designs = policies.iter().zip(&setups).take(1);
+    let on_designs = on_designs.flat_map(|(policy, setup)| designs.iter().map(move |design| (policy, setup, design)));
+    let cases: Vec<_> = cases.chain(on_designs).collect();
 
     let keep = Options { on_fail: options.on_fail, ..Options::default() };
-    let job = |setup: &Setup| Job { setup: setup.clone(), platform: &platform, options: keep };
-    let jobs: Vec<_> = setups.iter().map(job).collect();
+    let job = |&(_, setup, platform): &(_, &Setup, _)| Job { setup: setup.clone(), platform, options: keep };
+    let jobs: Vec<_> = cases.iter().map(job).collect();
     let outcomes = replay::sweep(&load, &jobs, None, stop, |told| progress(Stage::Replaying(told)));
 
     let (mut rows, mut details) = (Vec::new(), Vec::new());
-    for ((policy, setup), outcome) in policies.iter().zip(&setups).zip(&outcomes) {
+    for (&(policy, setup, platform), outcome) in cases.iter().zip(&outcomes) {
         if let Ok(outcome) = outcome {
             rows.push(row(setup, platform.spec(), outcome));
             details.push(detail(policy, setup, &load, outcome, options.on_fail));
         }
     }
-    if rows.len() < policies.len() {
-        facts.caveats.push(format!("stopped: {} of {} policies were replayed", rows.len(), policies.len()));
+    if rows.len() < cases.len() {
+        facts.caveats.push(format!("stopped: {} of {} policies were replayed", rows.len(), cases.len()));
     }
     let mut comparison =
         Comparison { facts, rows, details, devices: devices::devices(trace)?, ..Comparison::default() };
     comparison.verdict = verdict::sentences(&comparison);
+    comparison.verdict.extend(only_bounces(meta));
     Ok(comparison)
 }
 
@@ -147,10 +155,23 @@ fn predicted(trace: &Trace, slots: &[Event]) -> Option<(u64, u64)> {
     (verdict.total > 0).then_some((verdict.total, verdict.exact + verdict.after_swap))
 }
 
+/// What a trace of bounces alone cannot say, as a sentence of the verdict.
+pub(crate) fn only_bounces(meta: &Meta) -> Option<String> {
+    (meta.capture.mode == "bounces").then(|| {
+        "The trace holds only what bounced: what another policy would have bounced beside it is not known.".to_owned()
+    })
+}
+
 /// What weakens every figure of the comparison.
 fn caveats(trace: &Trace, load: &Load) -> Vec<String> {
     let meta = trace.meta();
     let mut caveats = Vec::new();
+    // A policy can only be judged on what it might have bounced, and that is not in such a trace.
+    caveats.extend(
+        meta.capture
+            .partial()
+            .map(|partial| format!("{partial}; what another policy would have done with those cannot be told")),
+    );
     if !meta.closed {
         caveats.push("the recording was cut short: what it lost in its last seconds is not known".to_owned());
     }
@@ -164,7 +185,9 @@ fn caveats(trace: &Trace, load: &Load) -> Vec<String> {
     for (what, n) in meta.losses.by_cause().filter(|&(_, n)| n > 0) {
         caveats.push(format!("{what}: {}", field::count(n)));
     }
-    caveats.extend(meta.losses.notes.iter().cloned());
+    let said = |note: &&String| !caveats.iter().any(|caveat| caveat.starts_with(note.as_str()));
+    let notes: Vec<_> = meta.losses.notes.iter().filter(said).cloned().collect();
+    caveats.extend(notes);
     match Generation::of_recorded(meta) {
         Some((_, caveat)) if caveat.is_empty() => {}
         Some((rules, caveat)) => {

@@ -28,7 +28,25 @@ pub fn events(trace: &Trace) -> Result<LazyFrame, AnalysisError> {
     }
     // The names are the files' own: `*` and `[` in a folder's name mean themselves.
     let literal = ScanArgsParquet { glob: false, ..ScanArgsParquet::default() };
-    Ok(LazyFrame::scan_parquet_files(paths.into(), literal)?)
+    whole(LazyFrame::scan_parquet_files(paths.into(), literal)?)
+}
+
+/// Adds the columns that came with a later version of the format, which are absent throughout.
+fn whole(mut events: LazyFrame) -> Result<LazyFrame, AnalysisError> {
+    let schema = events.collect_schema()?;
+    let missing = Event::FIELDS.iter().filter(|field| !schema.contains(field.name));
+    let absent = missing.map(|field| {
+        let stored = match field.ty {
+            Type::U64 => DataType::UInt64,
+            Type::U32 => DataType::UInt32,
+            Type::F64 => DataType::Float64,
+            Type::Bool => DataType::Boolean,
+            Type::Text => DataType::String,
+        };
+        lit(NULL).cast(stored).alias(field.name)
+    });
+    let absent: Vec<_> = absent.collect();
+    Ok(if absent.is_empty() { events } else { events.with_columns(absent) })
 }
 
 /// Rows of any registered table as a frame.

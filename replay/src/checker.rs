@@ -6,11 +6,9 @@ use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
 use trace::{Event, Op};
 
 use crate::allocator::Taken;
-use crate::closely::{Answer, PoolMoment};
 use crate::plan::{Limits, Plan, Request};
 use crate::policy;
 use crate::pool::{Geometry, Run, SlotPool};
-use crate::refusal;
 use crate::rules::Generation;
 use crate::snapshot;
 use crate::verify::{Miss, MissExample, Start, Verdict};
@@ -171,48 +169,6 @@ impl Checker {
                 }
             }
         }
-    }
-
-    /// Sets the pool to what an event says happened; the run it took (`true`) or gave back, nothing when it says neither.
-    pub fn follow(&mut self, event: &SlotEvent) -> Option<(Run, bool)> {
-        match self.apply(event)? {
-            Undo::Took { run, .. } => Some((run, true)),
-            Undo::Freed { run, .. } => Some((run, false)),
-        }
-    }
-
-    /// The pool as it is, and what the rules make of a request on it.
-    pub fn look(
-        &mut self,
-        event: &SlotEvent,
-    ) -> Option<(Request, Limits, PoolMoment, Answer, Option<refusal::Refusal>)> {
-        let (What::Alloc(request, limits, _) | What::Failed(request, limits)) = event.what else { return None };
-        let before = PoolMoment::of(&self.pool);
-        let plan = Plan::new(self.rules, self.pool.geometry().start, &request, &limits);
-        let mut livelock = false;
-        if request.size != 0 {
-            for area in refusal::area_order(self.pool.areas().len(), request.cpu) {
-                match find(&mut self.pool, area, &plan, self.rules.search) {
-                    Found::Slot(slot) => {
-                        let taken = Taken::at(self.pool.geometry(), 0, slot, &plan);
-                        return Some((request, limits, before, Answer::bounced(&taken, None), None));
-                    }
-                    Found::Nothing => {}
-                    Found::Livelock => {
-                        livelock = true;
-                        break;
-                    }
-                }
-            }
-        }
-        let cause = if request.size == 0 {
-            refusal::Cause::Empty
-        } else {
-            refusal::cause(&mut self.pool, &plan, request.cpu, livelock)
-        };
-        let told = refusal::explain(&mut self.pool, &plan, request.cpu, request.size, self.rules.search, cause);
-        let answer = Answer::Refused { cause, reason: None };
-        Some((request, limits, before, answer, Some(told)))
     }
 
     fn area_of_cpu(&self, cpu: u32) -> usize {

@@ -10,6 +10,7 @@ use trace::{Device, Direction, Event, Op};
 
 use crate::machine::{Foreseen, Machine, Reason, Terms};
 use crate::plan::{Limits, Request};
+use crate::refusal::Refusal;
 
 /// How many misses of each kind are kept as examples.
 const EXAMPLES: usize = 3;
@@ -82,18 +83,85 @@ impl Decisions {
 /// Compares the decisions a machine would take with the recorded ones. The machine's pools must be the recorded ones.
 #[must_use]
 pub fn decisions<'a>(events: impl IntoIterator<Item = &'a Event>, devices: &[Device], machine: &Machine) -> Decisions {
-    let devices: HashMap<u32, (Limits, bool)> =
-        devices.iter().map(|d| (d.id, (Limits::from(d), d.untrusted.unwrap_or(false)))).collect();
-    let mut told = Decisions::default();
-    for event in events.into_iter().filter(|event| matches!(event.op, Op::Map | Op::MapFailed)) {
-        match read(event, &devices) {
-            Some((request, limits, terms)) => {
-                judge(event, &request, machine.foresee(&request, &limits, &terms), machine, &mut told)
-            }
-            None => told.unjudged += 1,
+    let mut judge = Judge::new(devices, machine.clone());
+    for event in events {
+        judge.push(event);
+    }
+    judge.finish()
+}
+
+/// The same as events are read, for who wants to know each decision.
+#[derive(Clone, Debug)]
+pub struct Judge {
+    machine: Machine,
+    devices: HashMap<u32, (Limits, bool)>,
+    told: Decisions,
+}
+
+/// A mapping, judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judged {
+    /// Whether it bounced, by the address its device was given.
+    pub bounced: bool,
+    /// What the rules make of it; nothing when it cannot be judged.
+    pub foreseen: Option<Foreseen>,
+}
+
+impl Judge {
+    /// Of mappings of these devices on a machine, whose pools must be the recorded ones.
+    #[must_use]
+    pub fn new(devices: &[Device], machine: Machine) -> Self {
+        let devices = devices.iter().map(|d| (d.id, (Limits::from(d), d.untrusted.unwrap_or(false)))).collect();
+        Self { machine, devices, told: Decisions::default() }
+    }
+
+    /// Takes one more event; nothing comes of events that are no mappings.
+    pub fn push(&mut self, event: &Event) -> Option<Judged> {
+        if !matches!(event.op, Op::Map | Op::MapFailed) {
+            return None;
+        }
+        let foreseen = read(event, &self.devices).and_then(|(request, limits, terms)| {
+            let foreseen = self.machine.foresee(&request, &limits, &terms)?;
+            judge(event, &request, foreseen, &self.machine, &mut self.told);
+            Some(foreseen)
+        });
+        self.told.unjudged += u64::from(foreseen.is_none());
+        let bounced = event.op == Op::Map && event.dma_addr.is_some_and(|addr| self.machine.is_pool(addr));
+        Some(Judged { bounced, foreseen })
+    }
+
+    /// Why what an event asks for has to bounce, by the rules; nothing when it need not, or cannot be judged.
+    #[must_use]
+    pub fn reason(&self, event: &Event) -> Option<Reason> {
+        let (request, limits, terms) = read(event, &self.devices)?;
+        match self.machine.foresee(&request, &limits, &terms)? {
+            Foreseen::Bounced(reason) => Some(reason),
+            Foreseen::Direct(_) | Foreseen::Refused => None,
         }
     }
-    told
+
+    /// Why a mapping is refused before slots are sought, with its arithmetic; nothing when it is not, or cannot be judged.
+    pub fn refusal(&mut self, event: &Event) -> Option<Refusal> {
+        let (request, limits, terms) = read(event, &self.devices)?;
+        if self.machine.foresee(&request, &limits, &terms)? != Foreseen::Refused {
+            return None;
+        }
+        // Nothing is taken on the way to such a refusal.
+        let refused = self.machine.map_on(&request, &limits, &terms).err()?;
+        Some(self.machine.explain(&request, &limits, &refused))
+    }
+
+    /// The address in the pool that stands behind an address given to a device; nothing for a buffer of its own.
+    #[must_use]
+    pub fn tlb_addr(&self, dma_addr: u64) -> Option<u64> {
+        self.machine.tlb_addr(dma_addr)
+    }
+
+    /// How well the rules did.
+    #[must_use]
+    pub fn finish(self) -> Decisions {
+        self.told
+    }
 }
 
 /// What the kernel was asked, as the models take it.
@@ -107,11 +175,7 @@ fn read(event: &Event, devices: &HashMap<u32, (Limits, bool)>) -> Option<(Reques
     Some((request, limits, Terms { direction, attrs: event.attrs.unwrap_or(0), untrusted, p2p: false }))
 }
 
-fn judge(event: &Event, request: &Request, foreseen: Option<Foreseen>, machine: &Machine, told: &mut Decisions) {
-    let Some(foreseen) = foreseen else {
-        told.unjudged += 1;
-        return;
-    };
+fn judge(event: &Event, request: &Request, foreseen: Foreseen, machine: &Machine, told: &mut Decisions) {
     let dma_addr = event.dma_addr.filter(|_| event.op == Op::Map);
     let bounced = dma_addr.is_some_and(|dma_addr| machine.is_pool(dma_addr));
     told.total += 1;

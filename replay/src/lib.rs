@@ -29,6 +29,7 @@
 //! | [`overlay`], [`sizing`] | loads laid over one another; how large a pool must be |
 //! | [`mod@sweep`] | a load replayed on many machines at once |
 //! | [`mod@verify`] | the model as a checker of a recorded kernel |
+//! | [`follow`] | the pool as a recorded kernel had it, event by event |
 //! | [`mod@decisions`] | the same for whether mappings bounce, and why |
 //! | [`refusal`] | why a mapping was refused, with its arithmetic |
 
@@ -44,6 +45,7 @@ pub mod decisions;
 pub mod detect;
 pub mod dispatch;
 pub mod eras;
+pub mod follow;
 pub mod growth;
 pub mod kernel;
 pub mod largest;
@@ -80,9 +82,10 @@ pub use allocator::{Allocator, Stop, Taken};
 pub use axis::{Axis, AxisError, grid};
 pub use closely::{Answer, AreaMoment, Holder, Moment, PoolMoment};
 pub use copies::{COPY_ERAS, Copies};
-pub use decisions::{DecisionExample, Decisions, WrongDecision, decisions};
+pub use decisions::{DecisionExample, Decisions, Judge, Judged, WrongDecision, decisions};
 pub use dispatch::{Dispatch, Fallback};
 pub use eras::{ERAS, Era};
+pub use follow::{FollowNotes, Followed, Follower, HeldBefore, Slots};
 pub use growth::{Grown, GrowthSetup, Transient};
 pub use kernel::KernelVersion;
 pub use lifetimes::Assumed;

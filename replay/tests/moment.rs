@@ -53,7 +53,7 @@ fn the_recorded_pool_is_where_the_kernel_put_things() {
     let pool = Pool { start: 1 << 30, nslabs: 256, nareas: 1, force_bounce: true, can_grow: false, areas: vec![] };
     let snapshot = [SnapshotSlot { slot: 200, orig_addr: LOW, alloc_size: 2048, pad_slots: 0 }];
     let start = Start { pool: &pool, snapshot: &snapshot, snapshot_ns: Some(0) };
-    let mut recorded = RecordedPool::new(start, &[], Generation::by_id("v6_10").unwrap());
+    let mut recorded = RecordedPool::new(&start, &[], Generation::by_id("v6_10").unwrap());
     let slots = |op, time, slot: u64, size| Event {
         orig_addr: Some(LOW),
         size: Some(size),

@@ -3,14 +3,20 @@
 #[cfg(feature = "answers")]
 pub(crate) mod compare;
 pub(crate) mod doctor;
+#[cfg(feature = "answers")]
+pub(crate) mod explain;
 pub(crate) mod param;
 #[cfg(feature = "answers")]
 pub(crate) mod plan;
 pub(crate) mod policies;
 #[cfg(feature = "answers")]
 mod progress;
+#[cfg(feature = "answers")]
+pub(crate) mod query;
 pub(crate) mod record;
 pub(crate) mod replay;
+#[cfg(feature = "answers")]
+pub(crate) mod report;
 pub(crate) mod script;
 pub(crate) mod top;
 pub(crate) mod verify;

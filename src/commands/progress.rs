@@ -47,6 +47,11 @@ impl Bar {
         }
     }
 
+    /// What is being done, where nobody knows how much of it there is.
+    pub(crate) fn says(&self, what: &'static str) {
+        self.bar.set_message(what);
+    }
+
     /// Takes it from the screen.
     pub(crate) fn clear(self) {
         self.bar.finish_and_clear();

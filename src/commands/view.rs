@@ -23,7 +23,7 @@ pub(crate) fn run(args: &ViewArgs) -> anyhow::Result<ExitCode> {
     }
     let options = ViewOptions {
         policies: policies(&trace, machine, &[])?.iter().map(|policy| policy.text().to_owned()).collect(),
-        compare: CompareOptions { platform: machine.platform, on_fail: machine.on_fail },
+        compare: CompareOptions { platform: machine.platform, designs: Vec::new(), on_fail: machine.on_fail },
         at: args.at.clone(),
         open_compare: !machine.policies.is_empty(),
         ..ViewOptions::default()

@@ -332,7 +332,15 @@ impl Field {
     /// Writes a value of this field for people: addresses in hex, bytes in IEC units, counts with separators.
     #[must_use]
     pub fn show<'a>(&self, value: &'a Value<'a>) -> Shown<'a> {
-        Shown { unit: self.unit, value }
+        self.unit.show(value)
+    }
+}
+
+impl Unit {
+    /// [`Field::show`] for a value that has a unit and no field.
+    #[must_use]
+    pub fn show<'a>(self, value: &'a Value<'a>) -> Shown<'a> {
+        Shown { unit: self, value }
     }
 }
 

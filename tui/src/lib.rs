@@ -17,9 +17,9 @@
 //! ```
 //!
 //! # How every moment is near
-//! A trace is read once in the background (`app::index`): every 50,000 events a checkpoint of the state is kept, with the
+//! A trace is read once in the background (`app::index`): every 25,000 events a checkpoint of the state is kept, with the
 //! place in the segments where it was. To be anywhere is to clone the checkpoint before it, skip to its row in the Parquet
-//! segment, and take in at most 50,000 events. The first screen needs the files' footers only. What that costs is measured
+//! segment, and take in at most 25,000 events. The first screen needs the files' footers only. What that costs is measured
 //! in docs/lab/2026-11-26-view.md.
 //!
 //! | module | what lives there |

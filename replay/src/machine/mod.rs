@@ -200,6 +200,12 @@ impl Machine {
         self.pool_address(dma_addr).is_some()
     }
 
+    /// The physical address in a pool that a bus address stands for; nothing when it lies in none.
+    #[must_use]
+    pub fn tlb_addr(&self, dma_addr: u64) -> Option<u64> {
+        self.pool_address(dma_addr)
+    }
+
     /// A request as it reaches the allocator: behind an IOMMU it is for whole granules (SPEC 6.1).
     fn aligned(&self, request: &Request) -> Request {
         let granule = self.platform.spec().iommu.filter(|_| self.era.iommu == IommuRule::Granules).unwrap_or(1);

@@ -129,7 +129,7 @@ pub(crate) const KEYS: &[Key] = &[
     key(&[KeyCode::Enter], "Enter", "stacks, sizes", "stacks and sizes of the device", Action::Enter, &[Screen::Devices]),
     key(&[KeyCode::Enter], "Enter", "explain", "explain the refusal, with its arithmetic", Action::Enter, &[Screen::Failures]),
     key(&[c('t')], "t", "go to it", "go to the moment of the refusal", Action::Travel, &[Screen::Failures]),
-    key(&[KeyCode::Enter], "Enter", "zoom in", "zoom in: pool, area, segment, slot (Esc: out)", Action::Enter, &[Screen::Slots]),
+    key(&[KeyCode::Enter], "Enter", "in, Esc out", "zoom in: pool, area, segment, slot (Esc: out)", Action::Enter, &[Screen::Slots]),
     key(&[c('c')], "c", "colour", "colour by device, by age, by length of free runs", Action::Colour, &[Screen::Slots]),
     key(&[c('p')], "p", "policies", "add or change policies, replayed in the background", Action::AskPolicies, &[Screen::Compare]),
     key(&[KeyCode::Enter], "Enter", "enlarge", "give the details the whole screen, and back", Action::Enter, &[Screen::Compare]),
@@ -175,7 +175,7 @@ pub(crate) const KEYS: &[Key] = &[
     key(&[KeyCode::Enter], "Enter", "", "", Action::Enter, &[]),
     key(&[c('T')], "T", "", "other colours: colour, blue and yellow, none", Action::Theme, &[]),
     key(&[KeyCode::Esc, KeyCode::Backspace], "Esc", "", "close, zoom out, take the filter away", Action::Back, &[]),
-    key(&[c('?'), KeyCode::F(1)], "?", "help", "this help", Action::Help, &[]),
+    key(&[c('?'), KeyCode::F(1)], "?", "help", "", Action::Help, &[]),
     key(&[c('q')], "q", "quit", "quit (also Ctrl-C)", Action::Quit, &[]),
 ];
 

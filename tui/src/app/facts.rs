@@ -92,8 +92,15 @@ pub(crate) fn verdict(facts: &Facts, timeline: &Timeline, shown: &Moment) -> (To
             let cause = tally.cause().map_or("cause unexplained", replay::Cause::name).replace('_', " ");
             format!(", {share} of {}{driver}: {cause}", moment.around().device_name(id))
         });
-        let times = if totals.failures == 1 { "request" } else { "requests" };
-        return (Tone::Bad, format!("{so_far}{} {times} refused{who}; {high}.", count(totals.failures)));
+        return (
+            Tone::Bad,
+            format!(
+                "{so_far}{} refused{who}; peak {} of {} slots.",
+                count(totals.failures),
+                count(now.peak_slots),
+                count(now.pool_slots)
+            ),
+        );
     }
     if totals.events == 0 {
         return match &facts.partial {

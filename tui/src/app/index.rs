@@ -2,7 +2,7 @@
 //! every [`EVERY`] events, and the [`Timeline`].
 //!
 //! ```text
-//! events     0          50,000      100,000     150,000 …
+//! events     0          25,000      50,000      75,000 …
 //! segment    ├── events-00000.parquet ──────────────┤├── events-00001 …
 //! checkpoint ●           ●           ●           ●
 //!            └ place in the segments, and a clone of the moment there
@@ -21,7 +21,7 @@ use trace::file::Place;
 use super::timeline::{FAILURES, Mark, Timeline};
 
 /// Events between two checkpoints.
-pub(crate) const EVERY: u64 = 50_000;
+pub(crate) const EVERY: u64 = 25_000;
 /// Checkpoints kept; when there are more every other one goes, and those after come half as often.
 const MOST: usize = 512;
 

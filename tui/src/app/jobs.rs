@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::thread;
 
+use analysis::explain::{self, ExplainOptions};
 use analysis::{CompareOptions, Comparison, PlanOptions, PlanReport, Stage};
 use replay::{KernelVersion, Policy};
 use trace::{Meta, Trace};
@@ -67,22 +68,28 @@ pub(crate) struct Jobs {
     options: CompareOptions,
     compare: Option<Work<Comparison>>,
     plan: Option<Work<PlanReport>>,
+    /// The story of a refusal, under the title of its popup.
+    story: Option<(String, Work<String>)>,
 }
 
 impl Jobs {
     /// Nothing yet. Without a trace nothing can be replayed.
     pub(crate) fn new(trace: Option<Arc<Trace>>, options: CompareOptions) -> Self {
-        Self { trace, options, compare: None, plan: None }
+        Self { trace, options, compare: None, plan: None, story: None }
     }
 
     /// Whether anything is under way.
     pub(crate) fn are_running(&self) -> bool {
-        self.compare.is_some() || self.plan.is_some()
+        self.compare.is_some() || self.plan.is_some() || self.story.is_some()
     }
 
     /// Has all of it end soon.
     pub(crate) fn stop(&self) {
-        let flags = [self.compare.as_ref().map(|work| &work.stop), self.plan.as_ref().map(|work| &work.stop)];
+        let flags = [
+            self.compare.as_ref().map(|work| &work.stop),
+            self.plan.as_ref().map(|work| &work.stop),
+            self.story.as_ref().map(|(_, work)| &work.stop),
+        ];
         flags.into_iter().flatten().for_each(|flag| flag.store(true, Ordering::Relaxed));
     }
 
@@ -115,13 +122,21 @@ impl Jobs {
                 }
             }
         }
+        if let Some((title, work)) = &self.story {
+            let done = work.look(&mut Job::<()>::default());
+            if let Some(done) = done {
+                state.told(title, done);
+                self.story = None;
+                changed = true;
+            }
+        }
         changed
     }
 
     /// Replays the state's policies.
     pub(crate) fn compare(&mut self, state: &mut State) {
         let Some(trace) = self.trace.clone() else { return };
-        let options = self.options;
+        let options = self.options.clone();
         let policies = state.policies.iter().map(|text| Policy::parse(text)).collect::<Result<Vec<_>, _>>();
         let policies = match policies {
             Ok(policies) => policies,
@@ -148,11 +163,24 @@ impl Jobs {
         }));
     }
 
-    /// Explains a refusal, by its place in the timeline.
+    /// Explains a refusal, by its place in the timeline: at once what is known of it, and when that has been worked out,
+    /// the whole story with what would have let it pass.
     pub(crate) fn explain(&mut self, state: &mut State, at: usize) {
-        let Some((_, failure)) = state.timeline.failures.get(at) else { return };
+        let Some((mark, failure)) = state.timeline.failures.get(at).cloned() else { return };
         let title = format!("Refusal {} of {}", at + 1, state.timeline.failures.len());
-        let text = failures::story(state, failure);
+        let mut text = failures::story(state, &failure);
+        if let Some(trace) = self.trace.clone() {
+            text.push(String::new());
+            text.push("Working out what would have let it pass …".to_owned());
+            let options =
+                ExplainOptions { policy: None, platform: self.options.platform, on_fail: self.options.on_fail };
+            // Its number is counted from 0.
+            let event = mark.event.saturating_sub(1);
+            let work = Work::begin(move |stop, _| {
+                explain::story(&trace, event, &options, stop).map(|story| story.text()).map_err(|error| chain(&error))
+            });
+            self.story = Some((title.clone(), work));
+        }
         state.show_text(title, text, None);
     }
 }

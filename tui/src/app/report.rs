@@ -39,30 +39,29 @@ pub(crate) fn between(state: &State, range: (u64, u64), first: &Moment, last: &M
     let inside = state.timeline.bins.iter().filter(|bin| bin.time_ns + width > from && bin.time_ns <= to);
     let peak = inside.map(|bin| bin.peak_slots).max().unwrap_or(0);
     let slots: u64 = last.slots().pools().iter().map(|pool| pool.geometry().nslabs).sum();
-    out.push(format!(
-        "slots      {:>14}   at the end, {} of {} at most ({}; to {})",
-        count(last.slots().used()),
-        count(peak),
-        count(slots),
-        percent(peak.min(slots), slots),
-        duration(width)
-    ));
+    let share = percent(peak.min(slots), slots);
+    out.push(format!("slots      {:>14}   in use at the end", count(last.slots().used())));
+    out.push(format!("           {:>14}   of {} at most ({share}), to {}", count(peak), count(slots), duration(width)));
     out.push(String::new());
-    out.push("device                    maps     bounces      copied   refused   slots at the end".to_owned());
+    let line = |name: &str, cells: [String; 5], driver: &str| {
+        let [maps, bounces, copied, refused, slots] = cells;
+        format!("{name:<13} {maps:>10} {bounces:>10} {copied:>10} {refused:>8} {slots:>6} {driver}")
+            .trim_end()
+            .to_owned()
+    };
+    out.push(line("device", ["maps", "bounces", "copied", "refused", "slots"].map(str::to_owned), "driver"));
     for (id, tally) in last.devices() {
         let none = DeviceTally::default();
         let before = first.device(id).unwrap_or(&none);
-        let name = last.around().device_name(id);
         let driver = last.around().device(id).and_then(|device| device.driver.clone()).unwrap_or_default();
-        out.push(format!(
-            "{:<18} {:>11} {:>11} {:>11} {:>9} {:>8}   {driver}",
-            name,
+        let cells = [
             count(tally.maps - before.maps.min(tally.maps)),
             count(tally.bounces - before.bounces.min(tally.bounces)),
             bytes(tally.bytes_copied.saturating_sub(before.bytes_copied)),
             count(tally.failures - before.failures.min(tally.failures)),
-            count(tally.slots)
-        ));
+            count(tally.slots),
+        ];
+        out.push(line(&last.around().device_name(id), cells, &driver));
     }
     let refused: Vec<_> = state
         .timeline

@@ -341,6 +341,7 @@ impl State {
                 let now = self.filter().unwrap_or_default().to_owned();
                 self.ask(Ask::Filter, &now);
             }
+            Action::AskPolicies if self.live => self.say("policies are compared on a recording"),
             Action::AskPolicies => {
                 let mut texts = self.policies.clone();
                 if texts.len() < POLICIES {
@@ -410,6 +411,8 @@ impl State {
     fn turn_to(&mut self, screen: Screen) {
         self.screen = screen;
         let job = match screen {
+            // There is nothing to replay while recording.
+            _ if self.live => return,
             Screen::Compare if !self.compare.asked => {
                 self.compare.begin();
                 Effect::Compare
@@ -701,6 +704,23 @@ impl State {
         }
         self.compare.result = Some(state);
         self.compare.stage = None;
+    }
+
+    /// Puts a refusal's whole story into the popup of that title, if it is still open.
+    pub(crate) fn told(&mut self, about: &str, story: Result<String, String>) {
+        let Some(Popup::Text { title, text, scroll, .. }) = &mut self.popup else { return };
+        if title != about {
+            return;
+        }
+        *scroll = 0;
+        match story {
+            Ok(story) => *text = story.lines().map(str::to_owned).collect(),
+            // What was known before stays; only the promise is taken back.
+            Err(error) => {
+                text.pop();
+                text.push(format!("What would have let it pass is not known: {error}."));
+            }
+        }
     }
 
     /// Takes the plan.

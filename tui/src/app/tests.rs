@@ -15,6 +15,7 @@ use super::action::KEYS;
 use super::state::{Ask, Popup, Prompt};
 use super::*;
 use crate::terminal::{self, Input};
+use trace::Feed;
 
 const PLAIN: (u16, u16) = (80, 24);
 const LARGE: (u16, u16) = (160, 50);
@@ -93,7 +94,7 @@ fn the_screens_of_the_sample() {
 fn the_screens_of_a_trace_with_refusals() {
     let (_folder, trace) = super::fixture::trace();
     let mut app = app(trace);
-    let mut look = |app: &mut App, name: &str, keys: &str| {
+    let look = |app: &mut App, name: &str, keys: &str| {
         press(app, keys);
         for (size, which) in [(PLAIN, "80x24"), (LARGE, "160x50")] {
             insta::assert_snapshot!(format!("refusals_{name}_{which}"), drawn(app, size));
@@ -138,7 +139,7 @@ fn every_size_can_be_drawn() {
             }
         }
     }
-    assert!(drawn(&mut app, (40, 10)).contains("the screens need 72×22"));
+    assert!(drawn(&mut app, (40, 10)).contains("72×22"));
 }
 
 /// The state at any moment is the same, whichever way it is gone to.
@@ -149,7 +150,7 @@ fn every_moment_is_the_same_by_any_way() {
     let around = || Around::new(trace.meta(), trace.p2m(), trace.devices());
     let mut app = app(sample());
     let telling = |moment: &Moment| (moment.now(), moment.device_rows(), moment.area_rows(), *moment.totals());
-    for at in [125_000, 7, 60_001, 60_000, 49_999, 50_000, 0, 100_000, 125_591] {
+    for at in [125_000, 7, 60_001, 60_000, 24_999, 25_000, 0, 100_000, 125_591] {
         app.state.goal = Some(Goal::Event(at));
         settle(&mut app);
         let mut plain = Moment::new(around(), trace.snapshot());
@@ -293,6 +294,117 @@ fn time_runs_to_its_end_and_stops() {
     assert!(!app.state.playing);
     assert_eq!(app.state.moment.totals().events, app.state.timeline.read.0);
     assert_eq!(app.patience(), None, "nothing moves, so nothing wakes");
+}
+
+#[test]
+fn a_recorder_at_work_is_followed_paused_and_looked_back_on() {
+    let (feed, receiver) = std::sync::mpsc::channel();
+    let (_folder, trace) = super::fixture::trace();
+    let start = LiveStart {
+        name: "this machine".to_owned(),
+        meta: trace.meta().clone(),
+        p2m: Vec::new(),
+        devices: trace.devices()[..1].to_vec(),
+        snapshot: Vec::new(),
+        tasks: trace.tasks().to_vec(),
+        stacks: trace.stacks().to_vec(),
+    };
+    let facts = Facts::new(&start.name, &start.meta);
+    let mut app = App::live(Live::new(&start, receiver), facts, Theme::COLOUR);
+    let events = super::fixture::events();
+    let (first, second) = events.split_at(events.len() / 2);
+    feed.send(Feed::Devices(trace.devices().to_vec())).unwrap();
+    for events in first.chunks(100) {
+        feed.send(Feed::Events(events.to_vec())).unwrap();
+        app.tick();
+    }
+    let screen = drawn(&mut app, PLAIN);
+    assert!(screen.contains("● live") && screen.contains("this machine"), "{screen}");
+    assert_eq!(app.state.moment.totals().events, first.len() as u64);
+    // Paused, the moment stays while the recording goes on; at the end it is followed again.
+    press(&mut app, " ");
+    for events in second.chunks(100) {
+        feed.send(Feed::Events(events.to_vec())).unwrap();
+        app.tick();
+    }
+    assert_eq!(app.state.moment.totals().events, first.len() as u64);
+    press(&mut app, "G");
+    assert_eq!(app.state.moment.totals().events, events.len() as u64);
+    press(&mut app, ":1.5s\n");
+    let time = app.state.moment.time_ns();
+    assert!((1_000_000_000..=1_500_000_000).contains(&time), "to a second back: {time}");
+    press(&mut app, "N");
+    assert!(app.state.moment.time_ns() <= time);
+    press(&mut app, " ");
+    feed.send(Feed::Time(4_000_000_000)).unwrap();
+    feed.send(Feed::Ended("the load has ended".to_owned())).unwrap();
+    app.tick();
+    assert_eq!((app.state.moment.now().maps_per_s, app.state.message.as_deref()), (0, Some("the load has ended")));
+    for keys in ["2", "3\n", "4", "5", "6"] {
+        press(&mut app, keys);
+        drawn(&mut app, PLAIN);
+    }
+}
+
+/// What seeking costs in a large trace: `SWIOSCOPE_BIG=FOLDER … what_a_large_trace_costs -- --ignored --nocapture`.
+#[test]
+#[ignore = "needs a large trace (trace/examples/synthetic.rs) and a quiet machine"]
+fn what_a_large_trace_costs() {
+    let path = std::env::var_os("SWIOSCOPE_BIG").unwrap();
+    let began = Instant::now();
+    let mut app = App::recorded(Trace::open(&path).unwrap(), ViewOptions::default(), Theme::COLOUR);
+    drawn(&mut app, LARGE);
+    let first = began.elapsed();
+    while !app.state.timeline.is_whole() {
+        std::thread::sleep(Duration::from_millis(5));
+        app.tick();
+    }
+    let read = began.elapsed();
+    settle(&mut app);
+    let (from, to) = app.state.timeline.span;
+    // On a busy machine only the time on a processor says what it costs.
+    let cpu = || {
+        let told = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+        Duration::from_nanos(told.split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or(0))
+    };
+    let timed = |app: &mut App| {
+        let (wall, on_cpu) = (Instant::now(), cpu());
+        while app.state.goal.is_some() {
+            app.tick();
+        }
+        (wall.elapsed(), cpu() - on_cpu)
+    };
+    let (mut seeks, mut steps) = (Vec::new(), Vec::new());
+    let mut place: u64 = 7;
+    for _ in 0..200 {
+        // Scattered over the trace, each far from the one before.
+        place = (place * 7919 + 104_729) % 1_000_003;
+        app.state.goal = Some(Goal::Time(from + (to - from) / 1_000_003 * place));
+        seeks.push(timed(&mut app));
+    }
+    for by in [1, -1].into_iter().cycle().take(40) {
+        app.state.apply(Action::Step(by));
+        steps.push(timed(&mut app));
+    }
+    let events = app.state.timeline.read.0;
+    eprintln!("{events} events: first screen {first:?}, whole index {read:?}");
+    for (what, times) in [("seek", &seeks), ("step", &steps)] {
+        let mut wall: Vec<_> = times.iter().map(|time| time.0).collect();
+        let mut on_cpu: Vec<_> = times.iter().map(|time| time.1).collect();
+        wall.sort();
+        on_cpu.sort();
+        let at = |times: &[Duration], percent: usize| times[(times.len() * percent / 100).min(times.len() - 1)];
+        eprintln!(
+            "{what}: median {:?} ({:?} on a processor), 95 of 100 {:?} ({:?}), worst {:?} ({:?})",
+            at(&wall, 50),
+            at(&on_cpu, 50),
+            at(&wall, 95),
+            at(&on_cpu, 95),
+            at(&wall, 100),
+            at(&on_cpu, 100)
+        );
+    }
+    assert!(first < Duration::from_secs(1));
 }
 
 #[test]

@@ -138,7 +138,9 @@ fn drill(state: &State, row: &DeviceNow, area: Rect, buf: &mut Buffer) {
     let stacks = tally.stack_rows();
     let names: Vec<String> = stacks.iter().map(|row| callers(state, row.stack)).collect();
     let mut table = Columns::new(stacks.len());
-    for name in ["slots", "maps", "bounces", "failures"] {
+    let figures: &[&str] =
+        if right.width < 60 { &["slots", "maps", "failures"] } else { &["slots", "maps", "bounces", "failures"] };
+    for &name in figures {
         let index = replay::moment::StackRow::FIELDS.iter().position(|field| field.name == name).unwrap_or(0);
         if stacks.iter().any(|row| !is_nothing(&row.value(index))) {
             table.push_field(name, &stacks);

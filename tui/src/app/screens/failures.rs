@@ -56,9 +56,12 @@ pub(crate) fn draw(state: &State, area: Rect, buf: &mut Buffer, drawn: &mut Draw
     let page: Vec<&(usize, FailureRow)> = rows.iter().skip(first).take(visible).collect();
     let shown: Vec<FailureRow> = page.iter().map(|(_, row)| row.clone()).collect();
     let mut table = Columns::new(shown.len());
-    for name in ["time_ns", "device", "driver", "size", "cause", "used_slots", "explanation"] {
-        table.push_field(name, &shown);
-    }
+    let names: &[&str] = if inner.width < 110 {
+        &["time_ns", "device", "size", "cause", "explanation"]
+    } else {
+        &["time_ns", "device", "driver", "size", "cause", "used_slots", "explanation"]
+    };
+    names.iter().for_each(|name| table.push_field(name, &shown));
     table.flex_last(Overflow::Cut);
     let laid = table.lay_out(usize::from(inner.width.saturating_sub(2)), theme);
     let mut lines = vec![Line::from_iter(std::iter::once(Span::raw("  ")).chain(laid.head.spans))];

@@ -122,9 +122,10 @@ fn curve(
         };
         let style = if chosen { theme.selected.add_modifier(Modifier::REVERSED) } else { Style::new() };
         let figures = format!(
-            "{mark}{:<8} {:>2} areas {:>8} {:>8} ",
+            "{mark}{:<8} {:>3} area{} {:>8} {:>8} ",
             row.policy,
             row.areas,
+            if row.areas == 1 { " " } else { "s" },
             count(row.pool_slots),
             bytes(row.memory)
         );

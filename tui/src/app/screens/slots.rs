@@ -26,10 +26,13 @@ use trace::field::{bytes, count, duration};
 use super::{Drawn, Hit, callers, calls, task};
 use crate::app::grid::{Cell, Colour, Level, Zoom, look};
 use crate::app::state::State;
+use crate::columns::Columns;
 use crate::compare::widgets::section::section;
 use crate::text::{bar, cut, fold};
 use crate::theme::Theme;
 
+/// Lines from which on the buffers are listed below the map.
+const BUFFERS: u16 = 4;
 /// Cells of the column beside the map.
 const SIDE: u16 = 32;
 
@@ -71,8 +74,8 @@ fn grid(
     let across = zoom.across(cells);
     let per = zoom.per_cell((across, cells.1));
     let total = zoom.cells(cells);
-    let scale = if per == 1 { "a cell is a slot".to_owned() } else { format!("a cell is {} slots", count(per)) };
-    let mode = format!(" {} · {} ", scale, state.colour.title());
+    let scale = if per == 1 { String::new() } else { format!("a cell is {} slots · ", count(per)) };
+    let mode = format!(" {scale}{} ", state.colour.title());
     let block = section(zoom.title(), theme).title_top(Line::styled(mode, theme.dim).right_aligned());
     block.render(area, buf);
     // A few cells are drawn wide, so that they can be told apart and hit.
@@ -132,8 +135,34 @@ fn grid(
     let lines = total.div_ceil(across * deep) as u16;
     let hit = Rect { height: lines.min(inner.height), ..inner };
     drawn.hits.push((hit, Hit::Cell(across, wide, deep)));
-    let legend = Rect { y: area.bottom().saturating_sub(1), height: 1, x: inner.x, width: inner.width };
+    let y = (hit.bottom() + 1).min(area.bottom().saturating_sub(1));
+    let legend = Rect { y, height: 1, ..inner };
     paint.legend(state, pool).render(legend, buf);
+    let below = Rect { y: y + 1, height: area.bottom().saturating_sub(y + 1), ..area };
+    if below.height >= BUFFERS {
+        buffers(state, zoom, pool, below, buf);
+    }
+}
+
+/// The buffers in the part looked at, those held longest first.
+fn buffers(state: &State, zoom: &Zoom, pool: &PoolSlots, area: Rect, buf: &mut Buffer) {
+    let theme = &state.theme;
+    let mut held: Vec<_> = pool.holders_in(zoom.from, zoom.to).collect();
+    held.sort_by_key(|holder| (holder.since_ns.unwrap_or(0), holder.first_slot));
+    let title = format!("Buffers here: {}", count(held.len() as u64));
+    let rows: Vec<_> = held.into_iter().take(area.height.into()).map(|holder| state.moment.held_row(holder)).collect();
+    let mut table = Columns::new(rows.len());
+    for name in ["device", "driver", "first_slot", "slots", "size", "age_ns", "direction", "orig_addr", "cpu"] {
+        table.push_field(name, &rows);
+    }
+    let lines =
+        table.lay_out(usize::from(area.width.saturating_sub(1)), theme).lines(theme).into_iter().map(|mut line| {
+            line.spans.insert(0, " ".into());
+            line
+        });
+    let block = section(title, theme).title_top(Line::styled(" held longest first ", theme.dim).right_aligned());
+    let lines = if rows.is_empty() { vec![Line::styled(" none", theme.dim)] } else { lines.collect() };
+    Paragraph::new(lines).block(block).render(area, buf);
 }
 
 /// How cells look.
