@@ -27,6 +27,8 @@ use trace::Direction;
   swioscope record -o load.swio -- fio job.fio         record while a command runs
   swioscope record -o sums.swio --mode aggregate       sums only, cheap enough to be left on
   swioscope record -o pool.swio --trigger failure      what led to each failure, from memory
+  swioscope top                                        what happens now, on screens
+  swioscope top --format jsonl --interval 5s           the same for a script
   swioscope report load.swio                           is swiotlb the problem, and whose
   swioscope report load.swio -o load.html              the same as a page to send on
   swioscope report load.swio --fail-on 'failures>0'    the same for scripts
@@ -36,9 +38,9 @@ use trace::Direction;
   swioscope plan load.swio --kernel 6.12 --cpus 8      how large the pool must be
   swioscope compare load.swio --policies all           every policy, with the differences in words
   swioscope compare load.swio --diff v6_3,v6_10        two of them map by map
-  swioscope explain load.swio                          why mappings were refused, and what would have helped
+  swioscope explain load.swio                          why mappings were refused, what would help
   swioscope query load.swio 'op == map && size >= 64k && device == nvme'
-  swioscope view load.swio                             the policies on a screen
+  swioscope view load.swio                             any moment of it on the screen
   swioscope param swiotlb=128 --kernel 6.12 --cpus 8 --ram 32G   what a boot parameter becomes
 
 Exit codes:
@@ -59,6 +61,8 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
     /// Record DMA mappings and bounce slots into a trace folder
     Record(RecordArgs),
+    /// Show what the allocator does now: who holds slots, who bounces and why, what is refused
+    Top(TopArgs),
     /// Replay a trace under one or more policies and compare them
     Replay(ReplayArgs),
     /// Compare each slot the kernel chose with the slot the model would have chosen
@@ -78,7 +82,7 @@ pub(crate) enum Command {
     /// Say in one page whether swiotlb is the problem, whose it is, and what to do
     #[cfg(feature = "answers")]
     Report(ReportArgs),
-    /// Look at a trace and its policies in the terminal
+    /// Look at a trace in the terminal: any moment of it, its slots, devices and failures, other policies, the right size
     #[cfg(feature = "answers")]
     View(ViewArgs),
     /// List the policies and platforms, the kernels they stand for, and their parameters
@@ -142,6 +146,42 @@ pub(crate) struct RecordArgs {
     pub(crate) filters: FilterArgs,
     #[command(flatten, next_help_heading = "Flight recorder")]
     pub(crate) flight: FlightArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// text: tables, one after the other; jsonl: a JSON object a line [default: screens, or text where there is no terminal]
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<TopFormat>,
+    /// Time between two reports of --format
+    #[arg(short, long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
+    pub(crate) interval: Duration,
+    /// End after so many reports [default: with Ctrl-C]
+    #[arg(short = 'n', long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// Write a trace as well, which must not exist yet
+    #[arg(short, long, value_name = "NAME.swio")]
+    pub(crate) output: Option<PathBuf>,
+    /// Size of the ring buffer between kernel and screen, a power of two; a plain number is MiB
+    #[arg(long, value_name = "SIZE", default_value = "16M", value_parser = ring_bytes)]
+    pub(crate) ring: u64,
+    /// Take the kernel stack of every mapping and slot allocation, not only of those refused
+    #[arg(long)]
+    pub(crate) stacks: bool,
+    /// Take back-ends of this family only, for the events that have any; `swioscope doctor` lists them
+    #[arg(long, value_name = "tp_btf|fentry|kprobe", value_parser = family)]
+    pub(crate) backend: Option<Family>,
+    #[command(flatten, next_help_heading = "Filters, applied in the kernel")]
+    pub(crate) filters: FilterArgs,
+}
+
+/// How `top` writes where it does not draw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TopFormat {
+    /// For people
+    Text,
+    /// For programs
+    Jsonl,
 }
 
 /// What is left out.
@@ -328,6 +368,9 @@ pub(crate) struct PlanArgs {
     /// The load so many times over
     #[arg(long, value_name = "N")]
     pub(crate) scale: Option<NonZeroU32>,
+    /// Draw the curve into this file, .svg or .png
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plot: Option<PathBuf>,
     /// How much later each copy begins than the one before
     #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = humantime::parse_duration)]
     pub(crate) shift: Duration,
@@ -389,6 +432,9 @@ pub(crate) struct CompareArgs {
     /// Which policies
     #[arg(long, value_enum, default_value = "all")]
     pub(crate) policies: Policies,
+    /// Slots every policy of `all` has in its pool [default: as many as were recorded]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), conflicts_with_all = ["diff", "policy"])]
+    pub(crate) slots: Option<u64>,
     #[command(flatten)]
     pub(crate) machine: MachineArgs,
     /// Compare two policies map by map instead
@@ -478,7 +524,10 @@ pub(crate) struct ViewArgs {
     pub(crate) trace: PathBuf,
     #[command(flatten)]
     pub(crate) machine: MachineArgs,
-    /// Print the screen once instead of opening it
+    /// Open at this moment: 3.2s from the begin, -10s from the end, or 50%
+    #[arg(short = 't', long, value_name = "TIME", allow_hyphen_values = true)]
+    pub(crate) at: Option<String>,
+    /// Print the comparison of policies once instead of opening the screens
     #[arg(long)]
     pub(crate) print: bool,
 }

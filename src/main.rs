@@ -36,6 +36,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Doctor(args) => commands::doctor::run(&args),
         Command::Record(args) => commands::record::run(&args),
+        Command::Top(args) => commands::top::run(&args),
         Command::Replay(args) => commands::replay::run(&args),
         Command::Verify(args) => commands::verify::run(&args),
         #[cfg(feature = "answers")]

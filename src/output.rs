@@ -60,7 +60,6 @@ pub(crate) fn table<R: Record>(rows: &[R], keep: impl Fn(&Field) -> bool) -> Str
 }
 
 /// Rows as a table of some columns, those in which every value is absent left out.
-#[cfg(feature = "answers")]
 pub(crate) fn some_columns<R: Record>(rows: &[R], names: &[&str]) -> String {
     let present = |i: &usize| rows.iter().any(|row| !matches!(row.value(*i), Value::Null));
     let at = |name: &&str| R::FIELDS.iter().position(|field| field.name == *name);
@@ -141,7 +140,8 @@ fn grid_cell(unit: Option<Unit>, cell: &Json) -> String {
         },
         other => return other.to_string(),
     };
-    unit.unwrap_or(Unit::Index).show(&value).to_string()
+    // What a question counts or adds up has no field: a count it most likely is.
+    unit.unwrap_or(Unit::Count).show(&value).to_string()
 }
 
 /// An answer as a JSON array of objects, keys being the columns' names.

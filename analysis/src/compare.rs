@@ -86,6 +86,7 @@ pub fn compare(
     let mut comparison =
         Comparison { facts, rows, details, devices: devices::devices(trace)?, ..Comparison::default() };
     comparison.verdict = verdict::sentences(&comparison);
+    comparison.verdict.extend(only_bounces(meta));
     Ok(comparison)
 }
 
@@ -154,6 +155,13 @@ fn predicted(trace: &Trace, slots: &[Event]) -> Option<(u64, u64)> {
     (verdict.total > 0).then_some((verdict.total, verdict.exact + verdict.after_swap))
 }
 
+/// What a trace of bounces alone cannot say, as a sentence of the verdict.
+pub(crate) fn only_bounces(meta: &Meta) -> Option<String> {
+    (meta.capture.mode == "bounces").then(|| {
+        "The trace holds only what bounced: what another policy would have bounced beside it is not known.".to_owned()
+    })
+}
+
 /// What weakens every figure of the comparison.
 fn caveats(trace: &Trace, load: &Load) -> Vec<String> {
     let meta = trace.meta();
@@ -177,7 +185,9 @@ fn caveats(trace: &Trace, load: &Load) -> Vec<String> {
     for (what, n) in meta.losses.by_cause().filter(|&(_, n)| n > 0) {
         caveats.push(format!("{what}: {}", field::count(n)));
     }
-    caveats.extend(meta.losses.notes.iter().cloned());
+    let said = |note: &&String| !caveats.iter().any(|caveat| caveat.starts_with(note.as_str()));
+    let notes: Vec<_> = meta.losses.notes.iter().filter(said).cloned().collect();
+    caveats.extend(notes);
     match Generation::of_recorded(meta) {
         Some((_, caveat)) if caveat.is_empty() => {}
         Some((rules, caveat)) => {

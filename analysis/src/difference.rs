@@ -30,7 +30,8 @@ trace::record! {
 }
 
 /// Each policy of a comparison against its first one, in the order of its rows. The sentences are put together from the
-/// counts that differ and the rules that do (`replay::GENERATIONS`).
+/// counts that differ, which are replayed, and from the rules that do (`replay::GENERATIONS`): that a rule is behind the cause
+/// with most refusals is likely and not proven, which [`CAVEAT`] says.
 #[must_use]
 pub fn differences(comparison: &Comparison) -> Vec<DifferenceRow> {
     let Some(first) = comparison.rows.first() else { return Vec::new() };
@@ -43,6 +44,10 @@ pub fn differences(comparison: &Comparison) -> Vec<DifferenceRow> {
     };
     comparison.rows.iter().enumerate().map(row).collect()
 }
+
+/// How the rules in [`differences`] are to be read.
+pub const CAVEAT: &str = "counts are replayed; a rule in brackets is one in which the two allocators differ and that leads to such refusals, \
+     and `--diff A,B` shows the mappings";
 
 fn rules(row: &PolicyRow) -> Option<&'static Generation> {
     Generation::by_id(row.policy.split('+').next().unwrap_or_default())
@@ -57,7 +62,7 @@ fn refuses(row: &PolicyRow) -> String {
 }
 
 fn alone(row: &PolicyRow) -> String {
-    match causes(row, &PolicyRow::default()).as_str() {
+    match causes(row, &PolicyRow::default(), None).as_str() {
         "" => format!("{}; the others are compared with it", refuses(row)),
         causes => format!("{}: {causes}; the others are compared with it", refuses(row)),
     }
@@ -66,19 +71,21 @@ fn alone(row: &PolicyRow) -> String {
 fn against(row: &PolicyRow, first: &PolicyRow) -> String {
     let name = &first.policy;
     let mut parts = Vec::new();
-    let fewer = causes(first, row);
-    let more = causes(row, first);
     let (own, other) = (rules(row), rules(first));
+    let why = largest(row, first).and_then(|cause| because(cause, own?));
+    let more = causes(row, first, why);
+    let second_pool = row.pool_slots_hi.is_some() && first.pool_slots_hi.is_none();
+    let why = if second_pool {
+        Some("devices that reach all 64 bits have a second pool")
+    } else {
+        largest(first, row).and_then(|cause| relief(cause, other?, own?))
+    };
+    let fewer = causes(first, row, why);
     if !more.is_empty() {
-        let why = largest(row, first)
-            .and_then(|cause| because(cause, own?))
-            .map_or_else(String::new, |why| format!(" ({why})"));
-        parts.push(format!("more than {name}: {more}{why}"));
+        parts.push(format!("more than {name}: {more}"));
     }
     if !fewer.is_empty() {
-        let why = largest(first, row).and_then(|cause| relief(cause, other?, own?));
-        let why = why.map_or_else(String::new, |why| format!(" ({why})"));
-        parts.push(format!("fewer than {name}: {fewer}{why}"));
+        parts.push(format!("fewer than {name}: {fewer}"));
     }
     parts.extend(bounces(row, first));
     if parts.is_empty() {
@@ -94,12 +101,16 @@ fn against(row: &PolicyRow, first: &PolicyRow) -> String {
     format!("{}; {}", refuses(row), parts.join("; "))
 }
 
-/// Causes of which `row` has more than `other`, most first, with how many more.
-fn causes(row: &PolicyRow, other: &PolicyRow) -> String {
+/// Causes of which `row` has more than `other`, most first, with how many more, and why for the first.
+fn causes(row: &PolicyRow, other: &PolicyRow, why: Option<&str>) -> String {
     let mut more: Vec<(u64, &str)> =
         excess(row, other).map(|(n, at)| (n, verdict::causes(row).nth(at).map_or("", |(_, words)| words))).collect();
     more.sort_by_key(|&(n, _)| std::cmp::Reverse(n));
-    more.iter().map(|(n, words)| format!("{} {words}", count(*n))).collect::<Vec<_>>().join(", ")
+    let say = |(at, (n, words)): (usize, &(u64, &str))| match why.filter(|_| at == 0) {
+        Some(why) => format!("{} {words} ({why})", count(*n)),
+        None => format!("{} {words}", count(*n)),
+    };
+    more.iter().enumerate().map(say).collect::<Vec<_>>().join(", ")
 }
 
 /// How many more of each cause, by position in [`verdict::causes`], which is that in [`Cause::ALL`].
@@ -109,7 +120,8 @@ fn excess<'a>(row: &'a PolicyRow, other: &'a PolicyRow) -> impl Iterator<Item = 
 }
 
 fn largest(row: &PolicyRow, other: &PolicyRow) -> Option<Cause> {
-    let (_, at) = excess(row, other).max_by_key(|&(n, _)| n)?;
+    // Of those that are equal the first, as in the words.
+    let (_, at) = excess(row, other).max_by_key(|&(n, at)| (n, std::cmp::Reverse(at)))?;
     Cause::ALL.get(at).copied()
 }
 
@@ -133,7 +145,9 @@ fn because(cause: Cause, rules: &Generation) -> Option<&'static str> {
         (Cause::TooLargeWithOffset, _) if rules.pads => "the offset kept in front, padding slots included, counts",
         (Cause::TooLargeWithOffset, _) => "the offset kept in front counts",
         (Cause::AreaFull, _) if rules.areas => "the pool is divided among CPUs",
-        (Cause::Fragmented, Search::B | Search::BSplit) => "its stride leaves gaps that no later request fits",
+        (Cause::Fragmented, Search::B | Search::BSplit) => {
+            "its stride passes over places a page would fit, which leaves gaps"
+        }
         (Cause::Fragmented, Search::C) => "buffers at half a page leave single slots between them",
         (Cause::Fragmented, Search::D) if rules.size == SizeRule::PaddedTogether => {
             "offsets and padding take slots too"
@@ -151,7 +165,8 @@ fn relief(cause: Cause, theirs: &Generation, own: &Generation) -> Option<&'stati
     Some(match cause {
         Cause::Livelock if !matches!(own.search, Search::B | Search::BSplit) => "its search counts, so it ends",
         Cause::Alignment if own.search != theirs.search => match own.search {
-            Search::B | Search::BSplit => "without a min_align_mask any slot will do that the stride meets",
+            // Both keep the buffer's bits.
+            Search::B | Search::BSplit => return None,
             Search::C => "a buffer is put where it lies within its page, not on a page",
             Search::D => "a request of a page or more begins on a page, whatever its buffer does",
             Search::A => "a slot's address plays no part",
@@ -303,7 +318,7 @@ pub fn diff(
     });
     let mut out = PolicyDiff { facts, policies: setups.each_ref().map(replay::Setup::name), ..PolicyDiff::default() };
     let mut counts = [0u64; DiffKind::ALL.len()];
-    let mut wanted = Vec::new();
+    let (mut wanted, mut listed) = (Vec::new(), 0);
     let mut first = None;
     for (number, (a, b)) in (0u64..).zip(answers[0].iter().zip(&answers[1])) {
         out.maps += 1;
@@ -313,7 +328,9 @@ pub fn diff(
         };
         counts[kind as usize] += 1;
         first = first.or(Some(number));
-        if (wanted.len() < limit && kind != DiffKind::OtherSlot) || first == Some(number) {
+        let lists = listed < limit && kind != DiffKind::OtherSlot;
+        listed += usize::from(lists);
+        if lists || first == Some(number) {
             wanted.push((number, kind));
         }
     }
@@ -390,11 +407,12 @@ fn sentences(diff: &PolicyDiff, load: &Load) -> Vec<String> {
     let Some(first) = &diff.first else {
         return vec![format!("{a} and {b} do the same with all {} mappings, slot by slot.", count(diff.maps))];
     };
+    // The number is plain, as `explain --event` takes it.
     let mut out = vec![format!(
         "{a} and {b} do the same with {} of {} mappings; they part at event {}, after {}: {} of {}, {} under {a}, {} under {b}.",
         count(diff.same),
         count(diff.maps),
-        count(first.event),
+        first.event,
         trace::field::duration(first.time_ns),
         bytes(first.size),
         first.device,
@@ -438,7 +456,13 @@ mod tests {
             .iter()
             .map(|row| format!("{}: {}", row.policy, row.difference))
             .collect::<Vec<_>>();
-        insta::assert_snapshot!(told.join("\n"), @"");
+        insta::assert_snapshot!(told.join("\n"), @r"
+        v6_10: 3 failures: 3 pool full; the others are compared with it
+        v6_3: 4,112 failures; more than v6_10: 4,100 alignment (half-page offsets keep bit 11: a request of a page or more begins at its buffer's place within the page), 9 pool full
+        v6_0: 7 failures; more than v6_10: 7 never-ending search (a search that ends only on the slot it began with, and spins for ever when it steps over it); fewer than v6_10: 3 pool full
+        legacy: serves all; fewer than v6_10: 3 pool full (it takes no notice of min_align_mask: devices that set one get buffers at wrong offsets)
+        v6_9: 3 failures, as v6_10 does, with 510 slots at the peak for 500
+        ");
     }
 
     #[test]

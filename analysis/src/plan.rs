@@ -1,20 +1,21 @@
 //! How large the pool must be for a trace's load, and what to write on the kernel's command line for it.
 
-use std::num::NonZeroU32;
-use std::sync::atomic::AtomicBool;
+use std::num::{NonZeroU32, NonZeroU64};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use replay::boot::{self, BootQuery};
 use replay::{
-    Base, Force, KernelVersion, Load, OnFail, Platform, PlatformKind, PlatformSpec, Policy, Progress, SizeCurve,
-    SizePoint, Sizing,
+    Base, Force, Job, KernelVersion, Load, OnFail, Options, Outcome, Platform, PlatformKind, PlatformSpec, Policy,
+    PolicyError, Progress, SizeCurve, SizePoint, Sizing,
 };
 use trace::field::{bytes, count};
 use trace::pool::SLOT_BYTES;
-use trace::{Meta, Trace};
+use trace::{Meta, Trace, Unit};
 
 use crate::AnalysisError;
 use crate::compare::{self, Stage};
 use crate::comparison::TraceFacts;
+use crate::plot::{At, Axis, Chart, Kind, Mark, Series, Tone};
 
 /// What is asked.
 #[derive(Clone, Debug)]
@@ -85,6 +86,23 @@ trace::record! {
     }
 }
 
+trace::record! {
+    /// What the next smaller pool comes to when refused drivers behave so: how much of the answer rests on the assumption.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct SensitivityRow {
+        /// What a driver is taken to do when it is refused.
+        on_fail: String => Text,
+        /// Slots of the pool, the largest tried that is not good enough.
+        pool_slots: u64 => Slots,
+        /// Requests refused at first.
+        failures: u64 => Count,
+        /// Of these, served later.
+        served_late: u64 => Count,
+        /// Of these, never served though they were in reality.
+        never: u64 => Count,
+    }
+}
+
 /// The answer.
 #[derive(Clone, Debug)]
 pub struct PlanReport {
@@ -96,6 +114,8 @@ pub struct PlanReport {
     pub needs: Vec<NeedRow>,
     /// Every size tried.
     pub sizes: Vec<SizeRow>,
+    /// The next smaller pool under each assumption about refused drivers; empty when every size tried is good enough.
+    pub sensitivity: Vec<SensitivityRow>,
     /// What was taken for granted, one sentence each.
     pub assumptions: Vec<String>,
 }
@@ -151,18 +171,18 @@ pub fn plan(
         threads: None,
     };
     let told = |told: Progress| progress(Stage::Replaying(told));
-    let curves = sizing.curves(&policies, &areas, stop, told).map_err(refused(&own))?;
+    // Nothing was asked for: every size would do, and none is an answer.
+    let curves = if load.is_empty() {
+        Vec::new()
+    } else {
+        sizing.curves(&policies, &areas, stop, told).map_err(refused(&own))?
+    };
 
     let mut facts = facts.swap_remove(0);
     facts.events = traces.iter().map(Trace::event_count).sum();
     let needs: Vec<_> = curves.iter().map(|curve| need(curve, options, meta, &base)).collect();
     let mut verdict = sentences(&curves, &needs, options, &base, load);
-    if meta.capture.mode == "bounces" {
-        verdict.push(
-            "The trace holds only what bounced: what another policy would have bounced beside it is not known."
-                .to_owned(),
-        );
-    }
+    verdict.extend(compare::only_bounces(meta));
     let mut assumptions = Vec::new();
     if joint.is_some() {
         let each = if copies > 1 { format!(", each {} times over", count(copies)) } else { String::new() };
@@ -178,11 +198,122 @@ pub fn plan(
     } else {
         assumptions.push(format!("a driver that is refused asks again (--on-fail {})", options.on_fail));
     }
-    if curves.iter().any(|curve| !curve.whole) || curves.is_empty() {
+    if curves.iter().any(|curve| !curve.whole) || curves.is_empty() && !load.is_empty() {
         facts.caveats.push("stopped before all sizes were tried".to_owned());
     }
     let sizes = curves.iter().flat_map(|curve| curve.points.iter().map(|point| size_row(curve, point)));
-    Ok(Some(PlanReport { sizes: sizes.collect(), facts, verdict, needs, assumptions }))
+    let sensitivity = match curves.first().filter(|_| !stop.load(Ordering::Relaxed)) {
+        Some(curve) => sensitivity(curve, load, &platform, &base, options, stop).map_err(refused(&own))?,
+        None => Vec::new(),
+    };
+    Ok(Some(PlanReport { sizes: sizes.collect(), facts, verdict, needs, sensitivity, assumptions }))
+}
+
+/// A driver that asks again, when only the other kind was asked about.
+const RETRY_NS: u64 = 1_000_000;
+
+fn sensitivity(
+    curve: &SizeCurve,
+    load: &Load,
+    platform: &Platform,
+    base: &Base,
+    options: &PlanOptions,
+    stop: &AtomicBool,
+) -> Result<Vec<SensitivityRow>, PolicyError> {
+    let good = good(curve, options);
+    let least = curve.least(good).map_or(u64::MAX, |point| point.nslabs);
+    let Some(below) = curve.points.iter().rev().find(|point| point.nslabs < least && point.failures > good) else {
+        return Ok(Vec::new());
+    };
+    let setup = curve.policy.sized(below.nslabs, curve.areas)?.resolve(base)?;
+    let retry = match options.on_fail {
+        OnFail::Drop => NonZeroU64::new(RETRY_NS).map_or(OnFail::Drop, OnFail::Retry),
+        asked @ OnFail::Retry(_) => asked,
+    };
+    let behaviours = [OnFail::Drop, retry];
+    let job = |on_fail: &OnFail| Job {
+        setup: setup.clone(),
+        platform,
+        options: Options { refusals: 0, buckets: 1, on_fail: *on_fail },
+    };
+    let jobs: Vec<_> = behaviours.iter().map(job).collect();
+    let outcomes = replay::sweep(load, &jobs, None, stop, |_| {});
+    let row = |(on_fail, outcome): (&OnFail, Result<Outcome, _>)| {
+        let outcome = outcome.ok()?;
+        Some(SensitivityRow {
+            on_fail: on_fail.to_string(),
+            pool_slots: below.nslabs,
+            failures: outcome.total_failures(),
+            served_late: outcome.retried_ok,
+            never: outcome.dropped,
+        })
+    };
+    Ok(behaviours.iter().zip(outcomes).filter_map(row).collect())
+}
+
+impl PlanReport {
+    /// Failures over the size of the pool, a curve a policy and number of areas, with the answer marked.
+    #[must_use]
+    pub fn chart(&self) -> Chart {
+        let mut series: Vec<Series> = Vec::new();
+        let mut last = None;
+        for row in &self.sizes {
+            let key = (&row.policy, row.areas);
+            if last != Some(key) {
+                let areas = if row.areas == 1 { String::new() } else { format!(", {}", areas(row.areas)) };
+                series.push(Series {
+                    name: format!("{}{areas}", row.policy),
+                    kind: Kind::Line,
+                    tone: Tone::of_series(series.len()),
+                    points: Vec::new(),
+                });
+                last = Some(key);
+            }
+            // Counts for the eye; the table has them exactly.
+            series
+                .iter_mut()
+                .last()
+                .into_iter()
+                .for_each(|s| s.points.push((row.pool_slots as f64, row.failures as f64)));
+        }
+        let answer = self.needs.first().and_then(|need| need.pool_slots);
+        let marks = answer.map(|slots| Mark {
+            at: At::X(slots as f64),
+            label: format!("{} slots", count(slots)),
+            tone: Tone::of_series(0),
+        });
+        Chart {
+            title: format!("Refused requests over the size of the pool: {}", self.facts.name),
+            x: Axis::new("slots of the pool", Unit::Slots).doubling(),
+            y: Axis::new("requests refused", Unit::Count),
+            series,
+            marks: marks.into_iter().collect(),
+        }
+    }
+
+    /// The curve of the asked kernel as text, a bar a size, at most `width` cells long.
+    #[must_use]
+    pub fn bars(&self, width: usize) -> String {
+        let Some(first) = self.sizes.first() else { return String::new() };
+        let own = self.sizes.iter().filter(|row| (&row.policy, row.areas) == (&first.policy, first.areas));
+        let rows: Vec<_> = own.map(|row| (count(row.pool_slots), count(row.failures), row)).collect();
+        let widest = |of: fn(&(String, String, &SizeRow)) -> usize| rows.iter().map(of).max().unwrap_or(0);
+        let (slots, failures) = (widest(|row| row.0.len()).max(5), widest(|row| row.1.len()).max(7));
+        let most = rows.iter().map(|row| row.2.failures).max().unwrap_or(0).max(1);
+        let room = width.saturating_sub(slots + failures + 6).max(8);
+        let answer = self.needs.first().and_then(|need| need.pool_slots);
+        let mut out = format!("  {:>slots$}  {:>failures$}", "slots", "refused");
+        for (size, refused, row) in &rows {
+            // In eighths of a cell, and never nothing for something.
+            let eighths = (u128::from(row.failures) * room as u128 * 8).div_ceil(u128::from(most));
+            let eighths = usize::try_from(eighths).unwrap_or(0);
+            let part = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"][eighths % 8];
+            let bar = format!("{}{part}", "█".repeat(eighths / 8));
+            let mark = if answer == Some(row.pool_slots) { "◂ enough" } else { "" };
+            out += format!("\n  {size:>slots$}  {refused:>failures$}  {bar}{mark}").trim_end();
+        }
+        out
+    }
 }
 
 fn size_row(curve: &SizeCurve, point: &SizePoint) -> SizeRow {
@@ -247,14 +378,14 @@ fn areas(n: u32) -> String {
 
 fn sentences(curves: &[SizeCurve], needs: &[NeedRow], options: &PlanOptions, base: &Base, load: &Load) -> Vec<String> {
     let mut out = Vec::new();
-    let Some((curve, need)) = curves.iter().zip(needs).next() else {
-        return vec!["Stopped before anything was known.".to_owned()];
-    };
     if load.is_empty() {
         return vec![
             "The trace holds no mapping, so there is nothing to plan for: record while the load runs.".to_owned(),
         ];
     }
+    let Some((curve, need)) = curves.iter().zip(needs).next() else {
+        return vec!["Stopped before anything was known.".to_owned()];
+    };
     let kernel = format!("Linux {}", options.kernel);
     let floor = curve.endless.failures;
     if curve.endless.peak_slots == 0 && floor == 0 {

@@ -38,7 +38,8 @@ pub fn sentences(comparison: &Comparison) -> Vec<String> {
     });
     out.push(reality(comparison));
     let slots = |row: &&&PolicyRow| row.pool_slots + row.pool_slots_hi.unwrap_or(0);
-    if let Some(smallest) = served.iter().min_by_key(slots).filter(|_| many) {
+    let sizes_differ = rows.windows(2).any(|pair| slots(&&&pair[0]) != slots(&&&pair[1]));
+    if let Some(smallest) = served.iter().min_by_key(slots).filter(|_| many && sizes_differ) {
         out.push(format!("The smallest that does: {} {}; {}", smallest.policy, smallest.parameters, result(smallest)));
     }
     out.extend(rows.iter().filter(|_| !many).map(|row| format!("{}: {}", label(row), result(row))));

@@ -34,6 +34,16 @@ pub struct Told {
     pub stored: u64,
     /// Releases of what a filter had left out.
     pub filtered: u64,
+    /// Events from before everything was attached or after something was detached, which are no part of the recording.
+    pub outside: u64,
+}
+
+/// When and where an event was stamped; nothing for a record that is none, or tells of a loss.
+pub(crate) fn stamp(bytes: &[u8]) -> Option<wire::Event> {
+    match bytes.first() {
+        Some(&(kind::DEVICE | kind::TASK | kind::LOST)) => None,
+        _ => view::<wire::Event>(bytes),
+    }
 }
 
 /// A device as the kernel addresses it.
@@ -159,6 +169,18 @@ impl Decoder {
         &self.faults
     }
 
+    /// Counts events of a CPU that are no part of the recording.
+    pub fn leave_out(&mut self, cpu: usize, events: u64) {
+        self.told(cpu).outside += events;
+    }
+
+    fn told(&mut self, cpu: usize) -> &mut Told {
+        if self.told.len() <= cpu {
+            self.told.resize(cpu + 1, Told::default());
+        }
+        &mut self.told[cpu]
+    }
+
     /// Decodes one record; `None` for devices and for what cannot be understood (which is counted).
     pub fn record(&mut self, bytes: &[u8]) -> Option<Event> {
         let event = match bytes.first() {
@@ -182,15 +204,13 @@ impl Decoder {
             self.faults.undecoded += 1;
             return None;
         };
-        let cpu = usize::from(wire.cpu);
-        if self.told.len() <= cpu {
-            self.told.resize(cpu + 1, Told::default());
-        }
-        if self.foreign(&event) {
-            self.told[cpu].filtered += 1;
+        let foreign = self.foreign(&event);
+        let told = self.told(usize::from(wire.cpu));
+        if foreign {
+            told.filtered += 1;
             return None;
         }
-        self.told[cpu].stored += u64::from(event.op != Op::Lost);
+        told.stored += u64::from(event.op != Op::Lost);
         Some(event)
     }
 

@@ -46,7 +46,7 @@ use crate::privilege;
 use crate::stacks::Stacks;
 use crate::sums::Sums;
 use around::Around;
-use drain::{Batch, Drainer};
+use drain::{Batch, Drainer, Early};
 use feed::Feeder;
 use shared::Shared;
 use write::Written;
@@ -157,14 +157,14 @@ impl Recorder {
         let globs = Box::new(options.filters.globs()?);
         let setup = attach::Setup { settings: options.settings(), globs, ring_bytes: options.ring_bytes };
         let ebpf = attach::load(&kernel.layout, &setup).map_err(load)?;
+        let form = kernel.layout.tbl_map_form;
+        let attach::Attached { mut ebpf, choices } =
+            attach::attach(ebpf, btf, &types, form, options.mode, options.backend);
         let clock_base = Clock {
             monotonic_ns: clock(libc::CLOCK_MONOTONIC),
             realtime_ns: clock(libc::CLOCK_REALTIME),
             duration_ns: 0,
         };
-        let form = kernel.layout.tbl_map_form;
-        let attach::Attached { mut ebpf, choices } =
-            attach::attach(ebpf, btf, &types, form, options.mode, options.backend);
         if !observes(&choices) {
             return Err(CollectorError::NothingToObserve { choices });
         }
@@ -181,7 +181,8 @@ impl Recorder {
         let map = |ebpf: &mut Ebpf, name: &str| {
             ebpf.take_map(name).ok_or_else(|| load(format!("the object has no map {name}")))
         };
-        let ring = RingBuf::try_from(map(&mut ebpf, "EVENTS")?).map_err(|e| load(e.to_string()))?;
+        let mut ring = RingBuf::try_from(map(&mut ebpf, "EVENTS")?).map_err(|e| load(e.to_string()))?;
+        let early = Early::take(&mut ring, clock_base.monotonic_ns);
         let losses = PerCpuArray::try_from(map(&mut ebpf, "LOSSES")?).map_err(|e| load(e.to_string()))?;
         let stacks = StackTraceMap::try_from(map(&mut ebpf, "STACKS")?).map_err(|e| load(e.to_string()))?;
         let sums = match options.mode {
@@ -203,6 +204,8 @@ impl Recorder {
         };
         let pads = kernel.pool_layout().is_ok_and(|l| l.pads.is_some());
         let mut decoder = Decoder::new(clock_base.monotonic_ns, pools.clone(), pads);
+        early.events.iter().enumerate().for_each(|(cpu, &events)| decoder.leave_out(cpu, events));
+        let first = early.kept.iter().filter_map(|record| decoder.record(record)).collect();
         for slot in &slots {
             decoder.padded(slot.slot, slot.pad_slots, slot.orig_addr);
         }
@@ -256,6 +259,7 @@ impl Recorder {
         };
         let shared = Shared {
             stop: AtomicBool::new(false),
+            end_ns: AtomicU64::new(u64::MAX),
             dump: AtomicBool::new(false),
             events: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -264,7 +268,7 @@ impl Recorder {
         };
         let around = Around::new(p2m, Stacks::new(stacks));
         let (sender, receiver) = sync_channel(QUEUE);
-        let drainer = Drainer { ring, logger, decoder, sums, sender };
+        let drainer = Drainer { first, ring, logger, decoder, sums, sender };
         let recorder = Self::spawn(options.path.clone(), ebpf, choices, meta, shared, drainer, receiver, around, sink)?;
         Ok(Self { snapshot, ..recorder })
     }
@@ -376,7 +380,9 @@ impl Recorder {
     /// # Errors
     /// When the trace cannot be written; what was written can be opened.
     pub fn finish(mut self) -> Result<Summary, CollectorError> {
-        let duration_ns = clock(libc::CLOCK_MONOTONIC) - self.meta.clock.monotonic_ns;
+        let end_ns = clock(libc::CLOCK_MONOTONIC);
+        let duration_ns = end_ns - self.meta.clock.monotonic_ns;
+        self.shared.end_ns.store(end_ns, Ordering::Release);
         attach::detach(&mut self.ebpf);
         self.shared.stop.store(true, Ordering::Release);
         let lost = self.shared.lost();

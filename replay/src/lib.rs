@@ -20,10 +20,11 @@
 //! | [`eras`] | the table of bounce rules, which change with the kernel's version |
 //! | [`p2m`], [`tree`] | Xen's frame tables: of PV guests, of ARM |
 //! | [`machine`] | a policy on a platform: what bounces, and why |
+//! | [`mod@moment`] | who holds what at one moment of a recording, and how fast it goes: what the screens show |
 //! | [`script`] | event scripts and their answers, to compare with real kernels |
 //! | [`load`] | a trace's mappings, each unmap and sync tied to its map: the same for every policy |
 //! | [`whatif`], [`outcome`], [`occupancy`], [`lifetimes`] | a load replayed on a machine, and what came of it |
-//! | [`mod@moment`] | one mapping looked at closely: the pool it met, and who held it |
+//! | [`closely`] | one mapping looked at closely: the pool it met, and who held it |
 //! | [`mod@recorded`] | the recorded kernel's pool as its slot events leave it |
 //! | [`overlay`], [`sizing`] | loads laid over one another; how large a pool must be |
 //! | [`mod@sweep`] | a load replayed on many machines at once |
@@ -38,6 +39,7 @@ mod bits;
 pub mod boot;
 mod bounds;
 mod checker;
+pub mod closely;
 pub mod copies;
 pub mod decisions;
 pub mod detect;
@@ -78,6 +80,7 @@ pub mod whatif;
 
 pub use allocator::{Allocator, Stop, Taken};
 pub use axis::{Axis, AxisError, grid};
+pub use closely::{Answer, AreaMoment, Holder, Moment, PoolMoment};
 pub use copies::{COPY_ERAS, Copies};
 pub use decisions::{DecisionExample, Decisions, Judge, Judged, WrongDecision, decisions};
 pub use dispatch::{Dispatch, Fallback};
@@ -91,7 +94,6 @@ pub use machine::{
     BoundaryBase, FalseBoundaries, Forbidden, Foreseen, FrameTable, Machine, Mapped, Ops, PLATFORM_PARAMETERS,
     PLATFORMS, Platform, PlatformError, PlatformKind, PlatformSpec, Reason, Refused, Terms,
 };
-pub use moment::{Answer, AreaMoment, Holder, Moment, PoolMoment};
 pub use occupancy::Occupancy;
 pub use outcome::{DeviceOutcome, OnFail, OnFailError, Options, Outcome, RefusedMap};
 pub use p2m::P2m;

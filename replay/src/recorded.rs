@@ -8,8 +8,8 @@ use trace::pool::SLOT_BYTES;
 use trace::{Device, Event};
 
 use crate::allocator::Taken;
+use crate::closely::{Answer, Holder, Moment, PoolMoment};
 use crate::follow::{Followed, Follower};
-use crate::moment::{Answer, Holder, Moment, PoolMoment};
 use crate::rules::Generation;
 use crate::verify::Start;
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 
-use analysis::difference::{self, PolicyDiff};
+use analysis::difference::{self, DifferenceRow, PolicyDiff};
 use analysis::verdict::{FEW, label};
 use analysis::{CompareOptions, Comparison, PolicyRow, TraceFacts};
 use replay::{Axis, GENERATIONS, Generation, PlatformKind, PlatformSpec, Policy, PolicyError};
@@ -22,12 +22,7 @@ pub(crate) fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
 
 /// Replays a trace under the policies asked for, or under a telling few, in every combination of the axes' values.
 pub(crate) fn compare(trace: &Trace, machine: &MachineArgs, axes: &[Axis]) -> anyhow::Result<Comparison> {
-    let policies = match machine.policies.as_slice() {
-        [] if axes.is_empty() => default_policies(trace)?,
-        [] => vec![own_policy(trace)?],
-        given => given.to_vec(),
-    };
-    let policies = replay::grid(&grown(policies, machine.dynamic)?, axes)?;
+    let policies = policies(trace, machine, axes)?;
     run_policies(trace, machine, &policies, Vec::new())
 }
 
@@ -45,6 +40,16 @@ fn run_policies(
     Ok(comparison?)
 }
 
+/// The policies asked for, or a telling few, in every combination of the axes' values.
+pub(crate) fn policies(trace: &Trace, machine: &MachineArgs, axes: &[Axis]) -> anyhow::Result<Vec<Policy>> {
+    let policies = match machine.policies.as_slice() {
+        [] if axes.is_empty() => default_policies(trace)?,
+        [] => vec![own_policy(trace)?],
+        given => given.to_vec(),
+    };
+    Ok(replay::grid(&grown(policies, machine.dynamic)?, axes)?)
+}
+
 /// `swioscope compare`.
 pub(crate) fn run_compare(args: &CompareArgs) -> anyhow::Result<ExitCode> {
     let trace = Trace::open(&args.trace)?;
@@ -56,7 +61,7 @@ pub(crate) fn run_compare(args: &CompareArgs) -> anyhow::Result<ExitCode> {
     let comparison = if given {
         compare(&trace, &args.machine, &[])?
     } else {
-        let policies = grown(every_policy(&trace)?, false)?;
+        let policies = every_policy(&trace, args.slots)?;
         let designs = designs(&trace, args.machine.platform);
         run_policies(&trace, &args.machine, &policies, designs)?
     };
@@ -64,23 +69,25 @@ pub(crate) fn run_compare(args: &CompareArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The recorded kernel's own policy, every other generation on the recorded pool, and pools that come and go as both
+/// The recorded kernel's own policy, every other generation on a pool of that size, and pools that come and go as both
 /// kinds of walk have them.
-fn every_policy(trace: &Trace) -> Result<Vec<Policy>, PolicyError> {
+fn every_policy(trace: &Trace, slots: Option<u64>) -> Result<Vec<Policy>, PolicyError> {
     let own = own_policy(trace)?;
-    let slots = trace.meta().pools.first().map_or(32_768, |pool| pool.nslabs);
-    let mut policies = vec![own];
+    let mut texts = vec![own.text().to_owned()];
     for rules in GENERATIONS {
         if rules.has_high_pool() {
-            policies.push(Policy::parse(&format!("{}:hi_nslabs={slots}", rules.id))?);
-        } else if rules.id != policies[0].rules().id {
-            policies.push(Policy::parse(rules.id)?);
+            let slots = slots.or(trace.meta().pools.first().map(|pool| pool.nslabs)).unwrap_or(32_768);
+            texts.push(format!("{}:hi_nslabs={slots}", rules.id));
+        } else if rules.id != own.rules().id {
+            texts.push(rules.id.to_owned());
         }
     }
-    for growing in ["v6_6+dynamic", "v6_10+dynamic"] {
-        policies.push(Policy::parse(growing)?);
-    }
-    Ok(policies)
+    texts.extend(["v6_6+dynamic", "v6_10+dynamic"].map(str::to_owned));
+    let sized = |text: &String| match slots {
+        None => Policy::parse(text),
+        Some(slots) => Policy::parse(&format!("{text}{}nslabs={slots}", if text.contains(':') { ',' } else { ':' })),
+    };
+    texts.iter().map(sized).collect()
 }
 
 /// The designs for the recorded platform that are no kernel's.
@@ -109,19 +116,35 @@ fn print_differences(comparison: &Comparison, format: Format) -> anyhow::Result<
             let most = if comparison.rows.len() <= FEW { 2 } else { usize::MAX };
             comparison.verdict.iter().take(most).try_for_each(|sentence| output::line(out, sentence))?;
             print_predicted(&comparison.facts)?;
-            output::line(out, format_args!("\n{}", sweep_table(comparison)))?;
-            output::line(out, "")?;
-            for row in &differences {
-                let parameters = if row.platform == comparison.rows[0].platform {
-                    String::new()
-                } else {
-                    format!(" on {}", row.platform)
-                };
-                output::line(out, format_args!("{}{parameters}: {}", row.policy, row.difference))?;
+            // A table of noughts would look like an answer.
+            if comparison.rows.iter().any(|row| row.requests > 0) {
+                output::line(out, format_args!("\n{}", sweep_table(comparison)))?;
+                output::line(out, "")?;
+                for (names, difference) in alike(&differences) {
+                    output::line(out, format_args!("{names}: {difference}"))?;
+                }
             }
-            comparison.facts.caveats.iter().try_for_each(|caveat| output::line(out, format_args!("note: {caveat}")))
+            let bracketed = differences.iter().any(|row| row.difference.contains(" ("));
+            let caveats = comparison.facts.caveats.iter().map(String::as_str);
+            let mut notes = caveats.chain(bracketed.then_some(difference::CAVEAT));
+            notes.try_for_each(|note| output::line(out, format_args!("note: {note}")))
         }
     }
+}
+
+/// The differences, those that are the same joined; with the platform where it is not the first one's.
+fn alike(differences: &[DifferenceRow]) -> Vec<(String, &str)> {
+    let mut out: Vec<(String, &str)> = Vec::new();
+    let first = differences.first().map_or("", |row| row.platform.as_str());
+    for row in differences {
+        let on = if row.platform == first { String::new() } else { format!(" on {}", row.platform) };
+        let name = format!("{}{on}", row.policy);
+        match out.iter_mut().find(|(_, difference)| *difference == row.difference) {
+            Some((names, _)) => *names = format!("{names}, {name}"),
+            None => out.push((name, &row.difference)),
+        }
+    }
+    out
 }
 
 fn diff(trace: &Trace, args: &CompareArgs, policies: &[Policy; 2]) -> anyhow::Result<ExitCode> {
@@ -240,8 +263,18 @@ fn sweep_table(comparison: &Comparison) -> String {
             PolicyRow { parameters: own.join(" "), ..row.clone() }
         })
         .collect();
-    let columns =
-        ["policy", "parameters", "requests", "failures", "peak_slots", "peak_slots_hi", "bounces", "bytes_copied"];
+    let one_platform = comparison.rows.windows(2).all(|pair| pair[0].platform == pair[1].platform);
+    let columns = [
+        "policy",
+        if one_platform { "" } else { "platform" },
+        "parameters",
+        "requests",
+        "failures",
+        "peak_slots",
+        "peak_slots_hi",
+        "bounces",
+        "bytes_copied",
+    ];
     output::some_columns(&rows, &columns)
 }
 

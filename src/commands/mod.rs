@@ -18,6 +18,7 @@ pub(crate) mod replay;
 #[cfg(feature = "answers")]
 pub(crate) mod report;
 pub(crate) mod script;
+pub(crate) mod top;
 pub(crate) mod verify;
 #[cfg(feature = "answers")]
 pub(crate) mod view;

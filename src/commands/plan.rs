@@ -2,6 +2,7 @@
 
 use std::io;
 use std::num::NonZeroU32;
+use std::path::Path;
 use std::process::ExitCode;
 
 use analysis::{PlanOptions, PlanReport};
@@ -16,6 +17,8 @@ use crate::cli::{Format, PlanArgs};
 use crate::output;
 
 pub(crate) fn run(args: &PlanArgs) -> anyhow::Result<ExitCode> {
+    // A name that cannot be written is said before the work.
+    args.plot.as_deref().map(plot_kind).transpose()?;
     let paths = args.traces.iter().chain(&args.add_trace);
     let traces = paths.map(Trace::open).collect::<Result<Vec<_>, _>>()?;
     let options = options(args, &traces)?;
@@ -23,9 +26,36 @@ pub(crate) fn run(args: &PlanArgs) -> anyhow::Result<ExitCode> {
     let report = analysis::plan(&traces, &options, &bar.stop, |stage| bar.at(stage, None));
     bar.clear();
     let report = report?.context("no trace was given")?;
+    if let Some(path) = &args.plot {
+        draw(&report, path)?;
+    }
     print(&report, args.format)?;
     let refused = report.needs.first().and_then(|need| need.failures);
     Ok(if refused.is_some_and(|n| n <= args.target_failures) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Cells a line of the curve in the terminal may have.
+const BARS: usize = 80;
+
+/// How large a plot is drawn, in pixels.
+const PLOT: (u32, u32) = (960, 540);
+
+/// What a plot can be written as, by the ending of its name.
+fn plot_kind(path: &Path) -> Result<&str, Usage> {
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    ending.filter(|ending| matches!(*ending, "svg" | "png")).ok_or_else(|| {
+        Usage(format!("--plot writes SVG or PNG: give a name that ends in .svg or .png, not `{}`", path.display()))
+    })
+}
+
+fn draw(report: &PlanReport, path: &Path) -> anyhow::Result<()> {
+    let (width, height) = PLOT;
+    let chart = report.chart();
+    let bytes = match plot_kind(path)? {
+        "svg" => chart.svg(width, height)?.into_bytes(),
+        _ => chart.png(width, height)?,
+    };
+    std::fs::write(path, bytes).with_context(|| format!("could not write {}", path.display()))
 }
 
 fn options(args: &PlanArgs, traces: &[Trace]) -> anyhow::Result<PlanOptions> {
@@ -68,14 +98,25 @@ fn print(report: &PlanReport, format: Format) -> anyhow::Result<()> {
             "verdict": report.verdict,
             "needs": output::json_rows(&report.needs),
             "sizes": output::json_rows(&report.sizes),
+            "sensitivity": output::json_rows(&report.sensitivity),
             "assumptions": report.assumptions,
             "trace": super::compare::facts_json(&report.facts),
         })),
         Format::Table => {
             report.verdict.iter().try_for_each(|sentence| output::line(out, sentence))?;
             super::compare::print_predicted(&report.facts)?;
-            output::line(out, format_args!("\n{}", output::table(&report.needs, |_| false)))?;
-            output::line(out, format_args!("\n{}", output::table(&report.sizes, |field| field.name == "failures")))?;
+            if !report.sizes.is_empty() {
+                output::line(out, format_args!("\n{}", output::table(&report.needs, |_| false)))?;
+                output::line(out, format_args!("\n{}", report.bars(BARS)))?;
+                output::line(
+                    out,
+                    format_args!("\n{}", output::table(&report.sizes, |field| field.name == "failures")),
+                )?;
+            }
+            if !report.sensitivity.is_empty() {
+                output::line(out, "\nThe next smaller pool, by what a driver does that is refused:")?;
+                output::line(out, output::table(&report.sensitivity, |_| true))?;
+            }
             let notes = report.assumptions.iter().chain(&report.facts.caveats);
             notes.into_iter().try_for_each(|note| output::line(out, format_args!("note: {note}")))
         }

@@ -97,6 +97,9 @@ fn tables(format: Format) -> anyhow::Result<ExitCode> {
         let rows: Vec<_> = columns.iter().filter(|column| column.table == table.name).cloned().collect();
         output::line(out, format_args!("{}\n", output::some_columns(&rows, &["column", "stored", "unit", "meaning"])))?;
     }
-    output::line(out, "A question that is no SQL is a filter over the events; docs/filters.md has its language.")?;
+    output::line(
+        out,
+        "A question that is no SQL is a filter over the events; docs/filters.md has its language. In SQL, a column whose name is a\nword of SQL stands in double quotes: \"offset\".",
+    )?;
     Ok(ExitCode::SUCCESS)
 }

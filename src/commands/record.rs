@@ -2,6 +2,8 @@
 
 mod summary;
 
+pub(super) use summary::text as summary;
+
 use std::process::{Child, Command, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +17,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use trace::{Writer, field};
 
 use super::Usage;
-use crate::cli::RecordArgs;
+use crate::cli::{FilterArgs, RecordArgs};
 
 /// How often the live counters move.
 const TICK: Duration = Duration::from_millis(200);
@@ -105,9 +107,9 @@ const LARGEST_RING: u64 = 1 << 30;
 
 fn options(args: &RecordArgs) -> anyhow::Result<Options> {
     let usage = |text: &str| Err(Usage(text.to_owned()).into());
-    let (filters, flight) = (&args.filters, &args.flight);
+    let flight = &args.flight;
     let flying = !flight.triggers.is_empty();
-    if args.mode == Mode::Aggregate && (args.stacks || flying || filters.only != Only::Everything) {
+    if args.mode == Mode::Aggregate && (args.stacks || flying || args.filters.only != Only::Everything) {
         return usage("--mode aggregate keeps no events: --stacks, --trigger and --only do not go with it");
     }
     // The ring buffer bridges the moments in which the memory is written out or the CPU is taken.
@@ -117,10 +119,7 @@ fn options(args: &RecordArgs) -> anyhow::Result<Options> {
         (false, Mode::Aggregate) => args.ring.min(1 << 18),
         (false, _) => args.ring,
     };
-    let Ok(ring_bytes) = u32::try_from(ring.min(LARGEST_RING)) else { return usage("--ring is too large") };
-    if ring > LARGEST_RING || !ring.is_power_of_two() {
-        return usage("a ring buffer has 1, 2, 4, … or 1024 MiB");
-    }
+    let ring_bytes = ring_bytes(ring)?;
     let flight = if flying {
         Some(Flight {
             window_bytes: usize::try_from(args.ring).map_err(|_| Usage("--ring is too large".to_owned()))?,
@@ -131,17 +130,30 @@ fn options(args: &RecordArgs) -> anyhow::Result<Options> {
     } else {
         None
     };
-    let filters = Filters {
-        devices: filters.devices.clone(),
-        drivers: filters.drivers.clone(),
-        directions: filters.directions.clone(),
-        min_size: filters.min_size,
-        only: filters.only,
-    };
-    // Known before the kernel is troubled.
-    filters.globs().map_err(|error| Usage(format!("--device or --driver: {error}")))?;
+    let filters = filters(&args.filters)?;
     let options = Options::new(&args.output, describe(args));
     Ok(Options { ring_bytes, mode: args.mode, filters, stacks: args.stacks, flight, backend: args.backend, ..options })
+}
+
+/// The size of a ring buffer, if the kernel takes it.
+pub(super) fn ring_bytes(ring: u64) -> Result<u32, Usage> {
+    match u32::try_from(ring) {
+        Ok(bytes) if ring <= LARGEST_RING && ring.is_power_of_two() => Ok(bytes),
+        _ => Err(Usage("a ring buffer has 1, 2, 4, … or 1024 MiB".to_owned())),
+    }
+}
+
+/// The filters, before the kernel is troubled with them.
+pub(super) fn filters(args: &FilterArgs) -> Result<Filters, Usage> {
+    let filters = Filters {
+        devices: args.devices.clone(),
+        drivers: args.drivers.clone(),
+        directions: args.directions.clone(),
+        min_size: args.min_size,
+        only: args.only,
+    };
+    filters.globs().map_err(|error| Usage(format!("--device or --driver: {error}")))?;
+    Ok(filters)
 }
 
 fn describe(args: &RecordArgs) -> String {

@@ -10,7 +10,7 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use trace::{Device, Direction, Event, Meta, Op, Trace, Writer};
+use trace::{Device, Direction, Event, Meta, Op, Pool, Trace, Writer};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
@@ -19,14 +19,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let events: Vec<Event> = Load::default().take(count).collect();
 
     let start = Clock::start();
-    let mut writer = Writer::create(&folder, Meta::new())?;
+    let mut writer = Writer::create(&folder, meta())?;
     writer.set_devices((0..4).map(device).collect());
     for burst in events.chunks(20_000) {
         writer.extend(burst)?;
         writer.flush()?;
     }
     let pushed = start.elapsed();
-    writer.close(Meta::new())?;
+    writer.close(meta())?;
     let closed = start.elapsed();
 
     let trace = Trace::open(&folder)?;
@@ -44,6 +44,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("read     {}", took.rate(read));
     println!("on disk  {:.2} B an event", bytes / count as f64);
     Ok(())
+}
+
+/// A plain machine with the default pool.
+fn meta() -> Meta {
+    let (start, nslabs) = (0x7400_0000, 32_768);
+    let pool = Pool { start, nslabs, nareas: 1, force_bounce: false, can_grow: false, areas: Vec::new() };
+    let mut meta = Meta { pools: vec![pool], ..Meta::new() };
+    meta.host.release = "6.12.0".to_owned();
+    meta.host.possible_cpus = 4;
+    meta
 }
 
 /// Wall and processor time: on a busy machine only the second says what the code costs.

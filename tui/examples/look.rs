@@ -1,27 +1,23 @@
-//! Shows the screen without a trace: `cargo run --release -p swioscope-tui --example look [-- print | panic]`.
+//! Shows the application on a trace: `cargo run --release -p swioscope-tui --example look -- TRACE [panic]`.
 //!
-//! `print` writes the plain text instead; `panic` panics after a second, to see that the terminal comes back.
-#![allow(clippy::print_stdout, reason = "an example is a program")]
+//! `panic` panics after a second, to see that the terminal comes back.
 
-mod fixture;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
-use std::thread;
-use std::time::Duration;
+use tui::ViewOptions;
 
-fn main() -> Result<(), tui::TuiError> {
-    let comparison = fixture::headline();
-    match std::env::args().nth(1).as_deref() {
-        Some("print") => print!("{}", tui::print(&comparison, 120)),
-        Some("panic") => {
-            thread::spawn(|| {
-                thread::sleep(Duration::from_secs(1));
-                // The whole program goes down with it, as it would if the screen's own thread panicked.
-                let _ = thread::spawn(|| panic!("asked for on the command line")).join();
-                std::process::exit(101);
-            });
-            tui::view(&comparison)?;
-        }
-        _ => tui::view(&comparison)?,
+static BEGAN: OnceLock<Instant> = OnceLock::new();
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut args = std::env::args().skip(1);
+    let path = args.next().ok_or("usage: look TRACE [panic]")?;
+    let mut options = ViewOptions::default();
+    if args.next().as_deref() == Some("panic") {
+        options.each_tick = Some(|| {
+            let late = BEGAN.get_or_init(Instant::now).elapsed() > Duration::from_secs(1);
+            assert!(!late, "asked for on the command line");
+        });
     }
-    Ok(())
+    Ok(tui::view(trace::Trace::open(path)?, options)?)
 }

@@ -101,6 +101,15 @@ impl Columns {
         table
     }
 
+    /// Adds the registered column of that name, right-aligned unless it is text. A name nobody has registered adds none.
+    pub(crate) fn push_field<R: Record>(&mut self, name: &str, records: &[R]) {
+        if let Some((index, field)) = R::FIELDS.iter().enumerate().find(|(_, field)| field.name == name) {
+            self.push(head(field), field.ty != Type::Text, |row| {
+                Span::raw(records.get(row).map_or_else(String::new, |record| show(field, &record.value(index))))
+            });
+        }
+    }
+
     /// Adds a column; `cell` gives the content of each row.
     pub(crate) fn push(&mut self, head: String, right: bool, cell: impl Fn(usize) -> Span<'static>) {
         self.columns.push(Column { head, right, cells: (0..self.rows).map(cell).collect() });

@@ -21,7 +21,7 @@ fn story_to(story: &Story, out: &mut String) -> std::fmt::Result {
     writeln!(out, "{}", story.headline)?;
     let by =
         if story.replayed { format!("replayed under {}", story.policy) } else { format!("as {} did it", story.policy) };
-    writeln!(out, "  event {} at {}, {by}", count(story.event), duration(story.time_ns))?;
+    writeln!(out, "  event {} at {}, {by}", story.event, duration(story.time_ns))?;
     section(out, "Asked", [story.asked.clone()])?;
     section(out, "By", story.task.clone())?;
     section(
@@ -39,8 +39,14 @@ fn story_to(story: &Story, out: &mut String) -> std::fmt::Result {
     section(out, "Held by", holder_lines(&story.holders))?;
     section(out, "What would have let it pass", story.remedies.iter().cloned())?;
     section(out, "Stack", story.stack.iter().cloned())?;
-    for note in story.notes.iter().chain(&story.facts.caveats) {
-        writeln!(out, "note: {note}")?;
+    let notes: Vec<_> = story.facts.caveats.iter().chain(&story.notes).collect();
+    for (at, note) in notes.iter().enumerate() {
+        // The same weakness may be known to the replays and to the recorded pool, in more words or fewer.
+        let said = |other: &&String| other.starts_with(note.as_str());
+        let longer = notes.iter().any(|other| said(other) && other.len() > note.len());
+        if !longer && !notes[..at].contains(note) {
+            writeln!(out, "note: {note}")?;
+        }
     }
     if let (Some((total, exact)), false) = (story.facts.predicted, story.tried.is_empty() && !story.replayed) {
         writeln!(

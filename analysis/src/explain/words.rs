@@ -135,13 +135,17 @@ pub(super) fn refusal(told: &Refusal) -> Vec<String> {
         ));
     } else if told.nslabs > 0 {
         let run = u64::from(told.largest_run);
-        out.push(format!(
-            "{} of {} slots are free, in {} runs, the longest of {}",
-            count(told.free),
-            count(told.nslabs),
-            count(told.free_runs),
-            count(run)
-        ));
+        out.push(match told.free_runs {
+            0 => format!("none of {} slots is free", count(told.nslabs)),
+            1 => format!("{} of {} slots are free, in one run", count(told.free), count(told.nslabs)),
+            runs => format!(
+                "{} of {} slots are free, in {} runs, the longest of {}",
+                count(told.free),
+                count(told.nslabs),
+                count(runs),
+                count(run)
+            ),
+        });
         if told.slots > run {
             out.push(format!("{} > {}: no free run is long enough", count(told.slots), count(run)));
         }
@@ -160,7 +164,11 @@ pub(super) fn slots_needed(size: u64, offset: u64, slots: u64) -> Vec<String> {
     } else {
         format!("{} + {} kept in front so that its low address bits stay", exact(size), exact(offset))
     };
-    vec![format!("{whole} takes {} slots of {}", count(slots), bytes(SLOT_BYTES))]
+    vec![format!(
+        "{whole} takes {} of {}",
+        if slots == 1 { "1 slot".to_owned() } else { format!("{} slots", count(slots)) },
+        bytes(SLOT_BYTES)
+    )]
 }
 
 /// Why the device's reach makes it bounce, in numbers.

@@ -11,7 +11,7 @@ use trace::{Device, Event, Task};
 
 use super::KEEP;
 use super::shared::Shared;
-use crate::decode::{Decoder, Faults};
+use crate::decode::{self, Decoder, Faults};
 use crate::privilege;
 use crate::sums::Sums;
 
@@ -47,8 +47,43 @@ impl Batch {
     }
 }
 
+/// What was in the ring buffer before everything was attached. Mappings seen without their slots, or slots without their
+/// mappings, would be told as if that were how it was; so a recording begins behind them, and ends before the first
+/// program is detached, which under load takes seconds.
+pub(crate) struct Early {
+    /// Devices, threads and losses, which hold for what follows too.
+    pub(crate) kept: Vec<Vec<u8>>,
+    /// Events left out, by CPU.
+    pub(crate) events: Vec<u64>,
+}
+
+impl Early {
+    /// Takes what is older than `base_ns` out of the ring buffer.
+    pub(crate) fn take(ring: &mut RingBuf<MapData>, base_ns: u64) -> Self {
+        let mut early = Self { kept: Vec::new(), events: Vec::new() };
+        while let Some(record) = ring.next() {
+            let Some(event) = decode::stamp(&record) else {
+                early.kept.push(record.to_vec());
+                continue;
+            };
+            let cpu = usize::from(event.cpu);
+            if early.events.len() <= cpu {
+                early.events.resize(cpu + 1, 0);
+            }
+            early.events[cpu] += 1;
+            // It may fill as fast as it is emptied.
+            if event.time_ns >= base_ns {
+                break;
+            }
+        }
+        early
+    }
+}
+
 /// What the drainer works with and hands back.
 pub(crate) struct Drainer {
+    /// Losses from before the beginning.
+    pub(crate) first: Vec<Event>,
     pub(crate) ring: RingBuf<MapData>,
     pub(crate) logger: Option<Logger>,
     pub(crate) decoder: Decoder,
@@ -77,10 +112,17 @@ impl Drainer {
         loop {
             // Asked before looking: whatever came before the stop is then still taken.
             let stopping = shared.stop.load(Ordering::Acquire);
-            let mut batch = Batch::default();
+            let mut batch = Batch { events: std::mem::take(&mut self.first), ..Batch::default() };
             while batch.events.len() < BATCH
                 && let Some(item) = self.ring.next()
             {
+                let end_ns = shared.end_ns.load(Ordering::Acquire);
+                if end_ns != u64::MAX
+                    && let Some(late) = decode::stamp(&item).filter(|event| event.time_ns > end_ns)
+                {
+                    self.decoder.leave_out(usize::from(late.cpu), 1);
+                    continue;
+                }
                 batch.events.extend(self.decoder.record(&item));
             }
             if let Some(logger) = &mut self.logger {

@@ -23,11 +23,13 @@ pub(super) struct Feeder {
     slow_at: Instant,
     /// Threads and stack frames told by now. Rows are only ever added.
     told: (usize, usize),
+    /// Runs and pages of the frame table told last.
+    frames: (usize, u64),
 }
 
 impl Feeder {
     pub(super) fn new(to: SyncSender<Feed>, base_ns: u64) -> Self {
-        Self { to: Some(to), base_ns, slow_at: Instant::now(), told: (0, 0) }
+        Self { to: Some(to), base_ns, slow_at: Instant::now(), told: (0, 0), frames: (0, 0) }
     }
 
     fn send(&mut self, what: Feed) {
@@ -66,7 +68,10 @@ impl Feeder {
         if self.slow_at.elapsed() >= SLOW {
             self.slow_at = Instant::now();
             if let Some(runs) = around.runs() {
-                self.send(Feed::P2m(runs));
+                let size = (runs.len(), runs.iter().map(|run| run.count).sum());
+                if std::mem::replace(&mut self.frames, size) != size {
+                    self.send(Feed::P2m(runs));
+                }
             }
             self.send(Feed::Meta(Box::new(shared.meta(meta, around))));
         }

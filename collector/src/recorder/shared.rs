@@ -22,6 +22,8 @@ const SKEW_NS: u64 = 10_000;
 
 pub(crate) struct Shared {
     pub(crate) stop: AtomicBool,
+    /// What comes later than this, on the kernel's clock, is no part of the recording.
+    pub(crate) end_ns: AtomicU64,
     /// Somebody asks for a dump.
     pub(crate) dump: AtomicBool,
     pub(crate) events: AtomicU64,
@@ -81,7 +83,7 @@ pub(crate) fn by_cpu(kernel: &[CpuLoss], told: impl Iterator<Item = Told>) -> Ve
     let told = told.chain(std::iter::repeat(Told::default()));
     let counts = (0..).zip(kernel).zip(told).map(|((cpu, kernel), told)| CpuCount {
         cpu,
-        seen: kernel.seen,
+        seen: kernel.seen.saturating_sub(told.outside),
         stored: told.stored,
         filtered: kernel.filtered + told.filtered,
         lost: kernel.lost,
@@ -107,11 +109,12 @@ mod tests {
     #[test]
     fn every_record_seen_is_accounted_for() {
         let kernel = [
-            CpuLoss { seen: 10, filtered: 2, lost: 3, ..CpuLoss::default() },
+            CpuLoss { seen: 17, filtered: 2, lost: 3, ..CpuLoss::default() },
             CpuLoss::default(),
             CpuLoss { seen: 1, ..CpuLoss::default() },
         ];
-        let told = [Told { stored: 4, filtered: 1 }, Told::default(), Told { stored: 1, filtered: 0 }];
+        let told =
+            [Told { stored: 4, filtered: 1, outside: 7 }, Told::default(), Told { stored: 1, ..Told::default() }];
         let counts = by_cpu(&kernel, told.into_iter());
         assert_eq!(counts.iter().map(|c| c.cpu).collect::<Vec<_>>(), [0, 2]);
         assert_eq!(counts[0], CpuCount { cpu: 0, seen: 10, stored: 4, filtered: 3, lost: 3 });

@@ -306,7 +306,7 @@ impl Machine {
     }
 
     /// The physical address of a bus address that the kernel finds to lie in a pool (SPEC 10.3, 10.8).
-    fn pool_address(&self, dma_addr: u64) -> Option<u64> {
+    pub(crate) fn pool_address(&self, dma_addr: u64) -> Option<u64> {
         let frame = dma_addr / PAGE;
         let pfn = match &self.platform.frames {
             Frames::Identity => Some(frame),

@@ -1,9 +1,9 @@
 //! Single mappings of a replay, for those who ask what became of each, or of one in particular.
 
 use super::{Asked, Replay};
+use crate::closely::{Answer, Holder, Moment, PoolMoment};
 use crate::load::Load;
 use crate::machine::{Machine, Mapped, Refused};
-use crate::moment::{Answer, Holder, Moment, PoolMoment};
 use crate::outcome::{Options, Outcome};
 use crate::restricted::POOL;
 use crate::step::{Map, Step};

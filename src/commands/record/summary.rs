@@ -47,7 +47,7 @@ trace::record! {
     }
 }
 
-pub(super) fn text(summary: &Summary) -> anyhow::Result<String> {
+pub(in crate::commands) fn text(summary: &Summary) -> anyhow::Result<String> {
     let losses = &summary.meta.losses;
     let seconds = summary.meta.clock.duration_ns as f64 / 1e9;
     let mut text = format!(

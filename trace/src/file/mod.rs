@@ -25,7 +25,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 pub use error::TraceError;
-pub use reader::{Events, Recovered, Trace};
+pub use reader::{Events, Place, Recovered, Trace};
 pub use writer::Writer;
 
 /// Host, kernel, capture settings, losses.

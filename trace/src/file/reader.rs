@@ -50,6 +50,16 @@ struct Sealed {
     path: PathBuf,
     events: u64,
     first_ns: u64,
+    last_ns: u64,
+}
+
+/// A place among a trace's events, to come back to by [`Trace::events_from`]. It stays good while the trace is open.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Segments begun, in order of their first event.
+    begun: usize,
+    /// Of those not at their end: which, and the next row.
+    rows: Vec<(usize, u64)>,
 }
 
 impl Trace {
@@ -169,9 +179,37 @@ impl Trace {
         Ok(entries.flatten().filter_map(|entry| entry.metadata().ok()).map(|m| m.len()).sum())
     }
 
+    /// Time of the first and of the last event, from the segments' statistics; `None` without events.
+    #[must_use]
+    pub fn span_ns(&self) -> Option<(u64, u64)> {
+        let sealed = self.sealed.iter().filter(|s| s.events > 0).map(|s| (s.first_ns, s.last_ns));
+        let open =
+            self.open.iter().filter_map(|s| Some((s.event(0)?.time_ns, s.event(s.len().checked_sub(1)?)?.time_ns)));
+        sealed.chain(open).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
+    }
+
     /// All events in time order; those of one time in the order they were written.
     #[must_use]
     pub fn events(&self) -> Events {
+        Events { waiting: self.segments().into(), active: Vec::new(), begun: 0 }
+    }
+
+    /// The events from a place on that [`Events::place`] gave. Rows before it are skipped, not decoded.
+    ///
+    /// # Errors
+    /// When a segment cannot be read.
+    pub fn events_from(&self, place: &Place) -> Result<Events, TraceError> {
+        let mut waiting: VecDeque<_> = self.segments().into();
+        let mut active = Vec::new();
+        for (order, (rank, segment)) in waiting.drain(..place.begun.min(waiting.len())).enumerate() {
+            let Some(&(_, row)) = place.rows.iter().find(|(at, _)| *at == order) else { continue };
+            active.extend(Active::begin(order, rank, segment, row)?);
+        }
+        Ok(Events { waiting, active, begun: place.begun })
+    }
+
+    /// The segments with their place among them, by first event.
+    fn segments(&self) -> Vec<(usize, Waiting)> {
         let sealed = self.sealed.iter().map(|s| Waiting { first_ns: s.first_ns, from: Origin::Sealed(s.path.clone()) });
         let open = self.open.iter().filter_map(|s| {
             let first_ns = s.event(0)?.time_ns;
@@ -179,7 +217,7 @@ impl Trace {
         });
         let mut waiting: Vec<_> = sealed.chain(open).enumerate().collect();
         waiting.sort_by_key(|(rank, segment)| (segment.first_ns, *rank));
-        Events { waiting: waiting.into(), active: Vec::new() }
+        waiting
     }
 }
 
@@ -225,9 +263,24 @@ impl Source {
 
 /// A segment being read, with the event that is next.
 struct Active {
+    /// Its place in the order in which segments are begun.
+    order: usize,
     rank: usize,
     head: Event,
+    /// The row of `head`.
+    row: u64,
     source: Source,
+}
+
+impl Active {
+    /// Opens a segment at a row; nothing when there are no more rows.
+    fn begin(order: usize, rank: usize, segment: Waiting, row: u64) -> Result<Option<Self>, TraceError> {
+        let mut source = match segment.from {
+            Origin::Sealed(path) => Source::Sealed(Box::new(TableReader::open(&path)?.rows_from(row)?)),
+            Origin::Open(segment) => Source::Open(segment, usize::try_from(row).unwrap_or(usize::MAX)),
+        };
+        Ok(source.next().transpose()?.map(|head| Self { order, rank, head, row, source }))
+    }
 }
 
 /// All events of a trace in time order; see [`Trace::events`]. Ends after the first error.
@@ -238,9 +291,17 @@ pub struct Events {
     /// With its place among the segments, in order of first event.
     waiting: VecDeque<(usize, Waiting)>,
     active: Vec<Active>,
+    /// Segments begun so far.
+    begun: usize,
 }
 
 impl Events {
+    /// Where the next event is.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        Place { begun: self.begun, rows: self.active.iter().map(|active| (active.order, active.row)).collect() }
+    }
+
     /// The position in `active` of the segment whose head is next.
     fn earliest(&self) -> Option<usize> {
         let order = |&i: &usize| (self.active[i].head.time_ns, self.active[i].rank);
@@ -253,14 +314,9 @@ impl Events {
             if self.earliest().is_some_and(|i| self.active[i].head.time_ns < next.first_ns) {
                 break;
             }
-            let Some((rank, Waiting { from, .. })) = self.waiting.pop_front() else { break };
-            let mut source = match from {
-                Origin::Sealed(path) => Source::Sealed(Box::new(TableReader::open(&path)?.rows()?)),
-                Origin::Open(segment) => Source::Open(segment, 0),
-            };
-            if let Some(head) = source.next().transpose()? {
-                self.active.push(Active { rank, head, source });
-            }
+            let Some((rank, segment)) = self.waiting.pop_front() else { break };
+            self.active.extend(Active::begin(self.begun, rank, segment, 0)?);
+            self.begun += 1;
         }
         Ok(())
     }
@@ -271,7 +327,10 @@ impl Events {
         let current = &mut self.active[i];
         match current.source.next().transpose()? {
             Some(next) if next.time_ns < current.head.time_ns => Err(current.source.unsorted()),
-            Some(next) => Ok(Some(std::mem::replace(&mut current.head, next))),
+            Some(next) => {
+                current.row += 1;
+                Ok(Some(std::mem::replace(&mut current.head, next)))
+            }
             None => Ok(Some(self.active.swap_remove(i).head)),
         }
     }
@@ -355,7 +414,8 @@ fn list_segments(root: &Path, meta: &Meta) -> Result<(Vec<Sealed>, Vec<Arc<OpenS
         if let Some(number) = sealed_number(&name) {
             let table = TableReader::<Event>::open(&entry.path())?;
             let first_ns = table.minimum("time_ns").unwrap_or(0);
-            sealed.insert(number, Sealed { path: entry.path(), events: table.row_count(), first_ns });
+            let last_ns = table.maximum("time_ns").unwrap_or(first_ns);
+            sealed.insert(number, Sealed { path: entry.path(), events: table.row_count(), first_ns, last_ns });
         } else if is_open_segment(&name) {
             open.push(OpenSegment::read(&entry.path())?);
         }

@@ -161,7 +161,13 @@ impl<R: Record> TableReader<R> {
     /// The smallest value of a required integer column, from the footer's statistics; `None` when they do not say.
     #[must_use]
     pub fn minimum(&self, column: &str) -> Option<u64> {
-        minimum(self.builder.metadata(), column)
+        extreme(self.builder.metadata(), column, false)
+    }
+
+    /// The largest value of a required integer column, as [`TableReader::minimum`].
+    #[must_use]
+    pub fn maximum(&self, column: &str) -> Option<u64> {
+        extreme(self.builder.metadata(), column, true)
     }
 
     /// The rows, in the order they were written.
@@ -169,6 +175,15 @@ impl<R: Record> TableReader<R> {
     /// # Errors
     /// When the file is damaged.
     pub fn rows(self) -> Result<Rows<R>, TraceError> {
+        self.rows_from(0)
+    }
+
+    /// The rows from number `first` on. What lies before is not decoded: row groups are left out whole, and pages are
+    /// skipped without making values of them, which costs a tenth of reading them.
+    ///
+    /// # Errors
+    /// When the file is damaged.
+    pub fn rows_from(self, first: u64) -> Result<Rows<R>, TraceError> {
         if let Some(stated) = &self.checksum {
             let whole = checksum::data_is_whole(&self.file, stated);
             if !whole.map_err(|e| TraceError::io("read", &self.path, e))? {
@@ -177,12 +192,12 @@ impl<R: Record> TableReader<R> {
         }
         let names = R::FIELDS.iter().map(|f| f.name);
         let mask = ProjectionMask::columns(self.builder.parquet_schema(), names);
-        let batches = self
-            .builder
-            .with_projection(mask)
-            .with_batch_size(BATCH_ROWS)
-            .build()
-            .map_err(|e| TraceError::table(&self.path, &e))?;
+        let (groups, skip) = groups_from(self.builder.metadata(), first);
+        let mut builder = self.builder.with_projection(mask).with_batch_size(BATCH_ROWS).with_row_groups(groups);
+        if skip > 0 {
+            builder = builder.with_offset(skip);
+        }
+        let batches = builder.build().map_err(|e| TraceError::table(&self.path, &e))?;
         let found = batches.schema();
         let positions = R::FIELDS.iter().map(|f| found.index_of(f.name).ok()).collect();
         Ok(Rows {
@@ -191,11 +206,25 @@ impl<R: Record> TableReader<R> {
             columns: Vec::new(),
             next: 0,
             in_batch: 0,
-            before: 0,
+            before: first,
             path: self.path,
             record: PhantomData,
         })
     }
+}
+
+/// The row groups that have rows from number `first` on, and how many rows of the first of them lie before.
+fn groups_from(metadata: &ParquetMetaData, first: u64) -> (Vec<usize>, usize) {
+    let mut before = 0;
+    for (number, group) in metadata.row_groups().iter().enumerate() {
+        let rows = u64::try_from(group.num_rows()).unwrap_or(0);
+        if before + rows > first {
+            let skip = usize::try_from(first - before).unwrap_or(usize::MAX);
+            return ((number..metadata.num_row_groups()).collect(), skip);
+        }
+        before += rows;
+    }
+    (Vec::new(), 0)
 }
 
 /// The rows of a table, decoded a batch at a time. Ends after the first error.
@@ -384,19 +413,21 @@ fn properties(fields: &[Field]) -> WriterProperties {
     properties.build()
 }
 
-fn minimum(metadata: &ParquetMetaData, column: &str) -> Option<u64> {
-    let mut least = None;
+/// The smallest or the largest value of an integer column, by the statistics.
+fn extreme(metadata: &ParquetMetaData, column: &str, largest: bool) -> Option<u64> {
+    let mut found = None;
     for group in metadata.row_groups() {
         let chunk = group.columns().iter().find(|c| c.column_path().string() == column)?;
         let value = match chunk.statistics()? {
             // Parquet keeps unsigned numbers in signed ones of the same bits.
-            Statistics::Int64(s) => s.min_opt()?.cast_unsigned(),
-            Statistics::Int32(s) => u64::from(s.min_opt()?.cast_unsigned()),
+            Statistics::Int64(s) => (if largest { s.max_opt() } else { s.min_opt() })?.cast_unsigned(),
+            Statistics::Int32(s) => u64::from((if largest { s.max_opt() } else { s.min_opt() })?.cast_unsigned()),
             _ => return None,
         };
-        least = Some(least.map_or(value, |l: u64| l.min(value)));
+        let better = |known: u64| if largest { known.max(value) } else { known.min(value) };
+        found = Some(found.map_or(value, better));
     }
-    least
+    found
 }
 
 /// An error while writing: nearly always the disk's, which Parquet wraps.

@@ -207,6 +207,30 @@ fn segments_that_overlap_are_merged_and_ties_keep_their_order() {
     assert_eq!(Trace::open(&path).unwrap().event_files().len(), 4);
 }
 
+#[test]
+fn every_place_can_be_come_back_to() {
+    let (_folder, path) = place();
+    let mut writer = Writer::create(&path, Meta::new()).unwrap();
+    writer.segment_events = 7;
+    // Neighbouring segments overlap; the last one stays open.
+    let times: Vec<u64> = (0..60).map(|i| i / 7 * 70 + i % 7 * 13).collect();
+    for &time in &times {
+        writer.push(&map(time)).unwrap();
+        writer.flush().unwrap();
+    }
+    drop(writer);
+    let trace = Trace::open(&path).unwrap();
+    let all: Vec<_> = trace.events().map(Result::unwrap).collect();
+    assert_eq!((all.len(), trace.span_ns()), (60, Some((0, *times.iter().max().unwrap()))));
+    let mut events = trace.events();
+    for passed in 0..=all.len() {
+        let rest = trace.events_from(&events.place()).unwrap();
+        let rest: Vec<_> = rest.map(Result::unwrap).collect();
+        assert_eq!(rest, all[passed..], "after {passed}");
+        events.next();
+    }
+}
+
 /// An open segment of three frames of two events, and where each frame ends.
 fn three_frames() -> (Vec<u8>, [usize; 3]) {
     let mut bytes = header(0).to_vec();

@@ -1,0 +1,757 @@
+//! What the application is showing, apart from how it is drawn.
+
+use std::sync::Arc;
+
+use analysis::{Comparison, PlanReport, Stage};
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use replay::moment::{DeviceNow, FailureRow, Moment};
+use replay::{OnFail, Policy};
+use trace::Record;
+
+use super::action::{Action, action};
+use super::facts::Facts;
+use super::filter::ListFilter;
+use super::grid::{Colour, Zoom};
+use super::source::{Goal, Names};
+use super::timeline::{Mark, Timeline};
+use crate::compare;
+use crate::theme::Theme;
+
+/// The screens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Screen {
+    /// The answer, the rates, the pools.
+    #[default]
+    Overview,
+    /// The pool as a heat map.
+    Slots,
+    /// Who maps, who bounces, who holds.
+    Devices,
+    /// What was refused, and why.
+    Failures,
+    /// What other policies would have done.
+    Compare,
+    /// How large the pool must be.
+    Plan,
+}
+
+impl Screen {
+    /// The screens in order.
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Overview, Self::Slots, Self::Devices, Self::Failures, Self::Compare, Self::Plan];
+
+    /// What its tab says.
+    pub(crate) const fn title(self) -> &'static str {
+        match self {
+            Self::Overview => "Overview",
+            Self::Slots => "Slots",
+            Self::Devices => "Devices",
+            Self::Failures => "Failures",
+            Self::Compare => "Compare",
+            Self::Plan => "Plan",
+        }
+    }
+
+    fn turned(self, by: usize) -> Self {
+        Self::ALL[(self as usize + by) % Self::ALL.len()]
+    }
+}
+
+/// Speeds of play.
+pub(crate) const SPEEDS: [f64; 13] = [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0];
+
+/// Something that lies over the screen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Popup {
+    /// The keys.
+    Help,
+    /// Text that can be scrolled, and a word on what else can be done with it.
+    Text {
+        /// What it is.
+        title: String,
+        /// Its lines.
+        text: Vec<String>,
+        /// First line shown.
+        scroll: usize,
+        /// It can be written into a file of this name.
+        file: Option<String>,
+    },
+}
+
+/// Something being typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Prompt {
+    /// What for.
+    pub(crate) what: Ask,
+    /// So far.
+    pub(crate) text: String,
+    /// What is wrong with it.
+    pub(crate) error: Option<String>,
+}
+
+/// What is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// A time.
+    Time,
+    /// A condition on rows.
+    Filter,
+    /// Policies, of which one is being written.
+    Policies {
+        /// All of them.
+        texts: Vec<String>,
+        /// Which.
+        at: usize,
+    },
+}
+
+/// The most policies side by side.
+pub(crate) const POLICIES: usize = 4;
+
+/// Work in the background and what came of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Job<T> {
+    /// How far it is, while it is under way.
+    pub(crate) stage: Option<Stage>,
+    /// It was asked for.
+    pub(crate) asked: bool,
+    /// What came of it.
+    pub(crate) result: Option<T>,
+    /// Or why nothing did.
+    pub(crate) error: Option<String>,
+}
+
+impl<T> Default for Job<T> {
+    fn default() -> Self {
+        Self { stage: None, asked: false, result: None, error: None }
+    }
+}
+
+impl<T> Job<T> {
+    /// It begins again.
+    fn begin(&mut self) {
+        self.asked = true;
+        self.error = None;
+    }
+
+    /// Whether it is under way.
+    pub(crate) fn is_running(&self) -> bool {
+        self.asked && self.result.is_none() && self.error.is_none() || self.stage.is_some()
+    }
+}
+
+/// What only the application can do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Replay the policies.
+    Compare,
+    /// Find the size.
+    Plan,
+    /// Report on what happened between two times.
+    Report(u64, u64),
+    /// Explain a refusal, by its place in the timeline.
+    Explain(usize),
+    /// Write text into a file.
+    Write(String, String),
+}
+
+/// What the application is showing.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) facts: Facts,
+    /// The recording is under way.
+    pub(crate) live: bool,
+    pub(crate) screen: Screen,
+    /// The moment shown.
+    pub(crate) moment: Moment,
+    pub(crate) timeline: Arc<Timeline>,
+    pub(crate) names: Names,
+    /// Where to be; the application goes there.
+    pub(crate) goal: Option<Goal>,
+    /// Time runs (of a live recording: with it).
+    pub(crate) playing: bool,
+    /// Position in [`SPEEDS`].
+    pub(crate) speed: usize,
+    pub(crate) range: (Option<u64>, Option<u64>),
+    /// Rows of a page, as last drawn.
+    pub(crate) page: usize,
+    /// Cells of the heat map, as last drawn: across, down.
+    pub(crate) cells: (usize, usize),
+    pub(crate) zoom: Vec<Zoom>,
+    pub(crate) colour: Colour,
+    /// Selected device row.
+    pub(crate) device: usize,
+    /// Stacks and sizes of the selected device are shown.
+    pub(crate) drilled: bool,
+    /// Column devices are sorted by, and whether the other way round.
+    pub(crate) sort: (usize, bool),
+    /// Selected failure row.
+    pub(crate) failure: usize,
+    /// Which devices, and which refusals, are listed.
+    pub(crate) device_filter: Option<ListFilter<DeviceNow>>,
+    pub(crate) failure_filter: Option<ListFilter<FailureRow>>,
+    pub(crate) policies: Vec<String>,
+    pub(crate) compare: Job<compare::state::State>,
+    pub(crate) plan: Job<Arc<PlanReport>>,
+    /// Selected size of the plan.
+    pub(crate) size: usize,
+    pub(crate) popup: Option<Popup>,
+    pub(crate) prompt: Option<Prompt>,
+    pub(crate) message: Option<String>,
+    pub(crate) theme: Theme,
+    pub(crate) quit: bool,
+    pub(crate) effects: Vec<Effect>,
+    /// What a driver does that is refused, in replays.
+    pub(crate) on_fail: OnFail,
+}
+
+/// Columns by which devices can be sorted, by name.
+const SORTS: [&str; 8] =
+    ["maps", "maps_per_s", "bytes_copied", "bounces", "slots", "failures", "latency_p99_ns", "device"];
+
+impl State {
+    /// The state in which the application opens.
+    pub(crate) fn new(facts: Facts, moment: Moment, theme: Theme) -> Self {
+        Self {
+            facts,
+            live: false,
+            screen: Screen::default(),
+            timeline: Arc::default(),
+            names: Names::default(),
+            goal: None,
+            playing: false,
+            speed: 3,
+            range: (None, None),
+            page: 10,
+            cells: (64, 16),
+            zoom: vec![Zoom::whole(&moment)],
+            colour: Colour::default(),
+            device: 0,
+            drilled: false,
+            sort: (0, false),
+            failure: 0,
+            device_filter: None,
+            failure_filter: None,
+            policies: Vec::new(),
+            compare: Job::default(),
+            plan: Job::default(),
+            size: 0,
+            popup: None,
+            prompt: None,
+            message: None,
+            theme,
+            quit: false,
+            effects: Vec::new(),
+            on_fail: OnFail::default(),
+            moment,
+        }
+    }
+
+    /// What time it is, or will be once the application has gone where it is asked to.
+    pub(crate) fn time_ns(&self) -> u64 {
+        match self.goal {
+            Some(Goal::Time(time_ns)) => time_ns,
+            _ => self.moment.time_ns(),
+        }
+    }
+
+    /// Takes a key.
+    pub(crate) fn key(&mut self, key: KeyEvent) {
+        if key.kind == KeyEventKind::Release {
+            return;
+        }
+        self.message = None;
+        if key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c') {
+            self.quit = true;
+        } else if self.prompt.is_some() {
+            self.typed(key);
+        } else if let Some(action) = action(key, self.screen) {
+            self.apply(action);
+        }
+    }
+
+    /// Does what was asked for.
+    pub(crate) fn apply(&mut self, action: Action) {
+        if self.popup.is_some() && self.in_popup(action) {
+            return;
+        }
+        match action {
+            Action::Quit => self.quit = true,
+            Action::Help => self.popup = Some(Popup::Help),
+            Action::Go(screen) => self.turn_to(screen),
+            Action::NextScreen => self.turn_to(self.screen.turned(1)),
+            Action::PreviousScreen => self.turn_to(self.screen.turned(Screen::ALL.len() - 1)),
+            Action::Back => self.back(),
+            Action::Up => self.walk(0, -1),
+            Action::Down => self.walk(0, 1),
+            Action::Left => self.walk(-1, 0),
+            Action::Right => self.walk(1, 0),
+            Action::PageUp => self.page(-1),
+            Action::PageDown => self.page(1),
+            Action::First => self.edge(false),
+            Action::Last => self.edge(true),
+            Action::Enter => self.enter(),
+            Action::Select(row) => self.select(row),
+            Action::Play => {
+                let at_end = self.time_ns() >= self.timeline.span.1;
+                if !self.playing && at_end && !self.live {
+                    self.goal = Some(Goal::Time(self.timeline.span.0));
+                }
+                self.playing = !self.playing;
+            }
+            Action::Faster => self.speed = (self.speed + 1).min(SPEEDS.len() - 1),
+            Action::Slower => self.speed = self.speed.saturating_sub(1),
+            Action::Step(by) => {
+                let event = self.moment.totals().events.saturating_add_signed(by);
+                let last = if self.timeline.is_whole() { self.timeline.read.0 } else { self.timeline.read.1 };
+                self.halt(Goal::Event(event.min(last.max(self.moment.totals().events))));
+            }
+            Action::Scrub(by) => {
+                let (from, to) = self.timeline.span;
+                let hundredth = ((to - from.min(to)) / 100).max(1);
+                let time = self.time_ns().saturating_add_signed(by.saturating_mul(hundredth.cast_signed()));
+                self.halt(Goal::Time(time.clamp(from, to.max(from))));
+            }
+            Action::Begin => self.halt(Goal::Event(0)),
+            Action::End => self.halt(Goal::Time(self.timeline.span.1)),
+            Action::Seek(time) => self.halt(Goal::Time(time)),
+            Action::Failure(forward) => match self.timeline.failure(self.moment.totals().events, forward) {
+                Some(at) => self.go_to_failure(at),
+                None => self.say(if forward { "no later refusal" } else { "no earlier refusal" }),
+            },
+            Action::Peak(forward) => match self.timeline.next_peak(self.moment.totals().events, forward) {
+                Some(Mark { event, .. }) => self.halt(Goal::Event(event)),
+                None => self.say(if forward { "no later peak" } else { "no earlier peak" }),
+            },
+            Action::Travel => {
+                if let Some((at, _)) = self.failure_rows().get(self.failure) {
+                    self.go_to_failure(*at);
+                }
+            }
+            Action::RangeFrom => self.range.0 = Some(self.time_ns()),
+            Action::RangeTo => self.range.1 = Some(self.time_ns()),
+            Action::Report => {
+                let from = self.range.0.unwrap_or(self.timeline.span.0);
+                let to = self.range.1.unwrap_or_else(|| self.time_ns());
+                self.effects.push(Effect::Report(from.min(to), from.max(to)));
+            }
+            Action::Write => {}
+            Action::AskTime => self.ask(Ask::Time, ""),
+            Action::AskFilter => {
+                let now = self.filter().unwrap_or_default().to_owned();
+                self.ask(Ask::Filter, &now);
+            }
+            Action::AskPolicies if self.live => self.say("policies are compared on a recording"),
+            Action::AskPolicies => {
+                let mut texts = self.policies.clone();
+                if texts.len() < POLICIES {
+                    texts.push(String::new());
+                }
+                let at = texts.len() - 1;
+                let text = texts[at].clone();
+                self.ask(Ask::Policies { texts, at }, &text);
+            }
+            Action::Sort => self.sort = ((self.sort.0 + 1) % SORTS.len(), false),
+            Action::Reverse => self.sort.1 = !self.sort.1,
+            Action::Colour => self.colour = self.colour.next(),
+            Action::Scale => self.on_compare(compare::action::Action::ToggleScale),
+            Action::Verdict => {
+                let text = match self.screen {
+                    Screen::Plan => self.plan.result.as_ref().map(|report| report.verdict.clone()),
+                    _ => self.compare.result.as_ref().map(|state| state.comparison.verdict.clone()),
+                };
+                if let Some(text) = text {
+                    self.show_text("Verdict".to_owned(), text, None);
+                }
+            }
+            Action::Theme => {
+                self.theme = self.theme.next();
+                self.say(&format!("theme: {}", self.theme.name));
+            }
+        }
+    }
+
+    /// Says something on the bottom line, until the next key.
+    pub(crate) fn say(&mut self, text: &str) {
+        self.message = Some(text.to_owned());
+    }
+
+    /// Lays text over the screen.
+    pub(crate) fn show_text(&mut self, title: String, text: Vec<String>, file: Option<String>) {
+        self.popup = Some(Popup::Text { title, text, scroll: 0, file });
+    }
+
+    /// A popup takes the keys that move, write and close; others close it and do what they do. Returns whether that was
+    /// all.
+    fn in_popup(&mut self, action: Action) -> bool {
+        let page = self.page.max(2);
+        if let Some(Popup::Text { text, scroll, file, .. }) = &mut self.popup {
+            let last = text.len().saturating_sub(1);
+            match action {
+                Action::Up => *scroll = scroll.saturating_sub(1),
+                Action::Down => *scroll = (*scroll + 1).min(last),
+                Action::PageUp => *scroll = scroll.saturating_sub(page - 1),
+                Action::PageDown => *scroll = (*scroll + page - 1).min(last),
+                Action::First => *scroll = 0,
+                Action::Last => *scroll = last,
+                Action::Write => {
+                    if let Some(file) = file.clone() {
+                        let text = text.join("\n") + "\n";
+                        self.effects.push(Effect::Write(file, text));
+                    }
+                }
+                _ => self.popup = None,
+            }
+        } else {
+            self.popup = None;
+        }
+        action != Action::Quit
+    }
+
+    fn turn_to(&mut self, screen: Screen) {
+        self.screen = screen;
+        let job = match screen {
+            // There is nothing to replay while recording.
+            _ if self.live => return,
+            Screen::Compare if !self.compare.asked => {
+                self.compare.begin();
+                Effect::Compare
+            }
+            Screen::Plan if !self.plan.asked => {
+                self.plan.begin();
+                Effect::Plan
+            }
+            _ => return,
+        };
+        self.effects.push(job);
+    }
+
+    fn back(&mut self) {
+        if self.screen == Screen::Slots && self.zoom.len() > 1 {
+            self.zoom.pop();
+        } else if self.screen == Screen::Devices && self.drilled {
+            self.drilled = false;
+        } else if self.filter().is_some() {
+            match self.screen {
+                Screen::Failures => self.failure_filter = None,
+                _ => self.device_filter = None,
+            }
+        } else if let Some(state) = self.compare.result.as_mut().filter(|state| state.enlarged) {
+            state.enlarged = false;
+        } else {
+            self.range = (None, None);
+        }
+    }
+
+    /// Time stops, and it is then.
+    fn halt(&mut self, goal: Goal) {
+        self.playing = false;
+        self.goal = Some(goal);
+    }
+
+    fn go_to_failure(&mut self, at: usize) {
+        let Some(mark) = self.timeline.failures.get(at).map(|(mark, _)| *mark) else { return };
+        self.halt(Goal::Event(mark.event));
+        if let Some(row) = self.failure_rows().iter().position(|(place, _)| *place == at) {
+            self.failure = row;
+        }
+    }
+
+    /// The devices as they are listed.
+    pub(crate) fn device_rows(&self) -> Vec<DeviceNow> {
+        let mut rows = self.moment.device_rows();
+        if let Some(filter) = &self.device_filter {
+            rows.retain(|row| filter.fits(row));
+        }
+        let name = self.sorted_by();
+        let column = DeviceNow::FIELDS.iter().position(|field| field.name == name).unwrap_or(0);
+        let number = |row: &DeviceNow| match row.value(column) {
+            trace::Value::U64(n) => n,
+            _ => 0,
+        };
+        if name == "device" {
+            rows.sort_by(|a, b| a.device.cmp(&b.device));
+        } else {
+            rows.sort_by_key(|row| std::cmp::Reverse(number(row)));
+        }
+        if self.sort.1 {
+            rows.reverse();
+        }
+        rows
+    }
+
+    /// The column devices are sorted by.
+    pub(crate) fn sorted_by(&self) -> &'static str {
+        SORTS.get(self.sort.0).copied().unwrap_or(SORTS[0])
+    }
+
+    /// The refusals as they are listed, each with its place in the timeline.
+    pub(crate) fn failure_rows(&self) -> Vec<(usize, FailureRow)> {
+        let around = self.moment.around();
+        let rows = self.timeline.failures.iter().enumerate().map(|(at, (_, f))| (at, FailureRow::new(f, around)));
+        match &self.failure_filter {
+            Some(filter) => rows.filter(|(_, row)| filter.fits(row)).collect(),
+            None => rows.collect(),
+        }
+    }
+
+    fn on_compare(&mut self, action: compare::action::Action) {
+        if let Some(state) = &mut self.compare.result {
+            state.apply(action);
+        }
+    }
+
+    /// Selects a row of the list on screen.
+    fn select(&mut self, row: usize) {
+        match self.screen {
+            Screen::Devices => self.device = row.min(self.device_rows().len().saturating_sub(1)),
+            Screen::Failures => self.failure = row.min(self.failure_count().saturating_sub(1)),
+            Screen::Slots => {
+                if let Some(zoom) = self.zoom.last_mut() {
+                    zoom.cursor = row;
+                }
+            }
+            Screen::Plan => self.size = row.min(self.sizes().saturating_sub(1)),
+            Screen::Overview | Screen::Compare => {}
+        }
+    }
+
+    fn failure_count(&self) -> usize {
+        if self.failure_filter.is_some() { self.failure_rows().len() } else { self.timeline.failures.len() }
+    }
+
+    /// Sizes the plan tried under its first policy and areas.
+    fn sizes(&self) -> usize {
+        self.plan.result.as_ref().map_or(0, |report| super::screens::plan::sizes(report).len())
+    }
+
+    /// Moves by so many columns and rows.
+    fn walk(&mut self, across: i64, down: i64) {
+        let moved = |at: usize, by: i64| usize::try_from(at as i64 + by).unwrap_or(0);
+        match self.screen {
+            Screen::Slots => {
+                let cells = self.cells;
+                if let Some(zoom) = self.zoom.last_mut() {
+                    zoom.walk(across, down, cells);
+                }
+            }
+            Screen::Compare if across != 0 => self.on_compare(if across < 0 {
+                compare::action::Action::PreviousPage
+            } else {
+                compare::action::Action::NextPage
+            }),
+            Screen::Compare => self.on_compare(if down < 0 {
+                compare::action::Action::Previous
+            } else {
+                compare::action::Action::Next
+            }),
+            Screen::Plan => self.select(moved(self.size, across + down)),
+            Screen::Devices if across == 0 => self.select(moved(self.device, down)),
+            Screen::Failures if across == 0 => self.select(moved(self.failure, down)),
+            _ if across != 0 => self.apply(Action::Scrub(across)),
+            _ => {}
+        }
+    }
+
+    fn page(&mut self, down: i64) {
+        let rows = (self.page.max(2) - 1) as i64;
+        match self.screen {
+            Screen::Compare => self.on_compare(if down < 0 {
+                compare::action::Action::ScrollUp
+            } else {
+                compare::action::Action::ScrollDown
+            }),
+            Screen::Slots => self.walk(0, down * 4),
+            _ => self.walk(0, down * rows),
+        }
+    }
+
+    fn edge(&mut self, last: bool) {
+        if self.screen == Screen::Compare {
+            self.on_compare(if last { compare::action::Action::Last } else { compare::action::Action::First });
+        } else if self.screen == Screen::Slots {
+            let cells = self.cells;
+            if let Some(zoom) = self.zoom.last_mut() {
+                zoom.cursor = if last { zoom.cells(cells).saturating_sub(1) } else { 0 };
+            }
+        } else {
+            self.select(if last { usize::MAX } else { 0 });
+        }
+    }
+
+    fn enter(&mut self) {
+        match self.screen {
+            Screen::Slots => {
+                let deeper = self.zoom.last().and_then(|zoom| zoom.deeper(&self.moment, self.cells));
+                match deeper {
+                    Some(zoom) => self.zoom.push(zoom),
+                    None => {
+                        let lines = super::screens::slots::about_slot(self);
+                        self.show_text("Slot".to_owned(), lines, None);
+                    }
+                }
+            }
+            Screen::Devices => self.drilled = !self.drilled,
+            Screen::Failures => {
+                if let Some((at, _)) = self.failure_rows().get(self.failure) {
+                    self.effects.push(Effect::Explain(*at));
+                }
+            }
+            Screen::Compare => self.on_compare(compare::action::Action::Enlarge),
+            Screen::Overview | Screen::Plan => {}
+        }
+    }
+
+    fn ask(&mut self, what: Ask, text: &str) {
+        self.prompt = Some(Prompt { what, text: text.to_owned(), error: None });
+    }
+
+    /// Takes a key while something is being typed.
+    fn typed(&mut self, key: KeyEvent) {
+        let Some(prompt) = &mut self.prompt else { return };
+        match key.code {
+            KeyCode::Esc => self.prompt = None,
+            KeyCode::Char(c) if !key.modifiers.contains(KeyModifiers::CONTROL) => {
+                prompt.text.push(c);
+                prompt.error = None;
+            }
+            KeyCode::Char('u') => prompt.text.clear(),
+            KeyCode::Backspace => {
+                prompt.text.pop();
+                prompt.error = None;
+            }
+            KeyCode::Up | KeyCode::Down => {
+                if let Ask::Policies { texts, at } = &mut prompt.what {
+                    texts[*at] = prompt.text.clone();
+                    *at = if key.code == KeyCode::Up { at.saturating_sub(1) } else { (*at + 1).min(POLICIES - 1) };
+                    if texts.len() <= *at {
+                        texts.push(String::new());
+                    }
+                    prompt.text = texts[*at].clone();
+                    prompt.error = None;
+                }
+            }
+            KeyCode::Enter => self.answered(),
+            _ => {}
+        }
+    }
+
+    /// Takes what was typed.
+    fn answered(&mut self) {
+        let Some(mut prompt) = self.prompt.take() else { return };
+        let done = match &mut prompt.what {
+            Ask::Time => self.time_of(&prompt.text).map(|time| self.halt(Goal::Time(time))),
+            Ask::Filter => self.set_filter(&prompt.text),
+            Ask::Policies { texts, at } => {
+                texts[*at] = prompt.text.clone();
+                let texts: Vec<String> =
+                    texts.iter().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()).collect();
+                let wrong = texts.iter().find_map(|text| Policy::parse(text).err().map(|error| error.to_string()));
+                match wrong {
+                    Some(wrong) => Err(wrong),
+                    None if texts.is_empty() => Err("give one policy at least, such as v6_10:nslabs=1024".to_owned()),
+                    None => {
+                        self.policies = texts;
+                        self.compare.begin();
+                        self.effects.push(Effect::Compare);
+                        Ok(())
+                    }
+                }
+            }
+        };
+        if let Err(error) = done {
+            prompt.error = Some(error);
+            self.prompt = Some(prompt);
+        }
+    }
+
+    /// What the list on screen is filtered by, as it was written.
+    pub(crate) fn filter(&self) -> Option<&str> {
+        match self.screen {
+            Screen::Failures => self.failure_filter.as_ref().map(ListFilter::text),
+            Screen::Devices => self.device_filter.as_ref().map(ListFilter::text),
+            _ => None,
+        }
+    }
+
+    fn set_filter(&mut self, text: &str) -> Result<(), String> {
+        let names = trace::filter::Names::new(&[], &self.names.tasks, &self.names.stacks);
+        match self.screen {
+            Screen::Failures => {
+                self.failure_filter = ListFilter::parse(text, &names)?;
+                self.failure = 0;
+            }
+            _ => {
+                self.device_filter = ListFilter::parse(text, &names)?;
+                self.device = 0;
+            }
+        }
+        Ok(())
+    }
+
+    /// A time as people write it: from the begin, or with a minus from the end.
+    fn time_of(&self, text: &str) -> Result<u64, String> {
+        time_of(text, self.timeline.span)
+    }
+
+    /// Puts a comparison in the place of the one before, if any, with the same page and selection.
+    pub(crate) fn compared(&mut self, comparison: Comparison) {
+        let mut state = compare::state::State::new(Arc::new(comparison));
+        if let Some(before) = &self.compare.result {
+            state.page = before.page;
+            state.scale = before.scale;
+            state.selected = before.selected.min(state.comparison.rows.len().saturating_sub(1));
+        }
+        self.compare.result = Some(state);
+        self.compare.stage = None;
+    }
+
+    /// Puts a refusal's whole story into the popup of that title, if it is still open.
+    pub(crate) fn told(&mut self, about: &str, story: Result<String, String>) {
+        let Some(Popup::Text { title, text, scroll, .. }) = &mut self.popup else { return };
+        if title != about {
+            return;
+        }
+        *scroll = 0;
+        match story {
+            Ok(story) => *text = story.lines().map(str::to_owned).collect(),
+            // What was known before stays; only the promise is taken back.
+            Err(error) => {
+                text.pop();
+                text.push(format!("What would have let it pass is not known: {error}."));
+            }
+        }
+    }
+
+    /// Takes the plan.
+    pub(crate) fn planned(&mut self, report: PlanReport) {
+        self.size = super::screens::plan::recommended(&report);
+        self.plan.result = Some(Arc::new(report));
+        self.plan.stage = None;
+    }
+}
+
+/// A time as people write it: `3.2s` from the begin, `-10s` from the end, `50%` of the whole.
+pub(crate) fn time_of(text: &str, span: (u64, u64)) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is no time: write 3.2s, 250ms, -10s (from the end) or 50%");
+    let text = text.trim();
+    let (from, to) = span;
+    if let Some(percent) = text.strip_suffix('%') {
+        let share: f64 = percent.trim().parse().map_err(|_| wrong())?;
+        let share = if share.is_finite() { share.clamp(0.0, 100.0) / 100.0 } else { return Err(wrong()) };
+        return Ok(from + ((to - from.min(to)) as f64 * share) as u64);
+    }
+    let (back, number) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
+    let units = [("ms", 1e6), ("us", 1e3), ("µs", 1e3), ("ns", 1.0), ("s", 1e9), ("m", 60e9), ("", 1e9)];
+    let (digits, unit) =
+        units.iter().find_map(|(unit, scale)| Some((number.strip_suffix(unit)?, *scale))).ok_or_else(wrong)?;
+    let value: f64 = digits.trim().parse().map_err(|_| wrong())?;
+    if !value.is_finite() || value < 0.0 {
+        return Err(wrong());
+    }
+    let ns = (value * unit) as u64;
+    Ok(if back { to.saturating_sub(ns).max(from) } else { ns.clamp(from.min(to), to.max(from)) })
+}
