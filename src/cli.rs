@@ -171,6 +171,10 @@ pub(crate) struct TopArgs {
     /// Take back-ends of this family only, for the events that have any; `swioscope doctor` lists them
     #[arg(long, value_name = "tp_btf|fentry|kprobe", value_parser = family)]
     pub(crate) backend: Option<Family>,
+    /// Policies to compare on the last minute, as for `replay` [default: this kernel's, and the newest]
+    #[cfg(feature = "answers")]
+    #[arg(short, long = "policy", value_name = "POLICY", value_parser = policy)]
+    pub(crate) policies: Vec<Policy>,
     #[command(flatten, next_help_heading = "Filters, applied in the kernel")]
     pub(crate) filters: FilterArgs,
 }

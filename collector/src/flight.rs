@@ -3,13 +3,11 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`window`] | the last events, and the pool as it was before them |
-//! | [`model`] | which slots are held, followed from event to event |
 //! | [`trigger`] | [`Trigger`]: when to write |
 //! | [`retention`] | [`Keep`]: which of the earlier dumps stay |
 //! | `dump` | a window as a trace |
 
 pub(crate) mod dump;
-pub mod model;
 pub mod retention;
 pub mod trigger;
 pub mod window;

@@ -22,6 +22,9 @@ use crate::output::{json_row, json_rows, line, some_columns};
 
 /// Messages that wait for the screen at most; the recorder then waits, and what the ring buffer cannot hold is counted.
 const QUEUE: usize = 1024;
+/// What newer kernels follow.
+#[cfg(feature = "answers")]
+const NEWEST: &str = "v6_10";
 /// How long a signal may go unheard.
 const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -59,7 +62,7 @@ pub(crate) fn run(args: &TopArgs) -> anyhow::Result<ExitCode> {
     drop(options);
     let shown = match format {
         Some(format) => lines(args, format, &recorder, feed, &interrupted),
-        None => screens(&recorder, feed),
+        None => screens(args, &recorder, feed),
     };
     // Whatever became of the screen, a trace beside it is closed properly.
     let summary = recorder.finish()?;
@@ -71,10 +74,16 @@ pub(crate) fn run(args: &TopArgs) -> anyhow::Result<ExitCode> {
 }
 
 #[cfg(feature = "answers")]
-fn screens(recorder: &Recorder, feed: Receiver<Feed>) -> anyhow::Result<()> {
+fn screens(args: &TopArgs, recorder: &Recorder, feed: Receiver<Feed>) -> anyhow::Result<()> {
     let meta = recorder.meta().clone();
+    let mut policies: Vec<_> = args.policies.iter().map(|policy| policy.text().to_owned()).collect();
+    if policies.is_empty() {
+        let own = replay::Generation::of_recorded(&meta).map(|(rules, _)| rules.id);
+        policies.extend(own.filter(|id| *id != NEWEST).into_iter().chain([NEWEST]).map(str::to_owned));
+    }
     let start = tui::LiveStart {
         name: meta.host.name.clone(),
+        policies,
         snapshot: recorder.snapshot().to_vec(),
         meta,
         p2m: Vec::new(),
@@ -86,7 +95,7 @@ fn screens(recorder: &Recorder, feed: Receiver<Feed>) -> anyhow::Result<()> {
 }
 
 #[cfg(not(feature = "answers"))]
-fn screens(_: &Recorder, _: Receiver<Feed>) -> anyhow::Result<()> {
+fn screens(_: &TopArgs, _: &Recorder, _: Receiver<Feed>) -> anyhow::Result<()> {
     Err(Usage("this build has no screens; give --format text or jsonl".to_owned()).into())
 }
 

@@ -10,6 +10,7 @@
 //! | [`pool`] | [`Pool`], [`SnapshotSlot`], [`P2mRun`]: the state of memory around the events |
 //! | [`meta`] | [`Meta`]: host, kernel, capture settings and losses (`meta.json`) |
 //! | [`feed`] | [`Feed`]: what a recorder at work tells whoever looks on |
+//! | [`held`] | [`Held`](held::Held): which slots are held, followed from event to event |
 //! | [`sums`] | [`Sum`](sums::Sum), [`Bucket`](sums::Bucket): what the aggregate mode keeps in place of events |
 //! | [`mod@file`] | [`Writer`] and [`Trace`]: the folder on disk, Parquet and all (feature `file`) |
 //!
@@ -23,6 +24,7 @@ pub mod field;
 pub mod file;
 #[cfg(feature = "filter")]
 pub mod filter;
+pub mod held;
 pub mod meta;
 pub mod origin;
 pub mod pool;

@@ -76,7 +76,7 @@ pub fn top(start: LiveStart, feed: Receiver<Feed>) -> Result<(), TuiError> {
     needs_terminal()?;
     let facts = app::facts::Facts::new(&start.name, &start.meta);
     let live = app::source::Live::new(&start, feed);
-    Ok(terminal::show(&mut app::App::live(live, facts, theme::Theme::from_env()))?)
+    Ok(terminal::show(&mut app::App::live(live, facts, start.policies, theme::Theme::from_env()))?)
 }
 
 fn needs_terminal() -> Result<(), TuiError> {

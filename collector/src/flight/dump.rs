@@ -103,8 +103,8 @@ fn fill(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flight::model::tests::{alloc, free, meta};
     use trace::Trace;
+    use trace::held::samples::{alloc, free, meta};
 
     #[test]
     fn a_dump_is_a_trace_that_begins_with_its_window() {

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use trace::{Event, Op, field};
 
-use super::model::Model;
+use trace::held::Held;
 
 /// What makes a flight recorder write its window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,12 +58,12 @@ pub(super) struct Watch {
     level: Option<u64>,
     /// Reached, and not fallen below nine tenths of it since.
     above: bool,
-    model: Model,
+    model: Held,
 }
 
 impl Watch {
     /// A watch that begins with the pool as in `model`.
-    pub(super) fn new(triggers: &[Trigger], model: &Model) -> Self {
+    pub(super) fn new(triggers: &[Trigger], model: &Held) -> Self {
         let level = triggers.iter().filter_map(|trigger| match trigger {
             Trigger::HighWater(percent) => Some((model.nslabs() * u64::from(*percent)).div_ceil(100)),
             _ => None,
@@ -92,7 +92,7 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flight::model::tests::{alloc, free, meta};
+    use trace::held::samples::{alloc, free, meta};
 
     #[test]
     fn triggers_are_read_and_written_alike() {
@@ -108,13 +108,13 @@ mod tests {
     #[test]
     fn a_high_water_mark_triggers_once_until_the_pool_has_emptied() {
         // 100 slots, so the mark of 20 % is at 20, and it is left below 18.
-        let mut watch = Watch::new(&[Trigger::HighWater(20)], &Model::new(&meta(100, 1), &[]));
+        let mut watch = Watch::new(&[Trigger::HighWater(20)], &Held::new(&meta(100, 1), &[]));
         assert_eq!(watch.see(&alloc(1, 0, 19)), None);
         assert_eq!(watch.see(&alloc(2, 19, 1)).unwrap(), "hiwater: 20 of 100 slots in use");
         assert_eq!([watch.see(&free(3, 19)), watch.see(&alloc(4, 19, 1))], [None, None]);
         assert_eq!(watch.see(&free(5, 0)), None);
         assert!(watch.see(&alloc(6, 40, 19)).is_some());
-        let mut watch = Watch::new(&[Trigger::Failure], &Model::new(&meta(100, 1), &[]));
+        let mut watch = Watch::new(&[Trigger::Failure], &Held::new(&meta(100, 1), &[]));
         assert_eq!(watch.see(&alloc(1, 0, 99)), None);
         let failed = Event { size: Some(4096), ..Event::new(Op::SlotFailed, 2, 0, 0, 0) };
         assert_eq!(watch.see(&failed).unwrap(), "failure: slot_failed of 4 KiB");

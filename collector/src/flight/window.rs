@@ -6,7 +6,7 @@ use std::sync::Arc;
 use trace::file::open_segment::Frame;
 use trace::{Event, Meta, SnapshotSlot};
 
-use super::model::Model;
+use trace::held::Held;
 
 /// Bytes of a piece: the window moves on by so many at a time.
 const PIECE: usize = 256 << 10;
@@ -19,7 +19,7 @@ pub struct Window {
     /// Bytes of the pieces.
     bytes: usize,
     most: usize,
-    before: Model,
+    before: Held,
     /// When the last event went out of the window; nothing as long as all are in it.
     left_ns: Option<u64>,
 }
@@ -28,7 +28,7 @@ impl Window {
     /// An empty window of `most` bytes on a machine as in `meta`.
     #[must_use]
     pub fn new(most: usize, meta: &Meta, snapshot: &[SnapshotSlot]) -> Self {
-        let before = Model::new(meta, snapshot);
+        let before = Held::new(meta, snapshot);
         Self { pieces: VecDeque::new(), newest: Frame::default(), bytes: 0, most, before, left_ns: None }
     }
 
@@ -61,7 +61,7 @@ impl Window {
 
     /// The pool as it was before the first event.
     #[must_use]
-    pub fn before(&self) -> &Model {
+    pub fn before(&self) -> &Held {
         &self.before
     }
 
@@ -80,7 +80,7 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flight::model::tests::{alloc, free, meta};
+    use trace::held::samples::{alloc, free, meta};
 
     #[test]
     fn it_keeps_the_last_events_and_the_state_before_them() {

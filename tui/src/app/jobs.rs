@@ -15,6 +15,7 @@ use trace::{Meta, Trace};
 use super::screens::failures;
 use super::source::Told;
 use super::state::{Job, State};
+use super::window::{Excerpt, Making};
 
 /// One piece of work.
 struct Work<T> {
@@ -133,31 +134,39 @@ impl Jobs {
         changed
     }
 
+    /// What is to be replayed: the trace, or the last part of a live recording.
+    fn subject(&self, live: Option<Making>) -> Option<Making> {
+        let recorded = self.trace.clone().map(|trace| -> Making { Box::new(move || Ok(Excerpt::whole(trace))) });
+        live.or(recorded)
+    }
+
     /// Replays the state's policies.
-    pub(crate) fn compare(&mut self, state: &mut State) {
-        let Some(trace) = self.trace.clone() else { return };
+    pub(crate) fn compare(&mut self, state: &mut State, live: Option<Making>) {
+        let Some(subject) = self.subject(live) else { return };
         let options = self.options.clone();
         let policies = state.policies.iter().map(|text| Policy::parse(text)).collect::<Result<Vec<_>, _>>();
         let policies = match policies {
             Ok(policies) => policies,
             Err(error) => return state.compare.error = Some(error.to_string()),
         };
-        state.compare.stage = Some(Stage::Reading(0, trace.event_count()));
+        state.compare.stage = Some(Stage::Reading(0, 0));
         self.compare = Some(Work::begin(move |stop, tell| {
-            analysis::compare(&trace, &policies, &options, stop, tell).map_err(|error| chain(&error))
+            let excerpt = subject().map_err(|error| chain(&error))?;
+            analysis::compare(&excerpt.trace, &policies, &options, stop, tell).map_err(|error| chain(&error))
         }));
     }
 
     /// Looks for the size the recorded kernel needs.
-    pub(crate) fn plan(&mut self, state: &mut State) {
-        let Some(trace) = self.trace.clone() else { return };
-        let options = match plan_options(trace.meta(), &self.options) {
+    pub(crate) fn plan(&mut self, state: &mut State, meta: &Meta, live: Option<Making>) {
+        let Some(subject) = self.subject(live) else { return };
+        let options = match plan_options(meta, &self.options) {
             Ok(options) => options,
             Err(error) => return state.plan.error = Some(error),
         };
-        state.plan.stage = Some(Stage::Reading(0, trace.event_count()));
+        state.plan.stage = Some(Stage::Reading(0, 0));
         self.plan = Some(Work::begin(move |stop, tell| {
-            let trace = Trace::open(trace.path()).map_err(|error| error.to_string())?;
+            let excerpt = subject().map_err(|error| chain(&error))?;
+            let trace = Trace::open(excerpt.trace.path()).map_err(|error| chain(&error))?;
             let report = analysis::plan(&[trace], &options, stop, tell).map_err(|error| chain(&error))?;
             report.ok_or_else(|| "there is nothing to plan for".to_owned())
         }));

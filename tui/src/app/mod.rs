@@ -16,6 +16,7 @@
 //! | [`chrome`] | what is on every screen: header, verdict, timeline, keys |
 //! | [`grid`] | the heat map's cells and zoom |
 //! | [`source`] | where moments come from: a trace, or a recorder at work |
+//! | [`window`] | the last part of a live recording as a trace, for replays |
 //! | [`index`], [`timeline`] | what makes every moment of a long trace near; the trace at a glance |
 //! | [`filter`] | what rows a list shows |
 //! | [`facts`] | the recording in words; the verdict |
@@ -35,6 +36,7 @@ pub(crate) mod screens;
 pub(crate) mod source;
 pub(crate) mod state;
 pub(crate) mod timeline;
+mod window;
 
 #[cfg(test)]
 mod fixture;
@@ -61,6 +63,8 @@ use crate::theme::Theme;
 const FRAME: Duration = Duration::from_millis(33);
 /// Time between two looks at work in the background.
 const LOOK: Duration = Duration::from_millis(100);
+/// Time between two replays of a live recording's last part.
+const AGAIN: Duration = Duration::from_secs(5);
 /// How long going to a moment may hold up the screen; then it goes on with the next picture.
 const PATIENCE: Duration = Duration::from_millis(40);
 
@@ -95,6 +99,8 @@ pub(crate) struct App {
     dirty: bool,
     last_tick: Instant,
     last_drawn: Option<Instant>,
+    /// When policies were last replayed.
+    replayed: Instant,
 }
 
 impl App {
@@ -125,10 +131,11 @@ impl App {
     }
 
     /// On a recorder at work.
-    pub(crate) fn live(live: Live, facts: Facts, theme: Theme) -> Self {
+    pub(crate) fn live(live: Live, facts: Facts, policies: Vec<String>, theme: Theme) -> Self {
         let moment = live.moment_at(Goal::Time(u64::MAX));
         let mut state = State::new(facts, moment, theme);
         state.live = true;
+        state.policies = policies;
         state.playing = true;
         Self::with(state, Source::Live(Box::new(live)), None, ViewOptions::default())
     }
@@ -145,6 +152,7 @@ impl App {
             dirty: true,
             last_tick: Instant::now(),
             last_drawn: None,
+            replayed: Instant::now(),
         }
         .opened_on(options.open_compare)
     }
@@ -254,6 +262,15 @@ impl App {
             self.go(goal);
         }
         self.dirty |= self.jobs.take_results(&mut self.state);
+        // What others would be doing now, as long as somebody looks.
+        if self.state.live
+            && self.state.playing
+            && self.state.screen == Screen::Compare
+            && !self.state.compare.is_running()
+            && self.replayed.elapsed() >= AGAIN
+        {
+            self.state.effects.push(Effect::Compare);
+        }
         for effect in std::mem::take(&mut self.state.effects) {
             self.effect(effect);
             self.dirty = true;
@@ -335,8 +352,11 @@ impl App {
 
     fn effect(&mut self, effect: Effect) {
         match effect {
-            Effect::Compare => self.jobs.compare(&mut self.state),
-            Effect::Plan => self.jobs.plan(&mut self.state),
+            Effect::Compare => {
+                self.replayed = Instant::now();
+                self.jobs.compare(&mut self.state, self.source.excerpt());
+            }
+            Effect::Plan => self.jobs.plan(&mut self.state, self.source.meta(), self.source.excerpt()),
             Effect::Explain(at) => self.jobs.explain(&mut self.state, at),
             Effect::Report(from, to) => self.report(from, to),
             Effect::Write(file, text) => {
@@ -382,6 +402,8 @@ impl App {
 pub struct LiveStart {
     /// What is being recorded, for the header.
     pub name: String,
+    /// Policies to compare on what happens now, as they are written.
+    pub policies: Vec<String>,
     /// The machine, its pools and the capture's settings.
     pub meta: trace::Meta,
     /// Xen's frame table, where there is one.

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use replay::moment::{Around, Moment};
 use trace::file::Events;
-use trace::{Event, Feed, Meta, StackFrame, Task, Trace};
+use trace::{Device, Event, Feed, Meta, P2mRun, StackFrame, Task, Trace};
 
 use super::LiveStart;
 use super::index::{self, Shared};
 use super::timeline::{FAILURES, Mark, Timeline};
+use super::window::{Making, Window};
 
 /// Where to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +49,24 @@ pub(crate) enum Source {
     Recorded(Box<Recorded>),
     /// A recorder at work.
     Live(Box<Live>),
+}
+
+impl Source {
+    /// Of a live recording, its last part to be replayed.
+    pub(crate) fn excerpt(&self) -> Option<Making> {
+        match self {
+            Self::Recorded(_) => None,
+            Self::Live(live) => Some(live.excerpt()),
+        }
+    }
+
+    /// What is known of the recording.
+    pub(crate) fn meta(&self) -> &Meta {
+        match self {
+            Self::Recorded(recorded) => recorded.trace.meta(),
+            Self::Live(live) => &live.meta,
+        }
+    }
 }
 
 /// What a source has for the screen.
@@ -177,6 +196,11 @@ pub(crate) struct Live {
     past: VecDeque<Arc<Moment>>,
     failures: Vec<(Mark, Arc<replay::moment::Failure>)>,
     names: Names,
+    /// What replays are made of.
+    window: Window,
+    meta: Meta,
+    devices: Vec<Device>,
+    p2m: Vec<P2mRun>,
     ended: bool,
 }
 
@@ -189,7 +213,18 @@ impl Live {
         let around = Around::new(&start.meta, &start.p2m, &start.devices);
         let head = Moment::new(around, &start.snapshot);
         let names = Names { tasks: start.tasks.clone(), stacks: start.stacks.clone() };
-        Self { feed, head, past: VecDeque::new(), failures: Vec::new(), names, ended: false }
+        Self {
+            feed,
+            head,
+            past: VecDeque::new(),
+            failures: Vec::new(),
+            names,
+            window: Window::new(&start.meta, &start.snapshot),
+            meta: start.meta.clone(),
+            devices: start.devices.clone(),
+            p2m: start.p2m.clone(),
+            ended: false,
+        }
     }
 
     /// Takes in what has been told by now.
@@ -207,15 +242,24 @@ impl Live {
                             self.failures.extend(self.head.failures().back().map(|f| (mark, Arc::clone(f))));
                         }
                     }
+                    self.window.push(&events);
                     changed = true;
                 }
                 Ok(told @ (Feed::Time(_) | Feed::Devices(_) | Feed::P2m(_))) => {
                     self.head.follow(&told);
+                    match told {
+                        Feed::Devices(devices) => self.devices = devices,
+                        Feed::P2m(p2m) => self.p2m = p2m,
+                        _ => {}
+                    }
                     changed = true;
                 }
                 Ok(Feed::Tasks(tasks)) => self.names.tasks = tasks,
                 Ok(Feed::Stacks(stacks)) => self.names.stacks = stacks,
-                Ok(Feed::Meta(meta)) => news.meta = Some(*meta),
+                Ok(Feed::Meta(meta)) => {
+                    self.meta = Meta::clone(&meta);
+                    news.meta = Some(*meta);
+                }
                 Ok(Feed::Ended(why)) => {
                     self.ended = true;
                     news.ended = Some(why);
@@ -242,6 +286,13 @@ impl Live {
             news.moment = Some(self.head.clone());
         }
         news
+    }
+
+    /// The last part of the recording, to be made a trace of elsewhere: it takes its time.
+    pub(crate) fn excerpt(&self) -> Making {
+        let (window, meta, devices, p2m) =
+            (self.window.clone(), self.meta.clone(), self.devices.clone(), self.p2m.clone());
+        Box::new(move || window.excerpt(&meta, devices, p2m))
     }
 
     /// The last five minutes, a part a second.

@@ -341,7 +341,6 @@ impl State {
                 let now = self.filter().unwrap_or_default().to_owned();
                 self.ask(Ask::Filter, &now);
             }
-            Action::AskPolicies if self.live => self.say("policies are compared on a recording"),
             Action::AskPolicies => {
                 let mut texts = self.policies.clone();
                 if texts.len() < POLICIES {
@@ -411,8 +410,6 @@ impl State {
     fn turn_to(&mut self, screen: Screen) {
         self.screen = screen;
         let job = match screen {
-            // There is nothing to replay while recording.
-            _ if self.live => return,
             Screen::Compare if !self.compare.asked => {
                 self.compare.begin();
                 Effect::Compare

@@ -16,7 +16,7 @@
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::text::Line;
-use ratatui::widgets::{Paragraph, Widget as _};
+use ratatui::widgets::Widget as _;
 use trace::field::{count, duration};
 
 use super::Drawn;
@@ -28,7 +28,15 @@ use crate::compare::screen;
 pub(crate) fn draw(state: &State, area: Rect, buf: &mut Buffer, drawn: &mut Drawn) {
     let theme = &state.theme;
     let mut body = area;
-    if let Some(line) = progress::line(&state.compare, "replaying", area.width.into(), theme) {
+    // A live recording is replayed again and again; what was found last stays meanwhile.
+    let line = match &state.compare.result {
+        Some(compare) if state.live && state.compare.error.is_none() => {
+            let span = duration(compare.comparison.facts.duration_ns);
+            Some(Line::styled(format!(" The last {span} replayed, again every few seconds; p: policies"), theme.dim))
+        }
+        _ => progress::line(&state.compare, "replaying", area.width.into(), theme),
+    };
+    if let Some(line) = line {
         let [top, rest] = area.layout(&ratatui::layout::Layout::vertical([
             ratatui::layout::Constraint::Length(1),
             ratatui::layout::Constraint::Fill(1),
@@ -37,10 +45,8 @@ pub(crate) fn draw(state: &State, area: Rect, buf: &mut Buffer, drawn: &mut Draw
         body = rest;
     }
     if let Some(comparison) = &state.compare.result {
-        drawn.reach = Some(screen::draw(comparison, state.time_ns(), body, buf, theme));
-    } else if state.live {
-        let lines = ["Policies are compared on a recording: stop this one and open it with swioscope view."];
-        Paragraph::new(lines.map(|line| Line::styled(line, theme.dim)).to_vec()).render(body, buf);
+        let now_ns = if state.live { comparison.comparison.facts.duration_ns } else { state.time_ns() };
+        drawn.reach = Some(screen::draw(comparison, now_ns, body, buf, theme));
     }
 }
 

@@ -45,10 +45,6 @@ pub(crate) fn draw(state: &State, area: Rect, buf: &mut Buffer, drawn: &mut Draw
         return line.render(area, buf);
     }
     let Some(report) = &state.plan.result else {
-        if state.live {
-            let text = " Sizes are planned on a recording: stop this one and open it with swioscope view.";
-            Line::styled(text, theme.dim).render(area, buf);
-        }
         return;
     };
     let width = usize::from(area.width.saturating_sub(2));

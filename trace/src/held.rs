@@ -1,14 +1,14 @@
-//! Which slots of the default pool are held, followed from event to event, so that a dump can begin with a snapshot of
-//! what was held before its first event. No allocator: it takes down what the kernel chose.
+//! Which slots of the default pool are held, followed from event to event, so that a part of a recording can be a trace of its
+//! own that begins with a snapshot of what was held before its first event. No allocator: it takes down what the kernel chose.
 
 use std::collections::{BTreeMap, HashMap};
 
-use trace::pool::{Area, Pool, SEGMENT_SLOTS, SLOT_BYTES, SnapshotSlot};
-use trace::{Event, Meta, Op};
+use crate::pool::{Area, Pool, SEGMENT_SLOTS, SLOT_BYTES, SnapshotSlot};
+use crate::{Event, Meta, Op};
 
 /// The default pool at one point of the events.
 #[derive(Clone, Debug)]
-pub struct Model {
+pub struct Held {
     pool: Option<Pool>,
     slots: BTreeMap<u32, SnapshotSlot>,
     /// How many slots an allocation has, by its first.
@@ -20,7 +20,7 @@ pub struct Model {
     exact: bool,
 }
 
-impl Model {
+impl Held {
     /// The pool as the recording found it.
     #[must_use]
     pub fn new(meta: &Meta, snapshot: &[SnapshotSlot]) -> Self {
@@ -159,20 +159,24 @@ impl Model {
     }
 }
 
-#[cfg(test)]
-pub(super) mod tests {
+/// Events for tests, here and wherever parts of recordings are made.
+#[doc(hidden)]
+#[allow(missing_docs, reason = "for tests")]
+pub mod samples {
     use super::*;
 
-    const START: u64 = 0x1000_0000;
+    pub const START: u64 = 0x1000_0000;
 
     /// A machine with a pool of so many slots and areas, empty.
-    pub(crate) fn meta(nslabs: u64, nareas: u32) -> Meta {
+    #[must_use]
+    pub fn meta(nslabs: u64, nareas: u32) -> Meta {
         let areas = vec![Area { index: 0, used: 0 }; nareas as usize];
         let pool = Pool { start: START, nslabs, nareas, force_bounce: true, can_grow: false, areas };
         Meta { pools: vec![pool], snapshot_ns: Some(0), snapshot_exact: true, ..Meta::new() }
     }
 
-    pub(crate) fn alloc(time_ns: u64, first: u32, n: u64) -> Event {
+    #[must_use]
+    pub fn alloc(time_ns: u64, first: u32, n: u64) -> Event {
         Event {
             orig_addr: Some(0x8000_0000),
             size: Some(n * SLOT_BYTES),
@@ -183,14 +187,21 @@ pub(super) mod tests {
         }
     }
 
-    pub(crate) fn free(time_ns: u64, first: u32) -> Event {
+    #[must_use]
+    pub fn free(time_ns: u64, first: u32) -> Event {
         let tlb_addr = Some(START + u64::from(first) * SLOT_BYTES);
         Event { tlb_addr, first_slot: Some(first), ..Event::new(Op::SlotFree, time_ns, 0, 1, 0) }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::samples::{START, alloc, free, meta};
+    use super::*;
 
     #[test]
     fn slots_and_areas_follow_the_events() {
-        let mut model = Model::new(&meta(512, 2), &[]);
+        let mut model = Held::new(&meta(512, 2), &[]);
         [alloc(1, 0, 3), alloc(2, 256, 128), alloc(3, 384, 128), free(4, 0), alloc(5, 3, 2)]
             .iter()
             .for_each(|event| model.apply(event));
@@ -201,7 +212,7 @@ pub(super) mod tests {
         assert_eq!((slots.len(), slots[0].slot, slots[0].alloc_size, slots[1].alloc_size), (258, 3, 4096, 2048));
         assert_eq!(slots[1].orig_addr, 0x8000_0800);
         // What a snapshot says is understood again.
-        let mut again = Model::new(&Meta { pools: vec![model.pool().unwrap().clone()], ..meta(0, 1) }, &slots);
+        let mut again = Held::new(&Meta { pools: vec![model.pool().unwrap().clone()], ..meta(0, 1) }, &slots);
         again.apply(&free(6, 256));
         again.apply(&free(7, 3));
         assert_eq!((again.used(), again.runs.len()), (128, 1));
@@ -210,7 +221,7 @@ pub(super) mod tests {
     #[test]
     fn padding_is_part_of_an_allocation() {
         // SPEC 14, E8: the data begin three slots and 0x200 bytes behind the first slot.
-        let mut model = Model::new(&meta(512, 1), &[]);
+        let mut model = Held::new(&meta(512, 1), &[]);
         let event = Event {
             orig_addr: Some(0x4000_1a00),
             size: Some(0x400),
@@ -227,7 +238,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_release_that_was_missed_is_made_good_and_a_loss_remembered() {
-        let mut model = Model::new(&meta(512, 1), &[]);
+        let mut model = Held::new(&meta(512, 1), &[]);
         [alloc(1, 0, 4), alloc(2, 2, 4)].iter().for_each(|event| model.apply(event));
         assert_eq!((model.used(), model.runs.len(), model.exact()), (4, 1, true));
         model.apply(&Event::new(Op::Lost, 3, 0, 0, 0));
@@ -236,7 +247,7 @@ pub(super) mod tests {
 
     #[test]
     fn what_is_older_than_the_snapshot_is_in_it() {
-        let mut model = Model::new(&Meta { snapshot_ns: Some(10), ..meta(512, 1) }, &[]);
+        let mut model = Held::new(&Meta { snapshot_ns: Some(10), ..meta(512, 1) }, &[]);
         model.apply(&alloc(9, 0, 4));
         model.apply(&alloc(10, 4, 4));
         assert_eq!(model.used(), 4);
