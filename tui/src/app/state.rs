@@ -702,6 +702,13 @@ impl State {
             state.scale = before.scale;
             state.selected = before.selected.min(state.comparison.rows.len().saturating_sub(1));
         }
+        // Who has asked for policies wants to know what goes wrong.
+        let refuses = |row: &analysis::PolicyRow| row.failures > 0;
+        if !state.row().is_some_and(refuses)
+            && let Some(first) = state.comparison.rows.iter().position(refuses)
+        {
+            state.selected = first;
+        }
         self.compare.result = Some(state);
         self.compare.stage = None;
     }
