@@ -82,7 +82,7 @@ pub(crate) enum Command {
     /// Say in one page whether swiotlb is the problem, whose it is, and what to do
     #[cfg(feature = "answers")]
     Report(ReportArgs),
-    /// Look at a trace in the terminal: any moment of it, its slots, devices and failures, other policies, the right size
+    /// Look at a trace in the terminal, at any of its moments
     #[cfg(feature = "answers")]
     View(ViewArgs),
     /// List the policies and platforms, the kernels they stand for, and their parameters

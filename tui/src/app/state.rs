@@ -1,11 +1,14 @@
 //! What the application is showing, apart from how it is drawn.
 
+mod moves;
+mod typing;
+
 use std::sync::Arc;
 
 use analysis::{Comparison, PlanReport, Stage};
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use replay::OnFail;
 use replay::moment::{DeviceNow, FailureRow, Moment};
-use replay::{OnFail, Policy};
 use trace::Record;
 
 use super::action::{Action, action};
@@ -16,6 +19,8 @@ use super::source::{Goal, Names};
 use super::timeline::{Mark, Timeline};
 use crate::compare;
 use crate::theme::Theme;
+
+pub(crate) use typing::time_of;
 
 /// The screens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -522,175 +527,6 @@ impl State {
         self.plan.result.as_ref().map_or(0, |report| super::screens::plan::sizes(report).len())
     }
 
-    /// Moves by so many columns and rows.
-    fn walk(&mut self, across: i64, down: i64) {
-        let moved = |at: usize, by: i64| usize::try_from(at as i64 + by).unwrap_or(0);
-        match self.screen {
-            Screen::Slots => {
-                let cells = self.cells;
-                if let Some(zoom) = self.zoom.last_mut() {
-                    zoom.walk(across, down, cells);
-                }
-            }
-            Screen::Compare if across != 0 => self.on_compare(if across < 0 {
-                compare::action::Action::PreviousPage
-            } else {
-                compare::action::Action::NextPage
-            }),
-            Screen::Compare => self.on_compare(if down < 0 {
-                compare::action::Action::Previous
-            } else {
-                compare::action::Action::Next
-            }),
-            Screen::Plan => self.select(moved(self.size, across + down)),
-            Screen::Devices if across == 0 => self.select(moved(self.device, down)),
-            Screen::Failures if across == 0 => self.select(moved(self.failure, down)),
-            _ if across != 0 => self.apply(Action::Scrub(across)),
-            _ => {}
-        }
-    }
-
-    fn page(&mut self, down: i64) {
-        let rows = (self.page.max(2) - 1) as i64;
-        match self.screen {
-            Screen::Compare => self.on_compare(if down < 0 {
-                compare::action::Action::ScrollUp
-            } else {
-                compare::action::Action::ScrollDown
-            }),
-            Screen::Slots => self.walk(0, down * 4),
-            _ => self.walk(0, down * rows),
-        }
-    }
-
-    fn edge(&mut self, last: bool) {
-        if self.screen == Screen::Compare {
-            self.on_compare(if last { compare::action::Action::Last } else { compare::action::Action::First });
-        } else if self.screen == Screen::Slots {
-            let cells = self.cells;
-            if let Some(zoom) = self.zoom.last_mut() {
-                zoom.cursor = if last { zoom.cells(cells).saturating_sub(1) } else { 0 };
-            }
-        } else {
-            self.select(if last { usize::MAX } else { 0 });
-        }
-    }
-
-    fn enter(&mut self) {
-        match self.screen {
-            Screen::Slots => {
-                let deeper = self.zoom.last().and_then(|zoom| zoom.deeper(&self.moment, self.cells));
-                match deeper {
-                    Some(zoom) => self.zoom.push(zoom),
-                    None => {
-                        let lines = super::screens::slots::about_slot(self);
-                        self.show_text("Slot".to_owned(), lines, None);
-                    }
-                }
-            }
-            Screen::Devices => self.drilled = !self.drilled,
-            Screen::Failures => {
-                if let Some((at, _)) = self.failure_rows().get(self.failure) {
-                    self.effects.push(Effect::Explain(*at));
-                }
-            }
-            Screen::Compare => self.on_compare(compare::action::Action::Enlarge),
-            Screen::Overview | Screen::Plan => {}
-        }
-    }
-
-    fn ask(&mut self, what: Ask, text: &str) {
-        self.prompt = Some(Prompt { what, text: text.to_owned(), error: None });
-    }
-
-    /// Takes a key while something is being typed.
-    fn typed(&mut self, key: KeyEvent) {
-        let Some(prompt) = &mut self.prompt else { return };
-        match key.code {
-            KeyCode::Esc => self.prompt = None,
-            KeyCode::Char(c) if !key.modifiers.contains(KeyModifiers::CONTROL) => {
-                prompt.text.push(c);
-                prompt.error = None;
-            }
-            KeyCode::Char('u') => prompt.text.clear(),
-            KeyCode::Backspace => {
-                prompt.text.pop();
-                prompt.error = None;
-            }
-            KeyCode::Up | KeyCode::Down => {
-                if let Ask::Policies { texts, at } = &mut prompt.what {
-                    texts[*at] = prompt.text.clone();
-                    *at = if key.code == KeyCode::Up { at.saturating_sub(1) } else { (*at + 1).min(POLICIES - 1) };
-                    if texts.len() <= *at {
-                        texts.push(String::new());
-                    }
-                    prompt.text = texts[*at].clone();
-                    prompt.error = None;
-                }
-            }
-            KeyCode::Enter => self.answered(),
-            _ => {}
-        }
-    }
-
-    /// Takes what was typed.
-    fn answered(&mut self) {
-        let Some(mut prompt) = self.prompt.take() else { return };
-        let done = match &mut prompt.what {
-            Ask::Time => self.time_of(&prompt.text).map(|time| self.halt(Goal::Time(time))),
-            Ask::Filter => self.set_filter(&prompt.text),
-            Ask::Policies { texts, at } => {
-                texts[*at] = prompt.text.clone();
-                let texts: Vec<String> =
-                    texts.iter().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()).collect();
-                let wrong = texts.iter().find_map(|text| Policy::parse(text).err().map(|error| error.to_string()));
-                match wrong {
-                    Some(wrong) => Err(wrong),
-                    None if texts.is_empty() => Err("give one policy at least, such as v6_10:nslabs=1024".to_owned()),
-                    None => {
-                        self.policies = texts;
-                        self.compare.begin();
-                        self.effects.push(Effect::Compare);
-                        Ok(())
-                    }
-                }
-            }
-        };
-        if let Err(error) = done {
-            prompt.error = Some(error);
-            self.prompt = Some(prompt);
-        }
-    }
-
-    /// What the list on screen is filtered by, as it was written.
-    pub(crate) fn filter(&self) -> Option<&str> {
-        match self.screen {
-            Screen::Failures => self.failure_filter.as_ref().map(ListFilter::text),
-            Screen::Devices => self.device_filter.as_ref().map(ListFilter::text),
-            _ => None,
-        }
-    }
-
-    fn set_filter(&mut self, text: &str) -> Result<(), String> {
-        let names = trace::filter::Names::new(&[], &self.names.tasks, &self.names.stacks);
-        match self.screen {
-            Screen::Failures => {
-                self.failure_filter = ListFilter::parse(text, &names)?;
-                self.failure = 0;
-            }
-            _ => {
-                self.device_filter = ListFilter::parse(text, &names)?;
-                self.device = 0;
-            }
-        }
-        Ok(())
-    }
-
-    /// A time as people write it: from the begin, or with a minus from the end.
-    fn time_of(&self, text: &str) -> Result<u64, String> {
-        time_of(text, self.timeline.span)
-    }
-
     /// Puts a comparison in the place of the one before, if any, with the same page and selection.
     pub(crate) fn compared(&mut self, comparison: Comparison) {
         let mut state = compare::state::State::new(Arc::new(comparison));
@@ -698,6 +534,13 @@ impl State {
             state.page = before.page;
             state.scale = before.scale;
             state.selected = before.selected.min(state.comparison.rows.len().saturating_sub(1));
+        }
+        // Who has asked for policies wants to know what goes wrong.
+        let refuses = |row: &analysis::PolicyRow| row.failures > 0;
+        if !state.row().is_some_and(refuses)
+            && let Some(first) = state.comparison.rows.iter().position(refuses)
+        {
+            state.selected = first;
         }
         self.compare.result = Some(state);
         self.compare.stage = None;
@@ -726,29 +569,4 @@ impl State {
         self.plan.result = Some(Arc::new(report));
         self.plan.stage = None;
     }
-}
-
-/// A time as people write it: `3.2s` from the begin, `-10s` from the end, `50%` of the whole.
-pub(crate) fn time_of(text: &str, span: (u64, u64)) -> Result<u64, String> {
-    let wrong = || format!("`{text}` is no time: write 3.2s, 250ms, -10s (from the end) or 50%");
-    let text = text.trim();
-    let (from, to) = span;
-    if let Some(percent) = text.strip_suffix('%') {
-        let share: f64 = percent.trim().parse().map_err(|_| wrong())?;
-        let share = if share.is_finite() { share.clamp(0.0, 100.0) / 100.0 } else { return Err(wrong()) };
-        return Ok(from + ((to - from.min(to)) as f64 * share) as u64);
-    }
-    let (back, number) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text),
-    };
-    let units = [("ms", 1e6), ("us", 1e3), ("µs", 1e3), ("ns", 1.0), ("s", 1e9), ("m", 60e9), ("", 1e9)];
-    let (digits, unit) =
-        units.iter().find_map(|(unit, scale)| Some((number.strip_suffix(unit)?, *scale))).ok_or_else(wrong)?;
-    let value: f64 = digits.trim().parse().map_err(|_| wrong())?;
-    if !value.is_finite() || value < 0.0 {
-        return Err(wrong());
-    }
-    let ns = (value * unit) as u64;
-    Ok(if back { to.saturating_sub(ns).max(from) } else { ns.clamp(from.min(to), to.max(from)) })
 }

@@ -106,7 +106,7 @@ fn curve(
     let first = first_visible(selected, visible, rows.len());
     let most = rows.iter().map(|row| row.failures).max().unwrap_or(0);
     let best = recommended(report);
-    let room = usize::from(inner.width).saturating_sub(52).clamp(6, 90);
+    let room = usize::from(inner.width).saturating_sub(55).clamp(6, 90);
     let lines = rows.iter().enumerate().skip(first).take(visible).map(|(i, row)| {
         let chosen = i == selected;
         let good = row.failures == 0;

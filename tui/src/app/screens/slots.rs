@@ -303,8 +303,8 @@ fn about_cell(state: &State, zoom: &Zoom, pool: &PoolSlots, cells: (usize, usize
         format!("slots {}–{}", count(from), count(to.saturating_sub(1)))
     };
     let area = from / pool.geometry().area_slots().max(1);
-    let mut out =
-        vec![Line::styled(cut(&format!(" {place}, area {area}, segment {}", from / 128), width), theme.strong)];
+    let mut out = vec![Line::styled(cut(&format!(" {place}"), width), theme.strong)];
+    out.push(Line::styled(cut(&format!(" area {area}, segment {}", from / 128), width), theme.dim));
     let mut say = |text: String, style: Style| out.push(Line::styled(cut(&format!(" {text}"), width), style));
     let holders: Vec<_> = pool.holders_in(from, to).collect();
     if to - from > 1 {
@@ -334,7 +334,7 @@ fn about_cell(state: &State, zoom: &Zoom, pool: &PoolSlots, cells: (usize, usize
         }
         None => {
             let run = pool.free_run(from).map_or(0, |(_, slots)| slots);
-            say(format!("free; the longest run here has {}", cell.run.max(run)), theme.good);
+            say(format!("free: {} side by side", cell.run.max(run)), theme.good);
         }
     }
     out
