@@ -174,6 +174,8 @@ impl Finding {
 const LITTLE: f64 = 0.01;
 /// From this share of a CPU's time in the allocator on, or so many bytes copied a second, it is worth a warning.
 const DEAR: (f64, u64) = (0.1, 100 << 20);
+/// Rates over less time are chance.
+const SHORT_NS: u64 = 100_000_000;
 /// A pool that is never fuller than this is too large for the load.
 const WASTED: f64 = 0.125;
 /// From this share of allocations in other CPUs' areas on, areas are too small.
@@ -312,10 +314,9 @@ fn facts(report: &Report, mut finding: Finding) -> Finding {
         ),
         (Some(maps), ..) => format!("{} of {} mappings bounced.", count(summary.bounces), count(maps)),
         _ => format!(
-            "{} mappings bounced, {}; what share of all DMA that is, a trace of --mode {} cannot say.",
+            "{} mappings bounced, {}; what share of all DMA that is cannot be said: what did not bounce was not recorded.",
             count(summary.bounces),
-            bytes(summary.bytes_bounced),
-            report.trace.mode
+            bytes(summary.bytes_bounced)
         ),
     });
     if summary.bounces > 0 {
@@ -450,11 +451,11 @@ fn refusal(report: &Report, class: Class, rows: &[&FailureRow]) -> Finding {
         finding.evidence.extend(held_then(report));
     }
     let kernel = &report.trace.kernel;
+    let promised = report.reach.iter().filter(|row| rows.iter().any(|failed| failed.device == row.device));
+    let promised = promised.map(|row| row.largest_promised).filter(|&n| n > 0).min();
     match class {
         Class::Big => {
             let segment = largest.div_ceil(SLOT_BYTES).next_power_of_two();
-            let promised = report.reach.iter().filter(|row| rows.iter().any(|failed| failed.device == row.device));
-            let promised = promised.map(|row| row.largest_promised).filter(|&n| n > 0).min();
             finding = finding
                 .with("Raising swiotlb= changes nothing: the limit is of one mapping, not of the pool. The kernel's log says \"swiotlb buffer is full\" all the same.")
                 .next(match promised {
@@ -472,7 +473,13 @@ fn refusal(report: &Report, class: Class, rows: &[&FailureRow]) -> Finding {
         Class::BigOff => {
             finding = finding
                 .with("Raising swiotlb= changes nothing: an empty pool refuses them too.")
-                .next("a kernel whose dma_max_mapping_size() takes min_align_mask into account (5.19 and newer, late 5.10.y and 5.15.y), or a driver that asks for it");
+                .next(match promised.filter(|&most| most < u64::from(SEGMENT_SLOTS) * SLOT_BYTES) {
+                    Some(most) => format!(
+                        "the driver must map at most {} at once (what dma_max_mapping_size() promises here): report it there",
+                        bytes(most)
+                    ),
+                    None => "a kernel whose dma_max_mapping_size() leaves room for the offset: 5.19 and newer, late 5.10.y and 5.15.y".to_owned(),
+                });
         }
         Class::Full | Class::Frag | Class::Area => {
             finding = finding.next(format!(
@@ -705,7 +712,9 @@ fn untrusted(report: &Report) -> Option<Finding> {
 
 fn areas(report: &Report) -> Option<Finding> {
     let share = report.summary.steal_share.filter(|&share| share >= STOLEN)?;
-    let fullest = report.areas.iter().max_by_key(|row| row.sent_away)?;
+    // Where no area was ever half full, tasks moved between CPUs in the middle of a call.
+    let filled = report.areas.iter().any(|row| row.peak_slots * 2 >= row.slots);
+    let fullest = report.areas.iter().filter(|_| filled).max_by_key(|row| row.sent_away)?;
     Some(
         Finding::new(
             Class::Area,
@@ -730,7 +739,9 @@ fn areas(report: &Report) -> Option<Finding> {
 fn perf(report: &Report) -> Option<Finding> {
     let summary = &report.summary;
     let slow = summary.pool_time_share.is_some_and(|share| share >= DEAR.0);
-    if summary.bounces == 0 || !(slow || summary.copy_rate >= DEAR.1) {
+    // A rate over less time than this says nothing.
+    let told = summary.bounces > 0 && report.trace.span_ns >= SHORT_NS;
+    if !told || !(slow || summary.copy_rate >= DEAR.1) {
         return None;
     }
     let mut finding = Finding::new(

@@ -200,7 +200,7 @@ impl PoolUse {
                 self.by_first.insert(slots.first, holding);
                 let of = self.device(device);
                 of.allocations += 1;
-                of.bytes += size;
+                of.bytes = of.bytes.saturating_add(size);
                 of.slots += slots.n;
                 of.held += slots.n;
                 of.peak = of.peak.max(of.held);
@@ -230,7 +230,8 @@ impl PoolUse {
                         self.returned.entry((holding.device, holding.site)).or_default().add(life);
                         let of = self.device(holding.device);
                         of.lives.add(life);
-                        of.copied_back += if holding.copies_back { holding.size } else { 0 };
+                        of.copied_back =
+                            of.copied_back.saturating_add(if holding.copies_back { holding.size } else { 0 });
                     }
                 }
                 self.look(event.time_ns);
@@ -404,7 +405,7 @@ impl PoolUse {
                 reasons: Vec::new(),
             });
             silent.mappings += 1;
-            silent.bytes += holding.size;
+            silent.bytes = silent.bytes.saturating_add(holding.size);
             silent.oldest_ns = silent.oldest_ns.max(age);
             match silent.reasons.iter_mut().find(|(reason, _)| *reason == holding.reason) {
                 Some((_, n)) => *n += 1,
