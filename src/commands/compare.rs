@@ -4,7 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use analysis::verdict::{FEW, label};
-use analysis::{CompareOptions, Comparison, PolicyRow, TraceFacts};
+use analysis::{CompareOptions, Comparison, Gate, PolicyRow, TraceFacts};
 use replay::{Axis, Generation, Policy, PolicyError};
 use serde_json::json;
 use trace::Trace;
@@ -15,8 +15,10 @@ use crate::cli::{Format, MachineArgs, ReplayArgs};
 use crate::output;
 
 pub(crate) fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
+    args.fail_on.iter().try_for_each(Gate::check::<PolicyRow>)?;
     let comparison = compare(&Trace::open(&args.input)?, &args.machine, &args.sweep)?;
-    print_comparison(&comparison, args.format)
+    let code = print_comparison(&comparison, args.format)?;
+    Ok(super::report::gates(&args.fail_on, &comparison.rows)?.unwrap_or(code))
 }
 
 /// Replays a trace under the policies asked for, or under a telling few, in every combination of the axes' values.

@@ -80,7 +80,7 @@ pub(super) fn report(trace: &Trace, mut scan: Scan<'_>) -> Result<Report, Analys
         bytes_copied,
         copy_rate: a_second(bytes_copied, span_ns),
         pool_time_ns,
-        pool_time_share: pool_time_ns.and_then(|ns| share(ns, span_ns)),
+        pool_time_share: pool_time_ns.and_then(|_| share(typical(&report.latencies), span_ns)),
         pool_slots: report.trace.pool_slots,
         peak_slots: peak,
         peak_share: share(peak, report.trace.pool_slots),
@@ -143,6 +143,13 @@ pub(super) fn share(part: u64, whole: u64) -> Option<f64> {
 /// So many a second; all of it where there is no time between the first event and the last.
 pub(super) fn a_second(bytes: u64, span_ns: u64) -> u64 {
     if span_ns == 0 { bytes } else { (u128::from(bytes) * 1_000_000_000 / u128::from(span_ns)) as u64 }
+}
+
+/// Time of all slot allocations, were each as long as the median of its device. A call that is preempted counts whole by
+/// the clock, and a few of those outweigh all others.
+pub(super) fn typical(latencies: &[LatencyRow]) -> u64 {
+    let allocations = latencies.iter().filter(|row| row.op == Op::SlotAlloc.name());
+    allocations.fold(0, |all, row| all.saturating_add(row.timed.saturating_mul(row.p50_ns)))
 }
 
 /// The trace as it was given, for commands to copy.

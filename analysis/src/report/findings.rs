@@ -234,8 +234,15 @@ fn answer(report: &Report, findings: &[Finding]) -> Finding {
             format!("swiotlb is your problem: {refused}, because slots are taken and never given back.")
         } else {
             let why = report.failures.first().map_or("", |row| why(&row.cause));
-            let mostly = if report.failures.len() > 1 { "most of them because " } else { "because " };
-            format!("swiotlb is your problem: {refused}, {mostly}{why}.")
+            let first = report.failures.first().map_or(0, |row| row.failures);
+            let mostly = if report.failures.len() <= 1 {
+                "because".to_owned()
+            } else if first * 2 > summary.failures {
+                "most of them because".to_owned()
+            } else {
+                format!("for several reasons; {} because", count(first))
+            };
+            format!("swiotlb is your problem: {refused}, {mostly} {why}.")
         };
         Finding::new(class, Severity::Problem, title)
     } else if of(Class::Leak).is_some() {
@@ -323,9 +330,9 @@ fn facts(report: &Report, mut finding: Finding) -> Finding {
         let time = match (summary.pool_time_ns, summary.pool_time_share) {
             (Some(ns), Some(share)) => {
                 format!(
-                    "; allocating slots, the copy at map included, took {} ({} of one CPU)",
-                    duration(ns),
-                    percent(share)
+                    "; allocating slots, the copy at map included, takes {} of one CPU by its median ({} by the clock, preemption included)",
+                    percent(share),
+                    duration(ns)
                 )
             }
             _ => "; how long that took was not recorded".to_owned(),
