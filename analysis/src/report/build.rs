@@ -33,8 +33,10 @@ pub(super) fn report(trace: &Trace, mut scan: Scan<'_>) -> Result<Report, Analys
     let syncs_seen = scan.sees_syncs();
     let mut report =
         Report { version: VERSION, trace: trace_row(trace, span_ns), path: path(trace), ..Report::default() };
-    let (mut standing, mut leaks, mut silent) = (0, Vec::new(), Vec::new());
+    let (mut standing, mut leaks, mut silent, mut unproven) = (0, Vec::new(), Vec::new(), false);
     if let Some(pool) = &mut scan.pool {
+        pool.doubt = fidelity.lost;
+        unproven = pool.leaks_unproven(end);
         standing = pool.count_standing(end);
         leaks = pool.leaks(end);
         if syncs_seen {
@@ -98,6 +100,13 @@ pub(super) fn report(trace: &Trace, mut scan: Scan<'_>) -> Result<Report, Analys
     };
     fidelity.unknown_devices = scan.unknown_devices;
     report.notes = notes(trace, &scan, &fidelity);
+    if unproven {
+        report.notes.push(
+            "slots are not given back all through the trace, but no more of them than records were lost: whether they leak \
+             cannot be told"
+                .to_owned(),
+        );
+    }
     report.fidelity = fidelity;
     report.asked = asked(trace);
     report.details(&scan, &leaks, &silent);

@@ -109,6 +109,8 @@ pub(super) struct PoolUse {
     pub peak_ns: u64,
     pub steals: u64,
     pub lives: Spread,
+    /// Records that were lost, each of which may be a release.
+    pub doubt: u64,
     first_ns: u64,
     /// When slots first took more than nine tenths of the pool.
     pub nearly_full_ns: Option<u64>,
@@ -153,6 +155,7 @@ impl PoolUse {
             peak_ns: 0,
             steals: 0,
             lives: Spread::default(),
+            doubt: 0,
             first_ns: 0,
             nearly_full_ns: None,
             follower,
@@ -343,10 +346,26 @@ impl PoolUse {
         rows
     }
 
+    /// Allocations whose release may be among what was lost: no more of them prove anything.
+    fn unproven(&self) -> u64 {
+        self.doubt.max(self.follower.notes().missed_frees)
+    }
+
+    /// Whether something would leak if every release had been recorded.
+    pub fn leaks_unproven(&self, now_ns: u64) -> bool {
+        self.staying(now_ns).len() > self.leaks(now_ns).len()
+    }
+
+    /// Places that leak: more than what was lost can explain.
+    pub fn leaks(&self, now_ns: u64) -> Vec<Leak> {
+        let unproven = self.unproven();
+        self.staying(now_ns).into_iter().filter(|leak| leak.mappings > unproven).collect()
+    }
+
     /// Places whose allocations stay, again and again, all through the trace: those that outlive by far what is given
     /// back, counted by the quarter of the trace they were made in. A ring that is filled once has them in one quarter,
     /// work under way in the last.
-    pub fn leaks(&self, now_ns: u64) -> Vec<Leak> {
+    fn staying(&self, now_ns: u64) -> Vec<Leak> {
         struct Stayed {
             quarters: [u64; 4],
             slots: u64,
@@ -412,7 +431,8 @@ impl PoolUse {
                 None => silent.reasons.push((holding.reason, 1)),
             }
         }
-        let mut all: Vec<_> = by_device.into_values().collect();
+        let unproven = self.unproven();
+        let mut all: Vec<_> = by_device.into_values().filter(|silent| silent.mappings > unproven).collect();
         all.sort_by_key(|silent| (std::cmp::Reverse(silent.mappings), silent.device));
         all.iter_mut().for_each(|silent| silent.reasons.sort_unstable_by_key(|&(reason, n)| (u64::MAX - n, reason)));
         all

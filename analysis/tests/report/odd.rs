@@ -47,6 +47,25 @@ fn only_losses_are_no_exoneration() {
 }
 
 #[test]
+fn releases_that_may_have_been_lost_accuse_nobody_of_a_leak() {
+    let mut b = Build::new("6.12.1", 2048);
+    let wifi = b.device("0000:04:00.0", "rtl8192ee", 0xffff_ffff);
+    for i in 0..400u64 {
+        let made = b.map(wifi, (1 << 33) + (i << 12), 3776);
+        if i % 4 != 0 {
+            b.unmap(made);
+        }
+        b.wait(20 * MILLI);
+    }
+    b.lost(150);
+    let report = report(&b.finish());
+    assert_eq!((report.summary.leaks, report.summary.silent, report.summary.held_slots), (0, 0, 200));
+    assert!(classes(&report).iter().all(|class| !["LEAK", "SILENT"].contains(class)), "{:?}", classes(&report));
+    assert!(report.notes.iter().any(|note| note.ends_with("whether they leak cannot be told")), "{:?}", report.notes);
+    whole(&report);
+}
+
+#[test]
 fn one_device_and_one_event() {
     let mut b = Build::new("6.12.1", 512);
     let disk = b.device("0000:00:04.0", "nvme", u64::MAX);
