@@ -325,6 +325,10 @@ pub(crate) struct ReplayArgs {
     /// given several times, for every combination
     #[arg(long, value_name = "NAME=VALUES", value_parser = axis)]
     pub(crate) sweep: Vec<Axis>,
+    /// Exit with 4 if this holds of any policy, such as failures>0; may be given several times
+    #[cfg(feature = "answers")]
+    #[arg(long, value_name = "CONDITION", value_parser = gate)]
+    pub(crate) fail_on: Vec<Gate>,
     /// Write the answer to each request of an EVENTS.csv file here (`-` for standard output)
     #[arg(long, value_name = "FILE")]
     pub(crate) answers: Option<PathBuf>,
@@ -383,6 +387,9 @@ pub(crate) struct PlanArgs {
     /// How results are written; csv has every size tried
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
+    /// Exit with 4 if this holds of what any policy needs, such as pool_slots>65536 or floor>0; may be given several times
+    #[arg(long, value_name = "CONDITION", value_parser = gate)]
+    pub(crate) fail_on: Vec<Gate>,
 }
 
 /// How a report is written.
@@ -447,6 +454,9 @@ pub(crate) struct CompareArgs {
     /// Mappings to list at most with --diff
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub(crate) limit: usize,
+    /// Exit with 4 if this holds of any policy's row, such as failures>0; may be given several times
+    #[arg(long, value_name = "CONDITION", value_parser = gate, conflicts_with = "diff")]
+    pub(crate) fail_on: Vec<Gate>,
     /// How results are written
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,

@@ -574,7 +574,10 @@ fn short_duration(ns: f64) -> String {
         _ if ns < 1e9 => (1e6, "ms"),
         _ => (1e9, "s"),
     };
-    format!("{} {unit}", trimmed(ns / per))
+    // Three digits or so.
+    let value = ns / per;
+    let rounded = if value >= 100.0 { value.round() } else { (value * 10.0).round() / 10.0 };
+    format!("{} {unit}", trimmed(if value < 10.0 { value } else { rounded }))
 }
 
 fn numbers(series: &Series) -> impl Iterator<Item = (f64, f64)> + '_ {
@@ -678,6 +681,6 @@ mod tests {
         assert_eq!(round_step(17.0, Unit::Count), 20.0);
         assert_eq!(round_step(0.3, Unit::Count), 1.0);
         assert_eq!(round_step(0.03, Unit::Ratio), 0.05);
-        assert_eq!(short_duration(1.5e6), "1.5 ms");
+        assert_eq!([1.5e6, 16.777e6, 262.144e3].map(short_duration), ["1.5 ms", "16.8 ms", "262 µs"]);
     }
 }

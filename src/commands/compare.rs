@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use analysis::difference::{self, DifferenceRow, PolicyDiff};
 use analysis::verdict::{FEW, label};
-use analysis::{CompareOptions, Comparison, PolicyRow, TraceFacts};
+use analysis::{CompareOptions, Comparison, Gate, PolicyRow, TraceFacts};
 use replay::{Axis, GENERATIONS, Generation, PlatformKind, PlatformSpec, Policy, PolicyError};
 use serde_json::json;
 use trace::Trace;
@@ -16,8 +16,10 @@ use crate::cli::{CompareArgs, Format, MachineArgs, Policies, ReplayArgs, TwoPoli
 use crate::output;
 
 pub(crate) fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
+    args.fail_on.iter().try_for_each(Gate::check::<PolicyRow>)?;
     let comparison = compare(&Trace::open(&args.input)?, &args.machine, &args.sweep)?;
-    print_comparison(&comparison, args.format)
+    let code = print_comparison(&comparison, args.format)?;
+    Ok(super::report::gates(&args.fail_on, &comparison.rows)?.unwrap_or(code))
 }
 
 /// Replays a trace under the policies asked for, or under a telling few, in every combination of the axes' values.
@@ -52,6 +54,7 @@ pub(crate) fn policies(trace: &Trace, machine: &MachineArgs, axes: &[Axis]) -> a
 
 /// `swioscope compare`.
 pub(crate) fn run_compare(args: &CompareArgs) -> anyhow::Result<ExitCode> {
+    args.fail_on.iter().try_for_each(Gate::check::<PolicyRow>)?;
     let trace = Trace::open(&args.trace)?;
     if let Some(TwoPolicies(policies)) = &args.diff {
         return diff(&trace, args, policies);
@@ -66,7 +69,7 @@ pub(crate) fn run_compare(args: &CompareArgs) -> anyhow::Result<ExitCode> {
         run_policies(&trace, &args.machine, &policies, designs)?
     };
     print_differences(&comparison, args.format)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(super::report::gates(&args.fail_on, &comparison.rows)?.unwrap_or(ExitCode::SUCCESS))
 }
 
 /// The recorded kernel's own policy, every other generation on a pool of that size, and pools that come and go as both

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::path::Path;
 use std::process::ExitCode;
 
-use analysis::{PlanOptions, PlanReport};
+use analysis::{Gate, NeedRow, PlanOptions, PlanReport};
 use anyhow::Context as _;
 use replay::KernelVersion;
 use serde_json::json;
@@ -19,6 +19,7 @@ use crate::output;
 pub(crate) fn run(args: &PlanArgs) -> anyhow::Result<ExitCode> {
     // A name that cannot be written is said before the work.
     args.plot.as_deref().map(plot_kind).transpose()?;
+    args.fail_on.iter().try_for_each(Gate::check::<NeedRow>)?;
     let paths = args.traces.iter().chain(&args.add_trace);
     let traces = paths.map(Trace::open).collect::<Result<Vec<_>, _>>()?;
     let options = options(args, &traces)?;
@@ -30,6 +31,9 @@ pub(crate) fn run(args: &PlanArgs) -> anyhow::Result<ExitCode> {
         draw(&report, path)?;
     }
     print(&report, args.format)?;
+    if let Some(code) = super::report::gates(&args.fail_on, &report.needs)? {
+        return Ok(code);
+    }
     let refused = report.needs.first().and_then(|need| need.failures);
     Ok(if refused.is_some_and(|n| n <= args.target_failures) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -43,17 +43,17 @@ pub(crate) fn run(args: &ReportArgs) -> anyhow::Result<ExitCode> {
         }
         None => io::stdout().write_all(text.as_bytes())?,
     }
-    gates(&args.fail_on, std::slice::from_ref(&report.summary))
+    Ok(gates(&args.fail_on, std::slice::from_ref(&report.summary))?.unwrap_or(ExitCode::SUCCESS))
 }
 
-/// The exit code when a condition holds in any of these rows, after saying which.
-pub(crate) fn gates<R: Record>(gates: &[Gate], rows: &[R]) -> anyhow::Result<ExitCode> {
-    let mut code = ExitCode::SUCCESS;
+/// The exit code when a condition holds in any of these rows, after saying which; nothing when none does.
+pub(crate) fn gates<R: Record>(gates: &[Gate], rows: &[R]) -> anyhow::Result<Option<ExitCode>> {
+    let mut code = None;
     for gate in gates {
         for row in rows {
             if let Some(value) = gate.holds(row)? {
                 output::line(&mut io::stderr(), format_args!("--fail-on {gate}: it is {value}"))?;
-                code = ExitCode::from(4);
+                code = Some(ExitCode::from(4));
                 break;
             }
         }
@@ -141,7 +141,7 @@ fn text(report: &Report) -> anyhow::Result<String> {
     for note in &report.notes {
         writeln!(out, "note: {note}")?;
     }
-    Ok(out)
+    Ok(format!("{}\n", out.trim_end()))
 }
 
 /// Rows as a table of those columns that say anything.

@@ -296,15 +296,15 @@ impl<'a> Explainer<'a> {
     /// When the trace cannot be read, a policy does not fit it, or there is nothing to tell of that event.
     pub fn story(&self, event: u64, stop: &AtomicBool) -> Result<Story, AnalysisError> {
         let found = pass::find(self.trace, event)?;
-        let what_if = self.what_if()?;
-        match self.options.policy {
-            Some(_) => what_if.story(&found, stop),
-            None => {
-                let mut story = recorded::story(self.trace, &found)?;
-                what_if.remedies(&mut story, found.map_number, stop)?;
-                Ok(story)
-            }
+        if self.options.policy.is_some() {
+            return self.what_if()?.story(&found, stop);
         }
+        let mut story = recorded::story(self.trace, &found)?;
+        // What was served needs no replay, which would read the whole trace.
+        if story.refused {
+            self.what_if()?.remedies(&mut story, found.map_number, stop)?;
+        }
+        Ok(story)
     }
 
     /// The number of the first bounce, for a trace in which nothing was refused.

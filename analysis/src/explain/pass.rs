@@ -9,6 +9,8 @@ use crate::AnalysisError;
 /// Events after a slot event in which its mapping is looked for: it is written when the outer call returns, a few events
 /// of other CPUs later.
 const AHEAD: u64 = 4096;
+/// Slots whose mapping is still to come, at most, before the old ones are let go.
+const UNDER_WAY: usize = 1 << 16;
 /// A scatterlist's rows are written this soon after the element was refused.
 pub(super) const LIST_NS: u64 = 10_000_000;
 
@@ -95,6 +97,10 @@ pub(super) fn find(trace: &Trace, number: u64) -> Result<Found, AnalysisError> {
                 asked.insert(key(&event), (at, event.clone()));
             }
             Op::SlotAlloc => {
+                // Where mappings are not recorded, none would ever be taken out.
+                if asked.len() >= UNDER_WAY {
+                    asked.retain(|_, (_, slots)| event.time_ns.saturating_sub(slots.time_ns) < LIST_NS);
+                }
                 asked.insert(key(&event), (at, event.clone()));
             }
             // So that what waits is what is under way.

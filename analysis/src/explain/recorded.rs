@@ -239,7 +239,23 @@ fn bounced(event: &Event, machine: &Machine) -> bool {
 
 /// The recorded pool as the event in which slots were asked for met it, with who held them.
 fn met(trace: &Trace, at: u64, slots: &Event, story: &mut Story) -> Result<Option<Moment>, AnalysisError> {
+    let meta = trace.meta();
     let Some(mut pool) = recorded_pool(trace) else { return Ok(None) };
+    let inside = |tlb: u64| {
+        meta.pools
+            .first()
+            .is_some_and(|pool| tlb.wrapping_sub(pool.start) < pool.nslabs.saturating_mul(trace::pool::SLOT_BYTES))
+    };
+    if slots.tlb_addr.is_some_and(|tlb| !inside(tlb)) {
+        story.notes.push("its slots are of another pool than the recorded one, whose state is not known".to_owned());
+        return Ok(None);
+    }
+    if meta.snapshot_ns.is_some_and(|ns| slots.time_ns < ns) {
+        story.notes.push(
+            "it happened before the snapshot of the pool was read, and is shown with the pool as it was then"
+                .to_owned(),
+        );
+    }
     // Who mapped what is held, by bounce address.
     let mut by: BTreeMap<u64, (u32, Option<u32>)> = BTreeMap::new();
     for (number, event) in (0..at).zip(trace.events()) {
@@ -258,7 +274,7 @@ fn met(trace: &Trace, at: u64, slots: &Event, story: &mut Story) -> Result<Optio
     let moment = pool.moment(slots);
     match &moment {
         Some(moment) => story.holders = holders(trace, moment, |holder| by.get(&holder.taken.tlb_addr).copied()),
-        None => story.notes.push("the slots asked for are of another pool than the recorded one".to_owned()),
+        None => story.notes.push("the event does not say of what address or size it was".to_owned()),
     }
     Ok(moment)
 }

@@ -8,13 +8,17 @@ use trace::{Op, Trace, field};
 use super::rows::{
     BarRow, DeviceUseRow, FailureRow, FidelityRow, HolderRow, LatencyRow, ReasonRow, SizesRow, SummaryRow, TraceRow,
 };
-use super::scan::{DeviceCount, JUDGED, Scan, any_size};
+use super::scan::{DeviceCount, Scan, any_size};
 use super::spread::Spread;
 use super::{Report, VERSION, reach, sums};
 use crate::AnalysisError;
 
 /// Rows of holders shown at a time; the rest is summed up in one.
 const HOLDERS: usize = 20;
+/// Slot events compared with the model before it is decided whether to compare all.
+const FIRST_JUDGED: usize = 1 << 14;
+/// The share predicted from which on a model fits.
+const FITS: f64 = 0.9;
 /// Mappings that live for longer than this, and half the recording, without a sync are remarkable.
 const SILENT_NS: u64 = 1_000_000_000;
 
@@ -29,12 +33,16 @@ pub(super) fn report(trace: &Trace, mut scan: Scan<'_>) -> Result<Report, Analys
     let syncs_seen = scan.sees_syncs();
     let mut report =
         Report { version: VERSION, trace: trace_row(trace, span_ns), path: path(trace), ..Report::default() };
-    let (mut standing, mut leaks, mut silent) = (0, Vec::new(), Vec::new());
+    let (mut standing, mut leaks, mut silent, mut unproven) = (0, Vec::new(), Vec::new(), false);
     if let Some(pool) = &mut scan.pool {
+        pool.doubt = fidelity.lost;
+        unproven = pool.leaks_unproven(end);
         standing = pool.count_standing(end);
         leaks = pool.leaks(end);
         if syncs_seen {
             silent = pool.silent(end, (span_ns / 2).max(SILENT_NS));
+            // What leaks is not synced either, but that is not what is wrong with it.
+            silent.retain(|silent| !leaks.iter().any(|leak| leak.device == silent.device));
         }
         report.occupancy = pool.take_timeline(end);
         report.areas = if pool.areas.len() > 1 { pool.areas.clone() } else { Vec::new() };
@@ -45,11 +53,8 @@ pub(super) fn report(trace: &Trace, mut scan: Scan<'_>) -> Result<Report, Analys
     }
 
     let slot_allocs = scan.count(Op::SlotAlloc);
-    // Where mappings are recorded and their addresses can be told, they say which bounced: then the bounced are a part of
-    // the mapped, whatever was lost of either. Else the slots say it.
-    let by_maps = scan.sees_maps() && scan.counts.iter().any(|count| count.bounced_maps > 0);
-    report.devices = devices(&scan, by_maps);
-    report.reasons = reasons(&scan, report.devices.iter().map(|row| row.bounces).sum());
+    report.devices = devices(&scan);
+    report.reasons = reasons(&scan, report.devices.iter().map(|row| row.bounces).sum::<u64>());
     report.failures = failures(&scan);
     report.latencies = latencies(&scan);
     report.sizes = sizes(&scan);
@@ -57,11 +62,11 @@ pub(super) fn report(trace: &Trace, mut scan: Scan<'_>) -> Result<Report, Analys
     report.reach = reach::rows(trace, |at| scan.counts.get(at).map_or(0, |count| count.mapped.largest()));
 
     let full = scan.sees_maps();
-    let sum = |of: fn(&DeviceUseRow) -> u64| report.devices.iter().map(of).sum::<u64>();
+    let sum = |of: fn(&DeviceUseRow) -> u64| report.devices.iter().map(of).fold(0, u64::saturating_add);
     let (bytes_mapped, bytes_bounced, bytes_copied) =
         (sum(|row| row.bytes_mapped), sum(|row| row.bytes_bounced), sum(|row| row.bytes_copied));
     let pool_time = report.latencies.iter().filter(|row| row.op == Op::SlotAlloc.name()).map(|row| row.sum_ns);
-    let pool_time_ns: Option<u64> = pool_time.fold(None, |all, ns| Some(all.unwrap_or(0) + ns));
+    let pool_time_ns: Option<u64> = pool_time.fold(None, |all, ns| Some(all.unwrap_or(0u64).saturating_add(ns)));
     let peak = scan.pool.as_ref().map_or(0, |pool| pool.peak);
     let steals = scan.pool.as_ref().map_or(0, |pool| pool.steals);
     report.summary = SummaryRow {
@@ -77,7 +82,7 @@ pub(super) fn report(trace: &Trace, mut scan: Scan<'_>) -> Result<Report, Analys
         bytes_copied,
         copy_rate: a_second(bytes_copied, span_ns),
         pool_time_ns,
-        pool_time_share: pool_time_ns.and_then(|ns| share(ns, span_ns)),
+        pool_time_share: pool_time_ns.and_then(|_| share(typical(&report.latencies), span_ns)),
         pool_slots: report.trace.pool_slots,
         peak_slots: peak,
         peak_share: share(peak, report.trace.pool_slots),
@@ -95,6 +100,13 @@ pub(super) fn report(trace: &Trace, mut scan: Scan<'_>) -> Result<Report, Analys
     };
     fidelity.unknown_devices = scan.unknown_devices;
     report.notes = notes(trace, &scan, &fidelity);
+    if unproven {
+        report.notes.push(
+            "slots are not given back all through the trace, but no more of them than records were lost: whether they leak \
+             cannot be told"
+                .to_owned(),
+        );
+    }
     report.fidelity = fidelity;
     report.asked = asked(trace);
     report.details(&scan, &leaks, &silent);
@@ -140,6 +152,13 @@ pub(super) fn share(part: u64, whole: u64) -> Option<f64> {
 /// So many a second; all of it where there is no time between the first event and the last.
 pub(super) fn a_second(bytes: u64, span_ns: u64) -> u64 {
     if span_ns == 0 { bytes } else { (u128::from(bytes) * 1_000_000_000 / u128::from(span_ns)) as u64 }
+}
+
+/// Time of all slot allocations, were each as long as the median of its device. A call that is preempted counts whole by
+/// the clock, and a few of those outweigh all others.
+pub(super) fn typical(latencies: &[LatencyRow]) -> u64 {
+    let allocations = latencies.iter().filter(|row| row.op == Op::SlotAlloc.name());
+    allocations.fold(0, |all, row| all.saturating_add(row.timed.saturating_mul(row.p50_ns)))
 }
 
 /// The trace as it was given, for commands to copy.
@@ -206,7 +225,13 @@ fn fidelity(trace: &Trace, scan: &mut Scan<'_>) -> FidelityRow {
     }
     if let (Some(pool), Some(_)) = (meta.pools.first().filter(|pool| pool.nslabs > 0), &row.policy) {
         let start = Start { pool, snapshot: trace.snapshot(), snapshot_ns: meta.snapshot_ns };
-        let verdict = replay::verify(&scan.slot_events, trace.devices(), &start, scan.rules);
+        let judge = |events: &[trace::Event]| replay::verify(events, trace.devices(), &start, scan.rules);
+        let events = &scan.slot_events;
+        let mut verdict = judge(&events[..events.len().min(FIRST_JUDGED)]);
+        // A model that does not fit is slow to judge, for each miss is looked at in many orders; some thousand will do.
+        if events.len() > FIRST_JUDGED && verdict.share() >= FITS {
+            verdict = judge(events);
+        }
         (row.predicted_of, row.predicted) = (verdict.total, verdict.exact + verdict.after_swap);
     }
     if let Some(judge) = scan.judge.clone() {
@@ -228,17 +253,18 @@ pub(super) fn base_fidelity(trace: &Trace) -> FidelityRow {
     }
 }
 
-fn devices(scan: &Scan<'_>, by_maps: bool) -> Vec<DeviceUseRow> {
+fn devices(scan: &Scan<'_>) -> Vec<DeviceUseRow> {
     let none = super::slots::DeviceSlots::default();
     let unmaps = scan.count(Op::Unmap) > 0;
     let row = |(at, count): (usize, &DeviceCount)| {
         let slots = scan.pool.as_ref().and_then(|pool| pool.devices.get(at)).unwrap_or(&none);
-        let (bounces, bytes_bounced) = if by_maps {
+        let (bounces, bytes_bounced) = if count.by_maps() {
             (count.bounced_maps, count.bounced_map_bytes)
         } else {
             (count.bounced.count(), count.bounced.sum())
         };
-        let copied = count.copied + if unmaps { count.copied_at_unmap } else { slots.copied_back };
+        let back = if unmaps { count.copied_at_unmap } else { slots.copied_back };
+        let copied = count.copied.saturating_add(back);
         let full = scan.sees_maps() && scan.count(Op::Map) > 0;
         let lives = slots.lives.count() > 0;
         DeviceUseRow {
@@ -257,7 +283,7 @@ fn devices(scan: &Scan<'_>, by_maps: bool) -> Vec<DeviceUseRow> {
             standing_slots: slots.standing,
             bytes_copied: copied,
             copy_amplification: share(copied, bytes_bounced),
-            slot_rounding: share(slots.slots * SLOT_BYTES, slots.bytes),
+            slot_rounding: share(slots.slots.saturating_mul(SLOT_BYTES), slots.bytes),
             life_p50_ns: lives.then(|| slots.lives.at(0.5)),
             life_p99_ns: lives.then(|| slots.lives.at(0.99)),
         }
@@ -271,7 +297,8 @@ fn devices(scan: &Scan<'_>, by_maps: bool) -> Vec<DeviceUseRow> {
 fn reasons(scan: &Scan<'_>, all: u64) -> Vec<ReasonRow> {
     let mut rows = Vec::new();
     for (at, count) in (0u32..).zip(&scan.counts) {
-        for (reason, &(bounces, bytes)) in (0u8..).zip(&count.reasons) {
+        let reasons = if count.by_maps() { &count.reasons } else { &count.slot_reasons };
+        for (reason, &(bounces, bytes)) in (0u8..).zip(reasons) {
             if bounces > 0 {
                 rows.push(ReasonRow {
                     device: scan.devices.name(at),
@@ -391,7 +418,8 @@ fn folded(mut rows: Vec<HolderRow>) -> Vec<HolderRow> {
 /// What weakens the figures.
 fn notes(trace: &Trace, scan: &Scan<'_>, fidelity: &FidelityRow) -> Vec<String> {
     let mut notes = base_notes(trace);
-    if scan.count(Op::SlotAlloc) + scan.count(Op::SlotFailed) > JUDGED as u64 {
+    let choices = scan.count(Op::SlotAlloc) + scan.count(Op::SlotFailed);
+    if scan.slot_events.len() > FIRST_JUDGED && fidelity.predicted_of * 2 < choices {
         notes.push(format!(
             "the model was compared with the first {} slot choices only",
             field::count(fidelity.predicted_of)

@@ -11,9 +11,9 @@ use super::rows::{BarRow, FidelityRow};
 use crate::plot::{self, At, Axis, Chart, Kind, Mark, PlotError, Series, Tone};
 
 /// Width of a plot across the page, in pixels.
-const WIDE: (u32, u32) = (980, 250);
+const WIDE: (u32, u32) = (1040, 250);
 /// And of one of two side by side.
-const HALF: (u32, u32) = (480, 220);
+const HALF: (u32, u32) = (508, 220);
 
 /// The page.
 ///
@@ -148,7 +148,8 @@ fn table<R: Record>(rows: &[R], names: &[&str]) -> Option<Markup> {
     if rows.is_empty() {
         return None;
     }
-    let says = |i: &usize| rows.iter().any(|row| !matches!(row.value(*i), Value::Null | Value::U64(0)));
+    let zero = |value: Value<'_>| matches!(value, Value::Null | Value::U64(0)) || value == Value::F64(0.0);
+    let says = |i: &usize| rows.iter().any(|row| !zero(row.value(*i)));
     let named = |i: &usize| names.is_empty() || names.contains(&R::FIELDS[*i].name);
     let shown: Vec<usize> = (0..R::FIELDS.len()).filter(named).filter(says).collect();
     let class = |i: usize| if R::FIELDS[i].ty == Type::Text { "text" } else { "number" };
@@ -283,9 +284,9 @@ code{font:.88em ui-monospace,'SF Mono',Menlo,Consolas,monospace;background:var(-
 p.next{margin:.6rem 0 .1rem;font-size:.8rem;letter-spacing:.05em;text-transform:uppercase;color:var(--faint)}\
 .scroll{overflow-x:auto;margin:.6rem 0}\
 table{border-collapse:collapse;font-size:.88rem;min-width:100%}\
-th,td{padding:.32rem .7rem .32rem 0;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}\
-th{color:var(--faint);font-weight:600;white-space:nowrap;border-bottom-width:2px}\
-td.number,th.number{text-align:right;white-space:nowrap}td.text{overflow-wrap:anywhere;min-width:5rem}\
+th,td{padding:.32rem .9rem .32rem 0;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}\
+th{color:var(--faint);font-weight:600;vertical-align:bottom;border-bottom-width:2px}\
+td.number,th.number{text-align:right;white-space:nowrap}td:first-child{white-space:nowrap}\
 th[title],dt[title]{cursor:help}\
 figure{margin:.4rem 0}figure svg{display:block;max-width:100%;height:auto}\
 .pair{display:flex;flex-wrap:wrap;gap:.5rem 1rem}.pair figure{flex:1 1 24rem}\

@@ -65,9 +65,11 @@ trace::record! {
         bytes_copied: u64 => Bytes,
         /// The same a second.
         copy_rate: u64 => Bytes,
-        /// Time spent in slot allocations, the copy at map included; absent where no latency was recorded.
+        /// Time spent in slot allocations by the clock, the copy at map and what preempted them included; absent where no
+        /// latency was recorded.
         pool_time_ns: Option<u64> => Duration,
-        /// The same as a share of one CPU's time.
+        /// Share of one CPU's time they took, each taken to be as long as the median of its device: what preempted them is
+        /// left out so.
         pool_time_share: Option<f64> => Ratio,
         /// Slots of the default pool.
         pool_slots: u64 => Slots,

@@ -12,7 +12,7 @@ use super::slots::{Made, PoolUse};
 use super::spread::Spread;
 
 /// Slot events kept for verification: a million take some 300 MiB, and the share of a part is as good.
-pub(super) const JUDGED: usize = 1 << 19;
+const JUDGED: usize = 1 << 19;
 /// A reason there is none for.
 pub(super) const UNEXPLAINED: u8 = u8::MAX;
 
@@ -29,6 +29,8 @@ pub(super) struct DeviceCount {
     pub copied_at_unmap: u64,
     /// Bounces and their bytes by reason, in the order of [`Reason::ALL`]; what is not explained comes last.
     pub reasons: [(u64, u64); Reason::ALL.len() + 1],
+    /// The same by slot allocations, for what mappings do not tell: behind an IOMMU their addresses lie in no pool.
+    pub slot_reasons: [(u64, u64); Reason::ALL.len() + 1],
     pub mapped: Spread,
     pub bounced: Spread,
     pub refused: Spread,
@@ -71,6 +73,14 @@ pub(super) struct Scan<'a> {
     pending: HashMap<u32, u32>,
     maps_recorded: bool,
     syncs_recorded: bool,
+}
+
+impl DeviceCount {
+    /// Whether its mappings say which of them bounced. Then the bounced are a part of the mapped, whatever was lost of
+    /// either; else the slots say it.
+    pub fn by_maps(&self) -> bool {
+        self.bounced_maps > 0
+    }
 }
 
 impl<'a> Scan<'a> {
@@ -156,9 +166,15 @@ impl<'a> Scan<'a> {
         }
     }
 
+    /// Whether a bounce the rules do not explain is explained by this: how an IOMMU would have mapped it is in no trace.
+    fn untrusted(&self, device: u32) -> bool {
+        self.devices.get(device).is_some_and(|device| device.untrusted == Some(true))
+    }
+
     fn map(&mut self, event: &Event, device: u32) {
         let judged = self.judge.as_mut().and_then(|judge| judge.push(event));
         let size = event.size.unwrap_or(0);
+        let untrusted = self.untrusted(device);
         let count = &mut self.counts[device as usize];
         count.maps += 1;
         count.bytes_mapped = count.bytes_mapped.saturating_add(size);
@@ -166,14 +182,13 @@ impl<'a> Scan<'a> {
         if let Some(judged) = judged.filter(|judged| judged.bounced) {
             count.bounced_maps += 1;
             count.bounced_map_bytes = count.bounced_map_bytes.saturating_add(size);
-            if self.maps_recorded {
-                let reason = match judged.foreseen {
-                    Some(Foreseen::Bounced(reason)) => reason as usize,
-                    _ => Reason::ALL.len(),
-                };
-                count.reasons[reason].0 += 1;
-                count.reasons[reason].1 += size;
-            }
+            let reason = match judged.foreseen {
+                Some(Foreseen::Bounced(reason)) => Some(reason),
+                _ => untrusted.then_some(Reason::Untrusted),
+            };
+            let at = reason.map_or(Reason::ALL.len(), |reason| reason as usize);
+            count.reasons[at].0 += 1;
+            count.reasons[at].1 = count.reasons[at].1.saturating_add(size);
         }
     }
 
@@ -183,8 +198,9 @@ impl<'a> Scan<'a> {
         let back =
             matches!(event.direction, None | Some(trace::Direction::FromDevice | trace::Direction::Bidirectional));
         if back && !skips && event.dma_addr.is_some_and(|addr| judge.tlb_addr(addr).is_some()) {
-            let size = event.size.unwrap_or(0) * self.copies.at_unmap;
-            self.counts[device as usize].copied_at_unmap += size;
+            let size = event.size.unwrap_or(0).saturating_mul(self.copies.at_unmap);
+            let copied = &mut self.counts[device as usize].copied_at_unmap;
+            *copied = copied.saturating_add(size);
         }
     }
 
@@ -200,7 +216,8 @@ impl<'a> Scan<'a> {
                 Some(trace::Direction::Bidirectional) | None => true,
             };
             if copies {
-                self.counts[device as usize].copied += event.size.unwrap_or(0);
+                let copied = &mut self.counts[device as usize].copied;
+                *copied = copied.saturating_add(event.size.unwrap_or(0));
             }
         }
     }
@@ -214,18 +231,17 @@ impl<'a> Scan<'a> {
             (Some(judge), Op::SlotAlloc | Op::SlotFailed) => judge.reason(event),
             _ => None,
         };
+        let reason = reason.or_else(|| self.untrusted(device).then_some(Reason::Untrusted));
         if event.op == Op::SlotAlloc {
             let direction = event.direction.unwrap_or(trace::Direction::Bidirectional);
             let skips = event.attrs.unwrap_or(0) & replay::Terms::SKIP_CPU_SYNC != 0;
             let copied = if self.copies.copies_at_map(direction, skips) { size } else { 0 };
             let count = &mut self.counts[device as usize];
-            count.copied += copied;
+            count.copied = count.copied.saturating_add(copied);
             count.bounced.add(size);
-            if !self.maps_recorded {
-                let at = reason.map_or(Reason::ALL.len(), |reason| reason as usize);
-                count.reasons[at].0 += 1;
-                count.reasons[at].1 += size;
-            }
+            let at = reason.map_or(Reason::ALL.len(), |reason| reason as usize);
+            count.slot_reasons[at].0 += 1;
+            count.slot_reasons[at].1 = count.slot_reasons[at].1.saturating_add(size);
         }
         let site = self.sites.of(event.stack);
         let made = || Made { device, site, reason: reason.map_or(UNEXPLAINED, |reason| reason as u8) };

@@ -109,6 +109,8 @@ pub(super) struct PoolUse {
     pub peak_ns: u64,
     pub steals: u64,
     pub lives: Spread,
+    /// Records that were lost, each of which may be a release.
+    pub doubt: u64,
     first_ns: u64,
     /// When slots first took more than nine tenths of the pool.
     pub nearly_full_ns: Option<u64>,
@@ -153,6 +155,7 @@ impl PoolUse {
             peak_ns: 0,
             steals: 0,
             lives: Spread::default(),
+            doubt: 0,
             first_ns: 0,
             nearly_full_ns: None,
             follower,
@@ -200,7 +203,7 @@ impl PoolUse {
                 self.by_first.insert(slots.first, holding);
                 let of = self.device(device);
                 of.allocations += 1;
-                of.bytes += size;
+                of.bytes = of.bytes.saturating_add(size);
                 of.slots += slots.n;
                 of.held += slots.n;
                 of.peak = of.peak.max(of.held);
@@ -230,7 +233,8 @@ impl PoolUse {
                         self.returned.entry((holding.device, holding.site)).or_default().add(life);
                         let of = self.device(holding.device);
                         of.lives.add(life);
-                        of.copied_back += if holding.copies_back { holding.size } else { 0 };
+                        of.copied_back =
+                            of.copied_back.saturating_add(if holding.copies_back { holding.size } else { 0 });
                     }
                 }
                 self.look(event.time_ns);
@@ -342,10 +346,26 @@ impl PoolUse {
         rows
     }
 
+    /// Allocations whose release may be among what was lost: no more of them prove anything.
+    fn unproven(&self) -> u64 {
+        self.doubt.max(self.follower.notes().missed_frees)
+    }
+
+    /// Whether something would leak if every release had been recorded.
+    pub fn leaks_unproven(&self, now_ns: u64) -> bool {
+        self.staying(now_ns).len() > self.leaks(now_ns).len()
+    }
+
+    /// Places that leak: more than what was lost can explain.
+    pub fn leaks(&self, now_ns: u64) -> Vec<Leak> {
+        let unproven = self.unproven();
+        self.staying(now_ns).into_iter().filter(|leak| leak.mappings > unproven).collect()
+    }
+
     /// Places whose allocations stay, again and again, all through the trace: those that outlive by far what is given
     /// back, counted by the quarter of the trace they were made in. A ring that is filled once has them in one quarter,
     /// work under way in the last.
-    pub fn leaks(&self, now_ns: u64) -> Vec<Leak> {
+    fn staying(&self, now_ns: u64) -> Vec<Leak> {
         struct Stayed {
             quarters: [u64; 4],
             slots: u64,
@@ -404,14 +424,15 @@ impl PoolUse {
                 reasons: Vec::new(),
             });
             silent.mappings += 1;
-            silent.bytes += holding.size;
+            silent.bytes = silent.bytes.saturating_add(holding.size);
             silent.oldest_ns = silent.oldest_ns.max(age);
             match silent.reasons.iter_mut().find(|(reason, _)| *reason == holding.reason) {
                 Some((_, n)) => *n += 1,
                 None => silent.reasons.push((holding.reason, 1)),
             }
         }
-        let mut all: Vec<_> = by_device.into_values().collect();
+        let unproven = self.unproven();
+        let mut all: Vec<_> = by_device.into_values().filter(|silent| silent.mappings > unproven).collect();
         all.sort_by_key(|silent| (std::cmp::Reverse(silent.mappings), silent.device));
         all.iter_mut().for_each(|silent| silent.reasons.sort_unstable_by_key(|&(reason, n)| (u64::MAX - n, reason)));
         all

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use trace::sums::Sum;
 use trace::{Op, Trace};
 
-use super::build::{a_second, asked, base_fidelity, base_notes, path, share, trace_row};
+use super::build::{a_second, asked, base_fidelity, base_notes, path, share, trace_row, typical};
 use super::rows::{BarRow, DeviceUseRow, FailureRow, LatencyRow, OccupancyRow, SizesRow, SummaryRow};
 use super::{Report, VERSION, reach};
 use crate::AnalysisError;
@@ -110,7 +110,7 @@ pub(super) fn report(trace: &Trace) -> Result<Report, AnalysisError> {
         bytes_copied: bytes_bounced,
         copy_rate: a_second(bytes_bounced, duration),
         pool_time_ns,
-        pool_time_share: pool_time_ns.and_then(|ns| share(ns, duration)),
+        pool_time_share: pool_time_ns.and_then(|_| share(typical(&report.latencies), duration)),
         pool_slots: report.trace.pool_slots,
         peak_slots: peak,
         peak_share: share(peak, report.trace.pool_slots).filter(|_| !looks.is_empty()),

@@ -179,6 +179,31 @@ fn a_replays_refusals_are_told_from_the_replay() {
 }
 
 #[test]
+fn a_full_area_is_told_area_by_area() {
+    // Two CPUs, two areas of 256 slots: CPU 0's is full, CPU 1's broken up so that no whole segment is left.
+    let mut b = Build::new("6.12.1", 512).forced().cpus(2);
+    let disk = b.device("0000:00:05.0", "ahci", 0xffff_ffff);
+    for i in 0..2 {
+        b.map(disk, HIGH + (i << 18), 256 << 10);
+    }
+    b.cpu = 1;
+    for i in 0..4 {
+        b.map(disk, HIGH + (i << 18), 100 << 10);
+    }
+    b.cpu = 0;
+    assert!(b.try_map(disk, HIGH, 100 << 10).is_none());
+    let built = b.finish();
+    let failed = first(&built.trace, Op::SlotFailed);
+    let story = tell(&built.trace, failed);
+    assert_eq!(story.rules.last().unwrap().word, "area_full", "{}", story.text());
+    let areas = &story.pool.as_ref().unwrap().areas;
+    let told: Vec<_> = areas.iter().map(|area| (area.area, area.free, area.cause.as_deref())).collect();
+    assert_eq!(told, [(0, 0, Some("area_full")), (1, 56, Some("fragmented"))]);
+    let undivided = story.tried.iter().find(|row| row.kind == "areas" && row.areas == 1).unwrap();
+    assert!(!undivided.served, "{undivided:?}");
+}
+
+#[test]
 fn a_tasks_name_is_that_of_the_time() {
     let mut b = Build::new("6.12.1", 512);
     let card = b.device("0000:00:04.0", "e1000e", 0xffff_ffff);

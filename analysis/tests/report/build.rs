@@ -219,6 +219,22 @@ impl Build {
         }
     }
 
+    /// A mapping bounced into a slot by rules the models do not have, its device given whatever address.
+    pub fn bounce_at(&mut self, device: u32, orig_addr: u64, size: u64, slot: u64, dma_addr: u64) {
+        let asked = |event: &mut Event| {
+            (event.orig_addr, event.size, event.direction) =
+                (Some(orig_addr), Some(size), Some(Direction::Bidirectional));
+        };
+        self.push(Op::SlotAlloc, device, |event| {
+            asked(event);
+            event.tlb_addr = Some(POOL + slot * SLOT_BYTES);
+        });
+        self.push(Op::Map, device, |event| {
+            asked(event);
+            event.dma_addr = Some(dma_addr);
+        });
+    }
+
     /// Maps a buffer that is not refused.
     pub fn map(&mut self, device: u32, orig_addr: u64, size: u64) -> Made {
         self.try_map(device, orig_addr, size).expect("there are slots")

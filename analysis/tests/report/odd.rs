@@ -1,0 +1,155 @@
+//! Bad input: sensible words, no NaN, no panic.
+
+use analysis::Report;
+use analysis::report::html;
+use trace::{Event, Meta, Op, Writer};
+
+use crate::build::{Build, MILLI, SECOND};
+use crate::{classes, report};
+
+/// Every output of a report, in one text; none has anything that is no number.
+fn whole(report: &Report) -> String {
+    let all = format!("{}{}", serde_json::to_string(report).unwrap(), html::page(report).unwrap());
+    assert!(!all.contains("NaN") && !all.contains(">inf<") && !all.contains(":inf"), "{all}");
+    all
+}
+
+#[test]
+fn an_empty_trace_says_so() {
+    let report = report(&Build::new("6.12.1", 512).finish());
+    assert_eq!(classes(&report), ["EMPTY"]);
+    assert_eq!(report.headline(), "Nothing can be judged: the trace holds no mapping.");
+    assert_eq!((report.summary.bounce_share, report.summary.peak_share), (None, Some(0.0)));
+    whole(&report);
+}
+
+#[test]
+fn a_trace_of_nothing_at_all_is_survived() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bare.swio");
+    Writer::create(&path, Meta::new()).unwrap().close(Meta::new()).unwrap();
+    let trace = trace::Trace::open(&path).unwrap();
+    let report = analysis::report(&trace, &std::sync::atomic::AtomicBool::new(false), |_| ()).unwrap();
+    assert_eq!(classes(&report), ["EMPTY"]);
+    assert!(report.notes.iter().any(|note| note.contains("no policy is known for kernel ``")), "{:?}", report.notes);
+    whole(&report);
+}
+
+#[test]
+fn only_losses_are_no_exoneration() {
+    let mut b = Build::new("6.12.1", 512);
+    b.lost(1234);
+    let report = report(&b.finish());
+    assert_eq!(classes(&report), ["EMPTY", "LOSS"]);
+    assert_eq!(report.headline(), "Nothing can be judged: the trace holds no mapping, only 1,234 lost records.");
+    assert_eq!(report.summary.lost, 1234);
+    whole(&report);
+}
+
+#[test]
+fn releases_that_may_have_been_lost_accuse_nobody_of_a_leak() {
+    let mut b = Build::new("6.12.1", 2048);
+    let wifi = b.device("0000:04:00.0", "rtl8192ee", 0xffff_ffff);
+    for i in 0..400u64 {
+        let made = b.map(wifi, (1 << 33) + (i << 12), 3776);
+        if i % 4 != 0 {
+            b.unmap(made);
+        }
+        b.wait(20 * MILLI);
+    }
+    b.lost(150);
+    let report = report(&b.finish());
+    assert_eq!((report.summary.leaks, report.summary.silent, report.summary.held_slots), (0, 0, 200));
+    assert!(classes(&report).iter().all(|class| !["LEAK", "SILENT"].contains(class)), "{:?}", classes(&report));
+    assert!(report.notes.iter().any(|note| note.ends_with("whether they leak cannot be told")), "{:?}", report.notes);
+    whole(&report);
+}
+
+#[test]
+fn one_device_and_one_event() {
+    let mut b = Build::new("6.12.1", 512);
+    let disk = b.device("0000:00:04.0", "nvme", u64::MAX);
+    b.map(disk, 1 << 33, 4096);
+    let report = report(&b.finish());
+    assert!(report.headline().starts_with("swiotlb is not your problem: nothing bounced, of 1 mappings"));
+    assert_eq!((report.summary.copy_rate, report.trace.span_ns), (0, 0));
+    whole(&report);
+}
+
+#[test]
+fn a_clock_that_goes_backwards_is_sorted_and_does_not_make_ages_negative() {
+    let mut b = Build::new("6.12.1", 512).forced();
+    let disk = b.device("0000:00:04.0", "nvme", u64::MAX);
+    for i in 0..20 {
+        let made = b.map(disk, (1 << 33) + (i << 12), 4096);
+        b.unmap(made);
+        b.now = b.now.saturating_sub(3_500);
+    }
+    let report = report(&b.finish());
+    assert_eq!(report.summary.bounces, 20);
+    assert!(report.summary.peak_slots <= 512);
+    whole(&report);
+}
+
+#[test]
+fn devices_the_trace_does_not_describe_have_a_name() {
+    let mut b = Build::new("6.12.1", 512).forced();
+    b.device("0000:00:04.0", "nvme", u64::MAX);
+    let event = |op, time| Event {
+        orig_addr: Some(1 << 33),
+        size: Some(4096),
+        tlb_addr: (op == Op::SlotAlloc).then_some(crate::build::POOL),
+        ..Event::new(op, time, 0, 1, 77)
+    };
+    b.events = vec![event(Op::SlotAlloc, MILLI), event(Op::Map, 2 * MILLI), event(Op::SlotFailed, 3 * MILLI)];
+    let report = report(&b.finish());
+    assert!(report.devices.iter().any(|row| row.device == "device 77" && row.failures == 1), "{:?}", report.devices);
+    assert_eq!(report.fidelity.unknown_devices, 3);
+    assert!(report.notes.iter().any(|note| note.contains("does not describe") && note.ends_with(": 3")));
+    whole(&report);
+}
+
+#[test]
+fn no_maps_but_slots_is_what_mode_bounces_gives() {
+    let mut b = Build::new("6.12.1", 512);
+    let disk = b.device("0000:00:04.0", "ahci", 0xffff_ffff);
+    for i in 0..10 {
+        let made = b.map(disk, (1 << 33) + (i << 12), 4096);
+        b.unmap(made);
+    }
+    b.events.retain(|event| matches!(event.op, Op::SlotAlloc | Op::SlotFree | Op::SlotFailed));
+    b.meta.capture.mode = "bounces".to_owned();
+    b.meta.capture.backends.retain(|kind, _| kind.starts_with("slot"));
+    let report = report(&b.finish());
+    assert_eq!((report.summary.maps, report.summary.bounce_share, report.summary.bounces), (None, None, 10));
+    assert_eq!((report.reasons[0].reason.as_str(), report.reasons[0].bounces), ("mask", 10));
+    let all = whole(&report);
+    assert!(all.contains("what other policies would have bounced is not known from such a trace"));
+    assert!(all.contains("what share of all DMA that is cannot be said"));
+}
+
+#[test]
+fn a_damaged_pool_and_absurd_numbers_are_survived() {
+    let mut b = Build::new("6.12.1", 512).forced();
+    let disk = b.device("0000:00:04.0", "nvme", u64::MAX);
+    let odd = |op, tlb, size, time| Event {
+        orig_addr: Some(u64::MAX - 5),
+        size: Some(size),
+        dma_addr: Some(u64::MAX - 1),
+        tlb_addr: Some(tlb),
+        latency_ns: Some(u64::MAX),
+        ..Event::new(op, time, u32::MAX, u32::MAX, disk)
+    };
+    b.events = vec![
+        odd(Op::SlotAlloc, crate::build::POOL + 7, u64::MAX, 1),
+        odd(Op::SlotAlloc, u64::MAX, 0, 2),
+        odd(Op::Map, 0, u64::MAX, 3),
+        odd(Op::SlotFailed, 0, 0, 4),
+        odd(Op::MapFailed, 0, u64::MAX, 5),
+        odd(Op::SyncForCpu, 0, u64::MAX, 6),
+        odd(Op::SlotFree, crate::build::POOL + 7, 0, u64::MAX - SECOND),
+        odd(Op::Unmap, 0, u64::MAX, u64::MAX),
+    ];
+    b.meta.pools[0].nareas = 3;
+    whole(&report(&b.finish()));
+}
