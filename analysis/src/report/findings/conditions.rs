@@ -269,7 +269,7 @@ pub fn waste(report: &Report, findings: &[Finding]) -> Option<Finding> {
             ),
         )
         .with(format!(
-            "That is of {} of this load. Slots in use are not the whole need: they must also stand together.",
+            "That is of {} of this load: leave room for what it did not do. Slots in use are not the whole need: they must also stand together.",
             duration(report.trace.span_ns)
         ))
         .next(format!(
