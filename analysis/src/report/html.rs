@@ -186,7 +186,7 @@ fn pool(report: &Report) -> Result<Markup, PlotError> {
     let whole =
         Mark { at: At::Y(slots as f64), label: format!("the pool: {} slots", count(slots)), tone: Tone::Orange };
     let used = Chart {
-        title: format!("Slots in use, of {} ({})", count(slots), bytes(slots * SLOT_BYTES)),
+        title: format!("Slots in use, of {} ({})", count(slots), bytes(slots.saturating_mul(SLOT_BYTES))),
         x: axis(),
         y: Axis::new("slots", Unit::Slots),
         series: vec![Series {
@@ -286,7 +286,7 @@ p.next{margin:.6rem 0 .1rem;font-size:.8rem;letter-spacing:.05em;text-transform:
 table{border-collapse:collapse;font-size:.88rem;min-width:100%}\
 th,td{padding:.32rem .9rem .32rem 0;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}\
 th{color:var(--faint);font-weight:600;vertical-align:bottom;border-bottom-width:2px}\
-td.number,th.number{text-align:right;white-space:nowrap}td:first-child{white-space:nowrap}\
+td.number,th.number{text-align:right}td.number{white-space:nowrap}td:first-child{white-space:nowrap}\
 th[title],dt[title]{cursor:help}\
 figure{margin:.4rem 0}figure svg{display:block;max-width:100%;height:auto}\
 .pair{display:flex;flex-wrap:wrap;gap:.5rem 1rem}.pair figure{flex:1 1 24rem}\

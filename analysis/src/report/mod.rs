@@ -9,10 +9,12 @@
 //! | `slots`, `timeline` | who holds slots, and the pool over time |
 //! | `spread`, `names`, `reach` | percentiles, what keys stand for, who reaches the pool |
 //! | `build`, `sums` | the tables out of the pass, or out of an aggregate recording |
+//! | `advice` | the size that would do, by replay, where size is the question and the trace not too large |
 //!
 //! The trace is read once, segment by segment: memory does not grow with it, but for half a million slot events that are
 //! kept to be verified.
 
+mod advice;
 mod build;
 pub mod findings;
 pub mod html;
@@ -111,7 +113,7 @@ const BATCH: usize = 8192;
 ///
 /// # Errors
 /// When the trace cannot be read.
-pub fn report(trace: &Trace, stop: &AtomicBool, progress: impl Fn(Stage)) -> Result<Report, AnalysisError> {
+pub fn report(trace: &Trace, stop: &AtomicBool, progress: impl Fn(Stage) + Sync) -> Result<Report, AnalysisError> {
     let mut scan = Scan::new(trace);
     let read = read(trace, stop, |batch| {
         batch.iter().for_each(|event| scan.push(event));
@@ -129,6 +131,7 @@ pub fn report(trace: &Trace, stop: &AtomicBool, progress: impl Fn(Stage)) -> Res
         );
     }
     report.verdict = findings::verdict(&report);
+    advice::add(&mut report, trace, stop, &progress)?;
     Ok(report)
 }
 

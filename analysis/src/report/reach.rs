@@ -17,7 +17,8 @@ pub(super) fn pool_range(trace: &Trace) -> Option<(u64, u64)> {
         return Some((pool.start, end - 1));
     }
     let (first, last) = (pool.start >> 12, (end - 1) >> 12);
-    let frames = trace.p2m().iter().filter(|run| run.pfn <= last && run.pfn.saturating_add(run.count) > first);
+    let frames =
+        trace.p2m().iter().filter(|run| run.count > 0 && run.pfn <= last && run.pfn.saturating_add(run.count) > first);
     let parts = frames.map(|run| {
         let from = first.max(run.pfn) - run.pfn;
         let to = last.min(run.pfn.saturating_add(run.count - 1)) - run.pfn;

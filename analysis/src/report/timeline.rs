@@ -73,7 +73,7 @@ impl Timeline {
             last.largest_run = largest_run;
         }
         let row = |(i, point): (u64, &Point)| OccupancyRow {
-            time_ns: self.start_ns + i * self.width_ns,
+            time_ns: self.start_ns.saturating_add(i.saturating_mul(self.width_ns)),
             used: point.used,
             free_segments: Some(point.free_segments),
             largest_run: Some(point.largest_run),

@@ -66,6 +66,8 @@ fn big_does_not_hide_full() {
             "needs 2 slots: 4 KiB; 0 of 512 are free",
             "swioscope plan ",
             "--kernel 6.12.1",
+            "refuses only the 1 that no pool serves",
+            "write swiotlb=1024,force on the kernel's command line",
         ],
     );
     says(found(&report, Class::Big), &["1 request was up to 2 MiB"]);
@@ -404,7 +406,13 @@ fn waste_says_how_much_is_free_and_how_to_find_the_size() {
     assert_eq!(classes(&report)[0], "CLEAR");
     says(
         found(&report, Class::Waste),
-        &["4 of 32,768 slots (below 0.1 %) at the peak", "MiB were free even then", "swioscope plan "],
+        &[
+            "4 of 32,768 slots (below 0.1 %) at the peak",
+            "MiB were free even then",
+            "a pool of 128 slots (256 KiB) refuses nothing, by a model that predicts 100.0 %",
+            "write swiotlb=128 on",
+            "swioscope plan ",
+        ],
     );
 }
 

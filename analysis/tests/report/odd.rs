@@ -150,6 +150,12 @@ fn a_damaged_pool_and_absurd_numbers_are_survived() {
         odd(Op::SlotFree, crate::build::POOL + 7, 0, u64::MAX - SECOND),
         odd(Op::Unmap, 0, u64::MAX, u64::MAX),
     ];
-    b.meta.pools[0].nareas = 3;
-    whole(&report(&b.finish()));
+    for (nslabs, nareas) in [(512, 3), (u64::MAX, 1), (1, u32::MAX), (3, 2)] {
+        let events = b.events.clone();
+        let mut b = Build::new("6.12.1", 512).forced();
+        b.device("0000:00:04.0", "nvme", u64::MAX);
+        b.events = events;
+        (b.meta.pools[0].nslabs, b.meta.pools[0].nareas) = (nslabs, nareas);
+        whole(&report(&b.finish()));
+    }
 }

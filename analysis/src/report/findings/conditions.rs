@@ -223,7 +223,7 @@ pub fn size(report: &Report) -> Option<Finding> {
     let (asked, becomes) = report.asked?;
     let got = report.summary.pool_slots;
     let given = report.trace.cmdline.split_whitespace().rfind(|word| word.starts_with("swiotlb="))?;
-    let in_words = |slots: u64| format!("{} slots ({})", count(slots), bytes(slots * SLOT_BYTES));
+    let in_words = |slots: u64| format!("{} slots ({})", count(slots), bytes(slots.saturating_mul(SLOT_BYTES)));
     if got < becomes {
         return Some(
             Finding::new(
@@ -255,7 +255,7 @@ pub fn waste(report: &Report, findings: &[Finding]) -> Option<Finding> {
     if !quiet || findings.iter().any(|finding| finding.class == Class::Leak) {
         return None;
     }
-    let free = (summary.pool_slots - summary.peak_slots.min(summary.pool_slots)) * SLOT_BYTES;
+    let free = summary.pool_slots.saturating_sub(summary.peak_slots).saturating_mul(SLOT_BYTES);
     Some(
         Finding::new(
             Class::Waste,
@@ -269,7 +269,7 @@ pub fn waste(report: &Report, findings: &[Finding]) -> Option<Finding> {
             ),
         )
         .with(format!(
-            "That is of {} of this load. Slots in use are not the whole need: they must also stand together.",
+            "That is of {} of this load: leave room for what it did not do. Slots in use are not the whole need: they must also stand together.",
             duration(report.trace.span_ns)
         ))
         .next(format!(

@@ -357,7 +357,7 @@ fn facts(report: &Report, mut finding: Finding) -> Finding {
         finding.evidence.push(format!(
             "The pool has {} slots ({}){}; at most {}{share} were in use at once{seen}, {} at the end.",
             count(summary.pool_slots),
-            bytes(summary.pool_slots * SLOT_BYTES),
+            bytes(summary.pool_slots.saturating_mul(SLOT_BYTES)),
             if report.trace.areas > 1 { format!(" in {} areas", report.trace.areas) } else { String::new() },
             count(summary.peak_slots),
             count(summary.held_slots)

@@ -50,8 +50,11 @@ pub fn refusals(report: &Report, findings: &mut Vec<Finding>) {
 fn refusal(report: &Report, class: Class, rows: &[&FailureRow]) -> Finding {
     let n: u64 = rows.iter().map(|row| row.failures).sum();
     let largest = rows.iter().map(|row| row.largest).max().unwrap_or(0);
-    let pool =
-        format!("{} slots ({})", count(report.summary.pool_slots), bytes(report.summary.pool_slots * SLOT_BYTES));
+    let pool = format!(
+        "{} slots ({})",
+        count(report.summary.pool_slots),
+        bytes(report.summary.pool_slots.saturating_mul(SLOT_BYTES))
+    );
     let name = &report.path;
     let requests = if n == 1 { "1 request".to_owned() } else { format!("{} requests", count(n)) };
     let (was, is) = if n == 1 { ("was", "is") } else { ("were", "are") };
