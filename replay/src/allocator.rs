@@ -6,7 +6,7 @@ use crate::pool::{Geometry, Run, SlotPool};
 use crate::refusal::{self, Cause, Refusal, area_order};
 use crate::rules::Generation;
 use crate::view::View;
-use crate::walk::{Found, find};
+use crate::walk::{Found, find_on};
 use trace::pool::SLOT_BYTES;
 
 /// Slots taken for a mapping.
@@ -144,23 +144,27 @@ impl Allocator {
             _ => known.insert(Profile::new(self.rules, start, limits)),
         };
         let own = request.cpu as usize & (pool.areas().len() - 1);
-        if let Some(Ordinary { slot, n, lo }) = profile.first_sweep(pool, own, request) {
-            pool.take(own, Run { first: slot, n }, 0);
-            self.used += n;
-            self.high_water = self.high_water.max(self.used);
-            let tlb_addr = start + slot * SLOT_BYTES + lo;
-            return Ok(Taken { tlb_addr, first_slot: slot as u32, nslots: n as u32, pool: pool_id as u32 });
+        match profile.first_sweep(pool, own, request) {
+            Ok(Ordinary { slot, n, lo }) => {
+                pool.take(own, Run { first: slot, n }, 0);
+                self.used += n;
+                self.high_water = self.high_water.max(self.used);
+                let tlb_addr = start + slot * SLOT_BYTES + lo;
+                Ok(Taken { tlb_addr, first_slot: slot as u32, nslots: n as u32, pool: pool_id as u32 })
+            }
+            Err(swept) => {
+                let plan = profile.plan(request);
+                self.walk(pool_id, request, &plan, swept)
+            }
         }
-        let plan = profile.plan(request);
-        self.walk(pool_id, request, &plan)
     }
 
-    /// As [`Allocator::take`], for requests the first sweep of the CPU's area does not serve.
+    /// As [`Allocator::take`], for requests the first sweep of the CPU's area does not serve, or was not made (`swept`).
     #[inline(never)]
-    fn walk(&mut self, pool_id: usize, request: &Request, plan: &Plan) -> Result<Taken, Stop> {
+    fn walk(&mut self, pool_id: usize, request: &Request, plan: &Plan, mut swept: bool) -> Result<Taken, Stop> {
         let Some(pool) = self.pools.get_mut(pool_id).filter(|_| request.size != 0) else { return Err(Stop::Refused) };
         for area in area_order(pool.areas().len(), request.cpu) {
-            match find(pool, area, plan, self.rules.search) {
+            match find_on(pool, area, plan, self.rules.search, std::mem::take(&mut swept)) {
                 Found::Slot(first) => {
                     pool.take(area, Run { first, n: plan.n }, plan.pad());
                     self.used += plan.n;
@@ -233,9 +237,7 @@ impl Allocator {
     pub(crate) fn release_at(rules: &Generation, pool: &mut SlotPool, tlb_addr: u64, limits: &Limits) -> Option<Run> {
         let lo = if rules.min_align { tlb_addr & limits.min_align_mask & (SLOT_BYTES - 1) } else { 0 };
         let slot = (tlb_addr - lo).checked_sub(pool.geometry().start)? / SLOT_BYTES;
-        let run = pool.allocation_at(slot)?;
-        pool.release(run);
-        Some(run)
+        pool.release_at(slot)
     }
 
     /// Gives slots back within the call that took them; only a mark the kernel keeps itself has seen them.

@@ -91,6 +91,25 @@ impl Segment {
         bits::end(!(self.free | self.starts.bits()), at + 1) - at
     }
 
+    /// Frees all slots of an allocation.
+    #[inline]
+    fn clear(&mut self, slots: u128) {
+        self.free |= slots;
+        self.starts.clear(slots);
+        self.data.clear(slots);
+    }
+
+    /// Frees all slots of an allocation, `n` from slot `at` on, and remembers the free run they are part of now. The
+    /// bounds are those of the pool, in which it is segment `number`.
+    #[inline(always)]
+    fn give_back(&mut self, number: usize, at: u32, n: u32, bounds: &mut Bounds) {
+        self.clear(bits::run(at, n));
+        if self.bound != Bound::FULL {
+            let (from, to) = (bits::begin(self.free, at), bits::end(self.free, at + n));
+            bounds.raise(number, &mut self.bound, from, to - from);
+        }
+    }
+
     /// The first slot of the allocation that covers slot `at`, if it begins in this segment (it does).
     #[inline]
     fn start(&self, at: u32) -> Option<u32> {
@@ -315,29 +334,48 @@ impl SlotPool {
         Some(Run { first: slot - u64::from(at - start), n: segment.length(start).into() })
     }
 
-    /// Gives an allocation's slots back; the cursor stays (SPEC 4).
+    /// Gives back the allocation whose data begins in `slot`, if one does; the cursor stays (SPEC 4).
     #[inline(always)]
-    pub(crate) fn release(&mut self, run: Run) {
-        let Run { first, n } = run;
-        let (number, at) = ((first / SEG) as usize, (first % SEG) as u32);
-        let give_back = |segment: &mut Segment, slots| {
-            segment.free |= slots;
-            segment.starts.clear(slots);
-            segment.data.clear(slots);
-        };
-        if self.segment_slots == SEG {
-            let segment = &mut self.segments[number];
-            give_back(segment, bits::run(at, n as u32));
-            if segment.bound != Bound::FULL {
-                let (from, to) = (bits::begin(segment.free, at), bits::end(segment.free, at + n as u32));
-                self.bounds.raise(number, &mut segment.bound, from, to - from);
-            }
-        } else {
-            self.cut_change(run, give_back);
+    pub(crate) fn release_at(&mut self, slot: u64) -> Option<Run> {
+        if self.segment_slots != SEG {
+            return self.cut_release_at(slot);
         }
-        let area = self.area_of(first);
-        self.areas[area].used -= n;
-        self.used -= n;
+        let (number, at) = ((slot / SEG) as usize, (slot % SEG) as u32);
+        let segment = self.segments.get_mut(number)?;
+        if !segment.data.has(at) {
+            return None;
+        }
+        let start = if segment.starts.has(at) { at } else { segment.start(at)? };
+        let n = segment.length(start);
+        segment.give_back(number, start, n, &mut self.bounds);
+        let run = Run { first: slot - u64::from(at - start), n: n.into() };
+        self.count_back(run);
+        Some(run)
+    }
+
+    #[cold]
+    fn cut_release_at(&mut self, slot: u64) -> Option<Run> {
+        let run = self.allocation_at(slot)?;
+        self.release(run);
+        Some(run)
+    }
+
+    /// Gives an allocation's slots back; the cursor stays (SPEC 4).
+    pub(crate) fn release(&mut self, run: Run) {
+        if self.segment_slots == SEG {
+            let (number, at) = ((run.first / SEG) as usize, (run.first % SEG) as u32);
+            self.segments[number].give_back(number, at, run.n as u32, &mut self.bounds);
+        } else {
+            self.cut_change(run, Segment::clear);
+        }
+        self.count_back(run);
+    }
+
+    #[inline]
+    fn count_back(&mut self, run: Run) {
+        let area = self.area_of(run.first);
+        self.areas[area].used -= run.n;
+        self.used -= run.n;
     }
 }
 
