@@ -48,6 +48,8 @@ pub struct Allocator {
     pub(crate) views: Vec<Option<View>>,
     /// Devices met against their pools, by a hash: those after one another are often the same few.
     profiles: [Option<Profile>; PROFILES],
+    /// The place of the one met last, which is mostly the next.
+    latest: usize,
     /// SPEC 4.
     pub(crate) unspecified_tails: u64,
     /// Those that come and go, where they can.
@@ -67,6 +69,7 @@ impl Allocator {
             sent_to: None,
             views: Vec::new(),
             profiles: [None; PROFILES],
+            latest: 0,
             unspecified_tails: 0,
             growth: None,
         }
@@ -138,11 +141,10 @@ impl Allocator {
         }
         let Some(pool) = self.pools.get_mut(pool_id) else { return Err(Stop::Refused) };
         let start = pool.geometry().start;
-        let known = &mut self.profiles[Profile::place(limits)];
-        let profile = match known {
-            Some(profile) if profile.is_of(start, limits) => profile,
-            _ => known.insert(Profile::new(self.rules, start, limits)),
-        };
+        if !self.profiles[self.latest % PROFILES].as_ref().is_some_and(|profile| profile.is_of(start, limits)) {
+            self.latest = remember(&mut self.profiles, self.rules, start, limits);
+        }
+        let Some(profile) = &self.profiles[self.latest % PROFILES] else { return Err(Stop::Refused) };
         let own = request.cpu as usize & (pool.areas().len() - 1);
         match profile.first_sweep(pool, own, request) {
             Ok(Ordinary { slot, n, lo }) => {
@@ -247,6 +249,21 @@ impl Allocator {
             self.high_water = high_water;
         }
     }
+}
+
+/// Where among those remembered a device's profile is, which is made when it is new.
+#[inline(never)]
+fn remember(
+    profiles: &mut [Option<Profile>; PROFILES],
+    rules: &'static Generation,
+    start: u64,
+    limits: &Limits,
+) -> usize {
+    let place = Profile::place(limits);
+    if !profiles[place].as_ref().is_some_and(|profile| profile.is_of(start, limits)) {
+        profiles[place] = Some(Profile::new(rules, start, limits));
+    }
+    place
 }
 
 impl Taken {

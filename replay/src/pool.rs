@@ -277,7 +277,7 @@ impl SlotPool {
     }
 
     /// Takes slots and moves the area's cursor behind them (SPEC 3.7). The slots must be free.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(&mut self, area: usize, run: Run, pad: u32) {
         let base = area as u64 * self.area_slots;
         let Run { first, n } = run;
