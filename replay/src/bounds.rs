@@ -236,19 +236,25 @@ impl Bounds {
     }
 
     /// Remembers a free run of `n` slots (1 to 128) from slot `at` of a segment on.
-    #[inline]
+    #[inline(always)]
     pub fn raise(&mut self, segment: usize, known: &mut Bound, at: u32, n: u32) {
         let run = Bound::of_run(at, n);
         let raised = known.larger(run);
         if raised != *known {
             *known = raised;
-            self.segments[segment / GROUP].set(segment, raised);
-            let group = segment / GROUP;
-            let raised = self.known[group].larger(run);
-            if raised != self.known[group] {
-                self.known[group] = raised;
-                self.groups[group / GROUP].set(group, raised);
-            }
+            self.set(segment, raised);
+        }
+    }
+
+    /// Enters a segment's bound, which has become larger.
+    #[inline(never)]
+    fn set(&mut self, segment: usize, bound: Bound) {
+        let group = segment / GROUP;
+        self.segments[group].set(segment, bound);
+        let raised = self.known[group].larger(bound);
+        if raised != self.known[group] {
+            self.known[group] = raised;
+            self.groups[group / GROUP].set(group, raised);
         }
     }
 
