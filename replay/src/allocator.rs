@@ -6,7 +6,7 @@ use crate::pool::{Geometry, Run, SlotPool};
 use crate::refusal::{self, Cause, Refusal, area_order};
 use crate::rules::Generation;
 use crate::view::View;
-use crate::walk::{Found, find};
+use crate::walk::{Found, find_on};
 use trace::pool::SLOT_BYTES;
 
 /// Slots taken for a mapping.
@@ -48,6 +48,8 @@ pub struct Allocator {
     pub(crate) views: Vec<Option<View>>,
     /// Devices met against their pools, by a hash: those after one another are often the same few.
     profiles: [Option<Profile>; PROFILES],
+    /// The place of the one met last, which is mostly the next.
+    latest: usize,
     /// SPEC 4.
     pub(crate) unspecified_tails: u64,
     /// Those that come and go, where they can.
@@ -67,6 +69,7 @@ impl Allocator {
             sent_to: None,
             views: Vec::new(),
             profiles: [None; PROFILES],
+            latest: 0,
             unspecified_tails: 0,
             growth: None,
         }
@@ -138,29 +141,32 @@ impl Allocator {
         }
         let Some(pool) = self.pools.get_mut(pool_id) else { return Err(Stop::Refused) };
         let start = pool.geometry().start;
-        let known = &mut self.profiles[Profile::place(limits)];
-        let profile = match known {
-            Some(profile) if profile.is_of(start, limits) => profile,
-            _ => known.insert(Profile::new(self.rules, start, limits)),
-        };
-        let own = request.cpu as usize & (pool.areas().len() - 1);
-        if let Some(Ordinary { slot, n, lo }) = profile.first_sweep(pool, own, request) {
-            pool.take(own, Run { first: slot, n }, 0);
-            self.used += n;
-            self.high_water = self.high_water.max(self.used);
-            let tlb_addr = start + slot * SLOT_BYTES + lo;
-            return Ok(Taken { tlb_addr, first_slot: slot as u32, nslots: n as u32, pool: pool_id as u32 });
+        if !self.profiles[self.latest % PROFILES].as_ref().is_some_and(|profile| profile.is_of(start, limits)) {
+            self.latest = remember(&mut self.profiles, self.rules, start, limits);
         }
-        let plan = profile.plan(request);
-        self.walk(pool_id, request, &plan)
+        let Some(profile) = &self.profiles[self.latest % PROFILES] else { return Err(Stop::Refused) };
+        let own = request.cpu as usize & (pool.areas().len() - 1);
+        match profile.first_sweep(pool, own, request) {
+            Ok(Ordinary { slot, n, lo }) => {
+                pool.take(own, Run { first: slot, n }, 0);
+                self.used += n;
+                self.high_water = self.high_water.max(self.used);
+                let tlb_addr = start + slot * SLOT_BYTES + lo;
+                Ok(Taken { tlb_addr, first_slot: slot as u32, nslots: n as u32, pool: pool_id as u32 })
+            }
+            Err(swept) => {
+                let plan = profile.plan(request);
+                self.walk(pool_id, request, &plan, swept)
+            }
+        }
     }
 
-    /// As [`Allocator::take`], for requests the first sweep of the CPU's area does not serve.
+    /// As [`Allocator::take`], for requests the first sweep of the CPU's area does not serve, or was not made (`swept`).
     #[inline(never)]
-    fn walk(&mut self, pool_id: usize, request: &Request, plan: &Plan) -> Result<Taken, Stop> {
+    fn walk(&mut self, pool_id: usize, request: &Request, plan: &Plan, mut swept: bool) -> Result<Taken, Stop> {
         let Some(pool) = self.pools.get_mut(pool_id).filter(|_| request.size != 0) else { return Err(Stop::Refused) };
         for area in area_order(pool.areas().len(), request.cpu) {
-            match find(pool, area, plan, self.rules.search) {
+            match find_on(pool, area, plan, self.rules.search, std::mem::take(&mut swept)) {
                 Found::Slot(first) => {
                     pool.take(area, Run { first, n: plan.n }, plan.pad());
                     self.used += plan.n;
@@ -233,9 +239,7 @@ impl Allocator {
     pub(crate) fn release_at(rules: &Generation, pool: &mut SlotPool, tlb_addr: u64, limits: &Limits) -> Option<Run> {
         let lo = if rules.min_align { tlb_addr & limits.min_align_mask & (SLOT_BYTES - 1) } else { 0 };
         let slot = (tlb_addr - lo).checked_sub(pool.geometry().start)? / SLOT_BYTES;
-        let run = pool.allocation_at(slot)?;
-        pool.release(run);
-        Some(run)
+        pool.release_at(slot)
     }
 
     /// Gives slots back within the call that took them; only a mark the kernel keeps itself has seen them.
@@ -245,6 +249,21 @@ impl Allocator {
             self.high_water = high_water;
         }
     }
+}
+
+/// Where among those remembered a device's profile is, which is made when it is new.
+#[inline(never)]
+fn remember(
+    profiles: &mut [Option<Profile>; PROFILES],
+    rules: &'static Generation,
+    start: u64,
+    limits: &Limits,
+) -> usize {
+    let place = Profile::place(limits);
+    if !profiles[place].as_ref().is_some_and(|profile| profile.is_of(start, limits)) {
+        profiles[place] = Some(Profile::new(rules, start, limits));
+    }
+    place
 }
 
 impl Taken {

@@ -44,8 +44,10 @@ pub(crate) fn run(at: u32, n: u32) -> u128 {
 pub(crate) struct Flags([u64; 2]);
 
 impl Flags {
+    pub const NONE: Self = Self([0; 2]);
+
     #[inline]
-    pub fn has(self, bit: u32) -> bool {
+    pub fn has(&self, bit: u32) -> bool {
         self.0[bit as usize / 64 % 2] >> (bit % 64) & 1 == 1
     }
 
@@ -76,18 +78,14 @@ pub(crate) fn every(step: u32, at: u64) -> u128 {
 /// Bits at which a run of at least `n` ones (1 to 128) starts.
 #[inline]
 pub(crate) fn starts(ones: u128, n: u32) -> u128 {
-    // After a step the bits left are those with `have` ones from them upward. As many steps for every `n` up to 64, since
-    // a branch that cannot be foreseen costs more than a shift.
+    // After a step the bits left are those with 2, 4, 8, … ones from them upward, after the last those with `n`. As few
+    // steps as will do: how many is known long before the ones are, so that guessing it wrong costs little.
     let (mut left, mut have) = (ones, 1);
-    let mut step = |left: u128| {
-        let by = (n - have).min(have);
-        have += by;
-        left & (left >> (by & 127))
-    };
-    for _ in 0..6 {
-        left = step(left);
+    while 2 * have < n {
+        left &= left >> have;
+        have *= 2;
     }
-    if n > 64 { step(left) } else { left }
+    left & left >> (n - have)
 }
 
 /// Length of the longest run of ones.

@@ -1,97 +1,156 @@
 //! Which segments may hold a run: a bound on each segment's free runs, so that those too full for a request are passed
-//! over several at a time.
+//! sixty-four at a time.
 //!
 //! A bound is at least the longest run, never less: a release raises it, a search that was disappointed lowers it, a
-//! request that takes slots leaves it. It is kept apart for runs that begin at slots 0, 1, 2 and 3 modulo 4, since a
-//! search that looks at every second or fourth slot only would otherwise come back in vain to the same run at a wrong
-//! slot. Bytes hold 0 to 127 (which stands for 128 too), so adding `128 - n` sets a byte's top bit exactly when the bound
-//! is at least `n`.
+//! request that takes slots leaves it. A segment has seven of them ([`Bound`]): of its runs as they are, and as far as they
+//! begin at an even or odd slot, or at slots 0, 1, 2 and 3 modulo 4, since a search that looks at every second or fourth
+//! slot only would otherwise come back in vain to the same run at a wrong slot. Bytes hold 0 to 127 (which stands for 128
+//! too), so adding `128 - n` sets a byte's top bit exactly when the bound is at least `n`.
+//!
+//! Segments (and groups of them, one level up) are looked at in groups of 64. A group keeps each of the seven bounds in 64
+//! bytes of its own, a [`Lane`], in such an order that eight additions give a word with bit k set when segment k may do.
 
-/// Segments of a block: two a word, four bytes each. One segment of the upper level stands for a block.
-const BLOCK: usize = 8;
+/// Segments of a group. One group of the upper level has a byte for each of 64 groups.
+const GROUP: usize = 64;
 /// The top bit of each byte, and the lowest.
 const TOPS: u64 = 0x8080_8080_8080_8080;
 const ONES: u64 = 0x0101_0101_0101_0101;
 /// The largest bound kept.
 const MOST: u32 = 127;
-/// The bounds of a segment of which nothing is known.
-const FULL: Quad = MOST * ONES as Quad;
 
-/// The bounds of a segment (or of a group, which is a block of segments), a byte each: of runs that begin at slots 0, 1, 2 and 3 modulo 4.
-type Quad = u32;
+/// The bounds of a segment (or of a group of them), a byte each: of runs as they are, of their parts from an even and
+/// from an odd slot on, and from slots 0, 1, 2 and 3 modulo 4 on. The last byte is not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bound(u64);
 
-/// The bounds of a pool's segments, and at least the largest of each block of them.
-#[derive(Clone, Debug)]
-pub(crate) struct Bounds {
-    segments: Vec<Block>,
-    groups: Vec<Block>,
-}
+/// Lanes of a group: one for each byte of a [`Bound`] that is used.
+const LANES: usize = 7;
 
-/// The bounds of eight segments (or groups), two a word.
+/// One bound of each of 64 segments: that of segment `8 j + k` is byte `j` of word `k`.
 #[derive(Clone, Copy, Debug)]
-#[repr(align(32))]
-struct Block([u64; BLOCK / 2]);
+#[repr(align(64))]
+struct Lane([u8; GROUP]);
 
-impl Block {
-    /// With all bounds at their most.
-    const FULL: Self = Self([(FULL as u64) << 32 | FULL as u64; BLOCK / 2]);
-
+impl Lane {
+    /// The segments with a bound of at least `n`, as bits; `add` is `128 - n` in every byte.
     #[inline]
-    fn get(&self, at: usize) -> Quad {
-        (self.0[at % BLOCK / 2] >> (32 * (at % 2))) as Quad
-    }
-
-    #[inline]
-    fn set(&mut self, at: usize, bounds: Quad) {
-        let (word, shift) = (&mut self.0[at % BLOCK / 2], 32 * (at % 2));
-        *word = *word & !(u64::from(Quad::MAX) << shift) | u64::from(bounds) << shift;
-    }
-}
-
-/// The bounds a run of `n` slots (1 to 128) from slot `at` of its segment on sets.
-#[inline]
-fn of_run(at: u32, n: u32) -> Quad {
-    /// By length (0 to 2; more; 128) and first slot: how far behind it the first slot of each residue lies, the whole
-    /// run at most. A run of 128 counts as one less where it begins.
-    const BEHIND: [[Quad; 4]; 5] = {
-        let mut behind = [[0; 4]; 5];
-        let mut i = 0;
-        while i < 80 {
-            let (n, at, r) = (i / 16, i / 4 % 4, i % 4);
-            let slots = (4 + r - at) % 4;
-            behind[n][at] |= (if slots < n { slots } else { n } as Quad) << (8 * r);
-            i += 1;
+    fn at_least(&self, add: u64) -> u64 {
+        let (words, _) = self.0.as_chunks();
+        let mut found = 0;
+        for (k, &word) in words.iter().enumerate() {
+            found |= ((u64::from_le_bytes(word) + add) & TOPS) >> (7 - k);
         }
-        behind[4][0] |= 1;
-        behind
-    };
-    let length = if n > MOST { 4 } else { n.min(3) };
-    n.wrapping_mul(ONES as Quad).wrapping_sub(BEHIND[length as usize][at as usize & 3])
+        found
+    }
 }
 
-/// Byte by byte, the larger.
-#[inline]
-fn larger(a: Quad, b: Quad) -> Quad {
-    let tops = TOPS as Quad;
-    let less = ((a | tops) - b) & tops ^ tops;
-    let of_b = less | (less - (less >> 7));
-    a ^ ((a ^ b) & of_b)
+/// The bounds of 64 segments, or of 64 groups.
+#[derive(Clone, Copy, Debug)]
+struct Group([Lane; LANES]);
+
+impl Group {
+    /// With all bounds at their most.
+    const FULL: Self = Self([Lane([MOST as u8; GROUP]); LANES]);
+
+    /// Sets those of one of its 64.
+    #[inline]
+    fn set(&mut self, at: usize, bound: Bound) {
+        let byte = at % 8 * 8 + at / 8 % 8;
+        for (lane, value) in self.0.iter_mut().zip(bound.0.to_le_bytes()) {
+            lane.0[byte] = value;
+        }
+    }
 }
 
-/// Byte by byte, the smaller.
-#[inline]
-fn smaller(a: Quad, b: Quad) -> Quad {
-    a ^ b ^ larger(a, b)
+impl Bound {
+    /// That of a segment of which nothing is known.
+    pub const FULL: Self = Self(MOST as u64 * ONES);
+
+    /// What a run of `n` slots (1 to 128) from slot `at` of its segment on sets.
+    #[inline]
+    fn of_run(at: u32, n: u32) -> Self {
+        /// By length (0 to 2; more; 128) and first slot: how far behind it the first slot for each byte lies, the whole
+        /// run at most. A run of 128 counts as one less where it begins.
+        const BEHIND: [[u64; 4]; 5] = {
+            let mut behind = [[0; 4]; 5];
+            let mut i = 0;
+            while i < 5 * 4 * LANES {
+                let (n, at, lane) = (i / (4 * LANES), i / LANES % 4, i % LANES);
+                let slots = match lane {
+                    0 => 0,
+                    1 | 2 => (3 + lane - at) % 2,
+                    _ => (5 + lane - at) % 4,
+                };
+                let slots = if n == 4 && slots == 0 {
+                    1
+                } else if slots < n {
+                    slots
+                } else {
+                    n
+                };
+                behind[n][at] |= (slots as u64) << (8 * lane);
+                i += 1;
+            }
+            behind
+        };
+        let length = if n > MOST { 4 } else { n.min(3) };
+        Self((u64::from(n) * (ONES >> 8)) - BEHIND[length as usize][at as usize & 3])
+    }
+
+    /// Byte by byte, the larger.
+    #[inline]
+    fn larger(self, other: Self) -> Self {
+        let less = ((self.0 | TOPS) - other.0) & TOPS ^ TOPS;
+        let of_other = less | (less - (less >> 7));
+        Self(self.0 ^ ((self.0 ^ other.0) & of_other))
+    }
+
+    /// Byte by byte, the smaller.
+    #[inline]
+    fn smaller(self, other: Self) -> Self {
+        Self(self.0 ^ other.0 ^ self.larger(other).0)
+    }
 }
 
-/// What a search wants of a segment: a run of `n` slots that begins at one of some residues modulo 4.
+/// What a search wants of a segment: a run of `n` slots that begins at some slot, an even one and so on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted {
     /// What a bound needs to have its byte's top bit set.
     add: u64,
-    /// The residues, as the top bits of their bytes.
-    mask: u64,
+    /// Where the slots it looks at are kept: a lane, which is a byte of a [`Bound`].
+    lane: usize,
     n: u32,
+}
+
+impl Wanted {
+    /// A run of `n` slots (1 to 128) at `at` or a multiple of `step` (a power of two) further.
+    #[inline]
+    pub fn new(n: u32, at: u64, step: u32) -> Self {
+        let modulo = step.min(4) as usize - 1;
+        // Lane 0; 1 and 2; 3 to 6.
+        Self { add: ONES * u64::from(128 - n.min(MOST)), lane: modulo + (at as usize & modulo), n }
+    }
+
+    /// What to lower bounds to where there was none; a run of 128 cannot be told from one of 127.
+    fn lowered(&self) -> Bound {
+        /// By lane: those that are at most as large.
+        const WITHIN: [u64; LANES] = {
+            const OF: [&[usize]; LANES] = [&[0, 1, 2, 3, 4, 5, 6], &[1, 3, 5], &[2, 4, 6], &[3], &[4], &[5], &[6]];
+            let mut within = [0; LANES];
+            let mut i = 0;
+            while i < LANES * LANES {
+                let (lane, k) = (i / LANES, i % LANES);
+                if k < OF[lane].len() {
+                    within[lane] |= 0xff << (8 * OF[lane][k]);
+                }
+                i += 1;
+            }
+            within
+        };
+        let most = if self.n > MOST { MOST } else { self.n - 1 };
+        let bytes = WITHIN[self.lane];
+        Bound((u64::from(most) * ONES) & bytes | Bound::FULL.0 & !bytes)
+    }
 }
 
 /// How far a search has come through the segments.
@@ -102,128 +161,114 @@ pub(crate) struct Scan {
 }
 
 impl Scan {
-    /// Through segments `from..to`; whole blocks are looked at, so some behind `to` may be found too.
+    /// Through segments `from..to`.
     #[inline]
     pub fn new(from: usize, to: usize) -> Self {
         Self { next: from, to }
     }
 }
 
-impl Wanted {
-    /// A run of `n` slots (1 to 128) at `at` or a multiple of `step` (a power of two) further.
-    #[inline]
-    pub fn new(n: u32, at: u64, step: u32) -> Self {
-        let mask = match step {
-            1 => TOPS,
-            2 => 0x0080_0080_0080_0080 << (8 * (at & 1)),
-            _ => 0x0000_0080_0000_0080 << (8 * (at & 3)),
-        };
-        Self { add: ONES * u64::from(128 - n.min(MOST)), mask, n }
-    }
-
-    /// The segments of a block that may do, as bits; those below `from` left out.
-    #[inline]
-    fn hits(&self, block: &Block, from: usize) -> u32 {
-        let [w, x, y, z] = block.0.map(|pair| (pair + self.add) & self.mask);
-        if w | x | y | z == 0 {
-            return 0;
-        }
-        let bits = |pair: u64| u32::from(pair as u32 != 0) | u32::from(pair >> 32 != 0) << 1;
-        (bits(w) | bits(x) << 2 | bits(y) << 4 | bits(z) << 6) >> from << from
-    }
-
-    /// What to lower bounds to where there was none; a run of 128 cannot be told from one of 127.
-    fn lowered(&self) -> Quad {
-        let tops = self.mask as Quad;
-        let bytes = tops | (tops - (tops >> 7));
-        let most = if self.n > MOST { MOST } else { self.n - 1 };
-        ((most * ONES as Quad) & bytes) | (FULL & !bytes)
-    }
-}
-
-fn lower(blocks: &mut [Block], at: usize, bounds: Quad) {
-    let block = &mut blocks[at / BLOCK];
-    block.set(at, smaller(block.get(at), bounds));
+/// The bounds of a pool's segments, to look through, and at least the largest of each group of them. What is known of a
+/// segment is kept with its slots and is the caller's to hand in: who changes the one has the other at hand.
+#[derive(Clone, Debug)]
+pub(crate) struct Bounds {
+    segments: Vec<Group>,
+    /// Of each group.
+    known: Vec<Bound>,
+    groups: Vec<Group>,
 }
 
 impl Bounds {
     /// For segments about which nothing is known.
     pub fn new(segments: usize) -> Self {
-        let blocks = |n: usize| vec![Block::FULL; n.div_ceil(BLOCK)];
-        Self { segments: blocks(segments), groups: blocks(segments.div_ceil(BLOCK)) }
+        let groups = segments.div_ceil(GROUP);
+        Self {
+            segments: vec![Group::FULL; groups],
+            known: vec![Bound::FULL; groups],
+            groups: vec![Group::FULL; groups.div_ceil(GROUP)],
+        }
     }
 
-    /// The next segments that may do, all in one block: the number of its first, and which as bits.
+    /// The next segments that may do, all in one group: the number of its first, and which as bits.
     #[inline]
-    pub fn next_hits(&mut self, scan: &mut Scan, wanted: &Wanted) -> Option<(usize, u32)> {
+    pub fn next_hits(&mut self, scan: &mut Scan, wanted: &Wanted) -> Option<(usize, u64)> {
         while scan.next < scan.to {
-            let (number, from) = (scan.next / BLOCK, scan.next % BLOCK);
-            let hits = wanted.hits(self.segments.get(number)?, from);
+            let (group, from) = (scan.next / GROUP, scan.next % GROUP);
+            let (base, behind) = (group * GROUP, scan.to - group * GROUP);
+            let all = self.segments.get(group)?.0[wanted.lane].at_least(wanted.add);
+            let hits = all & u64::MAX << from & u64::MAX >> GROUP.saturating_sub(behind);
             if hits != 0 {
-                scan.next = (number + 1) * BLOCK;
-                return Some((number * BLOCK, hits));
+                scan.next = base + GROUP;
+                return Some((base, hits));
             }
-            if from == 0 {
-                lower(&mut self.groups, number, wanted.lowered());
+            if all == 0 {
+                self.lower_group(group, wanted);
             }
-            scan.next = self.next_group(number + 1, wanted)? * BLOCK;
+            scan.next = self.next_group(group + 1, wanted)? * GROUP;
         }
         None
     }
 
-    /// The first block from `from` on that may hold a segment that may do.
+    /// The first group from `from` on that may hold a segment that may do.
     #[inline]
     fn next_group(&self, from: usize, wanted: &Wanted) -> Option<usize> {
-        let (first, mut below) = (from / BLOCK, from % BLOCK);
+        let (first, mut mask) = (from / GROUP, u64::MAX << (from % GROUP));
         for (number, groups) in self.groups.get(first..)?.iter().enumerate() {
-            let hits = wanted.hits(groups, below);
+            let hits = groups.0[wanted.lane].at_least(wanted.add) & mask;
             if hits != 0 {
-                return Some((first + number) * BLOCK + hits.trailing_zeros() as usize);
+                return Some((first + number) * GROUP + hits.trailing_zeros() as usize);
             }
-            below = 0;
+            mask = u64::MAX;
         }
         None
+    }
+
+    fn lower_group(&mut self, group: usize, wanted: &Wanted) {
+        let known = &mut self.known[group];
+        *known = known.smaller(wanted.lowered());
+        self.groups[group / GROUP].set(group, *known);
     }
 
     /// The first segment in `from..to` that may do.
     pub fn next(&mut self, from: usize, to: usize, wanted: &Wanted) -> Option<usize> {
         let (first, hits) = self.next_hits(&mut Scan::new(from, to), wanted)?;
-        Some(first + hits.trailing_zeros() as usize).filter(|&found| found < to)
-    }
-
-    /// Whether no run whatever could raise a segment's bounds.
-    #[inline]
-    pub fn is_full(&self, segment: usize) -> bool {
-        self.segments[segment / BLOCK].get(segment) == FULL
+        Some(first + hits.trailing_zeros() as usize)
     }
 
     /// Remembers a free run of `n` slots (1 to 128) from slot `at` of a segment on.
-    #[inline]
-    pub fn raise(&mut self, segment: usize, at: u32, n: u32) {
-        let longest = of_run(at, n);
-        let block = &mut self.segments[segment / BLOCK];
-        let (known, raised) = (block.get(segment), larger(block.get(segment), longest));
-        if known != raised {
-            block.set(segment, raised);
-            let group = segment / BLOCK;
-            let block = &mut self.groups[group / BLOCK];
-            block.set(group, larger(block.get(group), longest));
+    #[inline(always)]
+    pub fn raise(&mut self, segment: usize, known: &mut Bound, at: u32, n: u32) {
+        let run = Bound::of_run(at, n);
+        let raised = known.larger(run);
+        if raised != *known {
+            *known = raised;
+            self.set(segment, raised);
         }
     }
 
-    /// Remembers that a segment has no such run as was wanted.
-    pub fn lower(&mut self, segment: usize, wanted: &Wanted) {
-        lower(&mut self.segments, segment, wanted.lowered());
+    /// Enters a segment's bound, which has become larger.
+    #[inline(never)]
+    fn set(&mut self, segment: usize, bound: Bound) {
+        let group = segment / GROUP;
+        self.segments[group].set(segment, bound);
+        let raised = self.known[group].larger(bound);
+        if raised != self.known[group] {
+            self.known[group] = raised;
+            self.groups[group / GROUP].set(group, raised);
+        }
     }
 
-    /// Remembers that a segment has no run longer than `longest`, wherever it begins.
-    pub fn cap(&mut self, segment: usize, longest: u32) {
-        lower(&mut self.segments, segment, longest.min(MOST) * ONES as Quad);
+    /// Remembers that a segment has no such run as was wanted, and none longer than `longest`, wherever it begins.
+    pub fn lower(&mut self, segment: usize, known: &mut Bound, wanted: &Wanted, longest: u32) {
+        let longest = Bound(u64::from(longest.min(MOST)) * ONES);
+        *known = known.smaller(wanted.lowered()).smaller(longest);
+        self.segments[segment / GROUP].set(segment, *known);
     }
 
     /// Bytes on the heap.
     pub fn heap_bytes(&self) -> usize {
-        (self.segments.capacity() + self.groups.capacity()) * size_of::<Block>()
+        (self.segments.capacity() + self.groups.capacity()) * size_of::<Group>()
+            + self.known.capacity() * size_of::<Bound>()
     }
 }
 
@@ -233,57 +278,104 @@ mod tests {
 
     use super::*;
 
-    fn bytes() -> impl Strategy<Value = [u8; 4]> {
-        prop::array::uniform4(0u8..128)
+    fn bytes() -> impl Strategy<Value = [u8; 8]> {
+        prop::array::uniform8(0u8..128)
+    }
+
+    /// Bounds of a pool's segments, with what is known of each.
+    struct Pool(Bounds, Vec<Bound>);
+
+    impl Pool {
+        fn new(segments: usize) -> Self {
+            Self(Bounds::new(segments), vec![Bound::FULL; segments])
+        }
+
+        /// Without any free run.
+        fn full(segments: usize) -> Self {
+            let mut pool = Self::new(segments);
+            for segment in 0..segments {
+                pool.lower(segment, &Wanted::new(1, 0, 1), 0);
+            }
+            pool
+        }
+
+        fn lower(&mut self, segment: usize, wanted: &Wanted, longest: u32) {
+            self.0.lower(segment, &mut self.1[segment], wanted, longest);
+        }
+
+        fn raise(&mut self, segment: usize, at: u32, n: u32) {
+            self.0.raise(segment, &mut self.1[segment], at, n);
+        }
+
+        fn next(&mut self, from: usize, to: usize, wanted: &Wanted) -> Option<usize> {
+            self.0.next(from, to, wanted)
+        }
     }
 
     proptest! {
         #[test]
         fn bytes_are_compared_one_by_one(a in bytes(), b in bytes()) {
-            let both = |f: fn(u8, u8) -> u8| -> [u8; 4] { std::array::from_fn(|r| f(a[r], b[r])) };
-            let (x, y) = (Quad::from_le_bytes(a), Quad::from_le_bytes(b));
-            prop_assert_eq!(larger(x, y).to_le_bytes(), both(u8::max));
-            prop_assert_eq!(smaller(x, y).to_le_bytes(), both(u8::min));
+            let both = |f: fn(u8, u8) -> u8| -> [u8; 8] { std::array::from_fn(|r| f(a[r], b[r])) };
+            let (x, y) = (Bound(u64::from_le_bytes(a)), Bound(u64::from_le_bytes(b)));
+            prop_assert_eq!(x.larger(y).0.to_le_bytes(), both(u8::max));
+            prop_assert_eq!(x.smaller(y).0.to_le_bytes(), both(u8::min));
         }
 
         #[test]
-        fn a_run_is_found_by_those_it_serves(at in 0u32..128, n in 1u32..=128, wanted in 1u32..=128, from in 0u64..4, log in 0u32..3) {
+        fn a_lane_tells_its_segments_apart(values in prop::collection::vec(0u8..128, 64), n in 1u32..128) {
+            let mut group = Group::FULL;
+            for (at, &value) in values.iter().enumerate() {
+                group.set(at, Bound(u64::from(value) * ONES));
+            }
+            let paper = values.iter().enumerate().filter(|&(_, &v)| u32::from(v) >= n);
+            let paper = paper.fold(0, |word, (at, _)| word | 1 << at);
+            for lane in group.0 {
+                prop_assert_eq!(lane.at_least(Wanted::new(n, 0, 1).add), paper);
+            }
+        }
+
+        #[test]
+        fn a_run_is_found_by_those_it_serves(
+            at in 0u32..128, n in 1u32..=128, wanted in 1u32..=128, from in 0u64..4, log in 0u32..3,
+            segment in 3usize..9000,
+        ) {
             let n = n.min(128 - at);
             let step = 1 << log;
             let serves = (at..at + n).any(|s| u64::from(s) % step == from % step && at + n - s >= wanted);
-            let mut bounds = Bounds::new(200);
-            for segment in 0..200 {
-                bounds.cap(segment, 0);
-            }
-            bounds.raise(130, at, n);
-            let found = bounds.next(3, 200, &Wanted::new(wanted, from, step as u32));
+            let mut pool = Pool::full(9000);
+            let wanted = Wanted::new(wanted, from, step as u32);
+            // Nothing is there, which groups remember and are to forget again.
+            prop_assert_eq!(pool.next(0, 9000, &wanted), None);
+            pool.raise(segment, at, n);
+            let found = pool.next(3, 9000, &wanted);
             // 127 stands for 128 too.
-            prop_assert!(found == serves.then_some(130) || wanted == 128 && n == 127, "{:?}", found);
+            prop_assert!(found == serves.then_some(segment) || wanted.n == 128 && n == 127, "{:?}", found);
+            prop_assert_eq!(pool.next(3, segment, &wanted), None);
+            prop_assert_eq!(pool.next(segment + 1, 9000, &wanted), None);
         }
 
         #[test]
         fn an_empty_segment_serves_all_that_fits_it(from in 0u32..4, log in 0u32..3) {
-            let mut bounds = Bounds::new(1);
-            bounds.cap(0, 0);
-            bounds.raise(0, 0, 128);
+            let mut pool = Pool::full(1);
+            pool.raise(0, 0, 128);
             let first = from % (1 << log);
-            prop_assert_eq!(bounds.next(0, 1, &Wanted::new(128 - first, from.into(), 1 << log)), Some(0));
+            prop_assert_eq!(pool.next(0, 1, &Wanted::new(128 - first, from.into(), 1 << log)), Some(0));
         }
 
         #[test]
         fn what_was_in_vain_is_not_tried_again(n in 1u32..128, from in 0u64..4, log in 0u32..3, other in 1u32..=128) {
             let wanted = Wanted::new(n, from, 1 << log);
-            let mut bounds = Bounds::new(10);
+            let mut pool = Pool::new(10);
             for segment in 0..10 {
-                prop_assert_eq!(bounds.next(segment, 10, &wanted), Some(segment));
-                bounds.lower(segment, &wanted);
+                prop_assert_eq!(pool.next(segment, 10, &wanted), Some(segment));
+                pool.lower(segment, &wanted, 127);
             }
-            prop_assert_eq!(bounds.next(0, 10, &wanted), None);
+            prop_assert_eq!(pool.next(0, 10, &wanted), None);
             // Neither is what asks for more there; less, or elsewhere, is not ruled out.
-            let found = bounds.next(0, 10, &Wanted::new(other, from, 1 << log));
+            let found = pool.next(0, 10, &Wanted::new(other, from, 1 << log));
             prop_assert_eq!(found, (other < n).then_some(0));
             if log > 0 {
-                prop_assert_eq!(bounds.next(0, 10, &Wanted::new(other, from + 1, 1 << log)), Some(0));
+                prop_assert_eq!(pool.next(0, 10, &Wanted::new(other, from + 1, 1 << log)), Some(0));
             }
         }
     }

@@ -341,6 +341,7 @@ impl Allocator {
     }
 
     /// [`Allocator::unmap`] in pools that came later. A transient pool goes with its mapping (SPEC 5).
+    #[cold]
     pub(crate) fn unmap_grown(&mut self, tlb_addr: u64, limits: &Limits) -> Option<u32> {
         let growth = self.growth.as_mut()?;
         let rules = self.rules;

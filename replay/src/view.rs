@@ -168,6 +168,7 @@ impl Allocator {
     }
 
     /// As [`Allocator::take`], in a pool that is taken to lie elsewhere.
+    #[cold]
     pub(crate) fn take_viewed(&mut self, pool_id: usize, request: &Request, limits: &Limits) -> Result<Taken, Stop> {
         let plan = Plan::new(self.rules(), self.seen_start(pool_id), request, limits);
         let search = self.rules().search;

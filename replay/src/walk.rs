@@ -30,6 +30,11 @@ pub(crate) enum Found {
 
 /// Searches one area as the kernel of that letter does.
 pub(crate) fn find(pool: &mut SlotPool, area: usize, plan: &Plan, search: Search) -> Found {
+    find_on(pool, area, plan, search, false)
+}
+
+/// As [`find`]; `swept` when the sweep to the area's end has just been made in vain.
+pub(crate) fn find_on(pool: &mut SlotPool, area: usize, plan: &Plan, search: Search, swept: bool) -> Found {
     let len = pool.area_slots();
     let state = pool.areas()[area];
     // No slots at all are asked for when an alignment mask wraps the size to nothing.
@@ -45,7 +50,11 @@ pub(crate) fn find(pool: &mut SlotPool, area: usize, plan: &Plan, search: Search
     let begin = plan.shape.begin(state.index, len);
     let stride = plan.shape.stride;
     let mut sweep = Sweep { base: area as u64 * len, pool, plan };
-    if let Some(slot) = sweep.first_fit(begin, len) {
+    let hopeless = sweep.is_hopeless(len);
+    if hopeless && matches!(search, Search::A | Search::C | Search::D) {
+        return Found::Nothing;
+    }
+    if !swept && let Some(slot) = sweep.first_fit(begin, len) {
         return Found::Slot(slot);
     }
     let end = match search {
@@ -63,7 +72,8 @@ pub(crate) fn find(pool: &mut SlotPool, area: usize, plan: &Plan, search: Search
             begin.saturating_sub(overshoot)
         }
     };
-    match sweep.first_fit(0, end) {
+    let again = if hopeless { None } else { sweep.first_fit(0, end) };
+    match again {
         Some(slot) => Found::Slot(slot),
         None if end > begin => Found::Livelock,
         None => Found::Nothing,
@@ -104,34 +114,37 @@ pub(crate) fn first_in_step(
     boundaries: Boundaries,
 ) -> Option<u64> {
     let allowed = boundaries.of_runs(n, pool);
-    let wanted = Wanted::new(n, from, step);
     let chain = bits::every(step, from);
-    let (first, last) = ((from / SEG) as usize, ((to - 1) / SEG) as usize);
-    let mut scan = Scan::new(first, last + 1);
-    while let Some((block, mut hits)) = pool.bounds_mut().next_hits(&mut scan, &wanted) {
+    let first = from / SEG;
+    let fits = |starts: u128, base: u64| {
+        let before_end = bits::below((to - base).min(SEG) as u32);
+        starts & chain & allowed.in_segment(base) & before_end
+    };
+    let mut next = first as usize;
+    // Mostly what is left behind the last allocation in its segment will do, so bounds are not asked about that.
+    if from % SEG >= u64::from(step) {
+        let starts = bits::starts(pool.segment(next), n);
+        let found = fits(starts, first * SEG) & !bits::below((from % SEG) as u32);
+        if found != 0 {
+            return Some(first * SEG + u64::from(found.trailing_zeros()));
+        }
+        next += 1;
+    }
+    let wanted = Wanted::new(n, from, step);
+    let mut scan = Scan::new(next, to.div_ceil(SEG) as usize);
+    while let Some((group, mut hits)) = pool.bounds_mut().next_hits(&mut scan, &wanted) {
         while hits != 0 {
-            let segment = block + hits.trailing_zeros() as usize;
-            if segment > last {
-                return None;
-            }
+            let segment = group + hits.trailing_zeros() as usize;
             hits &= hits - 1;
             let base = segment as u64 * SEG;
-            let free = pool.segment(segment);
-            let starts = bits::starts(free, n);
-            let mut fits = starts & chain & allowed.in_segment(base);
-            if segment == first {
-                fits &= !bits::below((from - base) as u32);
-            }
-            if segment == last {
-                fits &= bits::below((to - base) as u32);
-            }
-            if fits != 0 {
-                return Some(base + u64::from(fits.trailing_zeros()));
+            let starts = bits::starts(pool.segment(segment), n);
+            let found = fits(starts, base);
+            if found != 0 {
+                return Some(base + u64::from(found.trailing_zeros()));
             }
             // Runs that are there, but outside the sweep or across a boundary, may serve another request.
             if starts & bits::every(step.min(4), from) == 0 {
-                pool.bounds_mut().lower(segment, &wanted);
-                pool.bounds_mut().cap(segment, bits::longest_run(free));
+                pool.disappoint(segment, &wanted);
             }
         }
     }
@@ -182,6 +195,17 @@ impl Sweep<'_> {
             at = self.next_match(i.checked_add(self.plan.shape.stride)?, to);
         }
         None
+    }
+
+    /// Whether no segment of the area may have a run long enough at a slot that matches: nothing then needs a sweep.
+    fn is_hopeless(&mut self, len: u64) -> bool {
+        let Plan { n, shape, value, first, .. } = *self.plan;
+        let Some(n) = u32::try_from(n).ok().filter(|&n| n <= SEGMENT_SLOTS) else { return true };
+        let period = (shape.mask + 1).min(4);
+        let period = if period.is_power_of_two() { period as u32 } else { 1 };
+        let wanted = Wanted::new(n, value.wrapping_sub(first), period);
+        let (from, to) = ((self.base / SEG) as usize, (self.base + len).div_ceil(SEG) as usize);
+        self.pool.bounds_mut().next(from, to, &wanted).is_none()
     }
 
     /// The last slot of the chain from `from` that lies below `to`.

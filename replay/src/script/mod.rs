@@ -303,13 +303,14 @@ struct Play<'a> {
     refused: u64,
 }
 
-/// What is mapped at a place.
-#[derive(Clone, Copy, Debug)]
-enum Live {
-    Nothing,
-    Direct,
-    /// Through the bounce buffer at that address.
-    Bounced(u64),
+/// What is mapped at a place: the address of its bounce buffer, or one that no bounce buffer has. A word, since a replay
+/// waits for these more than for anything else once the mappings alive do not fit the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Live(u64);
+
+impl Live {
+    const NOTHING: Self = Self(u64::MAX);
+    const DIRECT: Self = Self(u64::MAX - 1);
 }
 
 /// What a step is answered.
@@ -329,7 +330,7 @@ impl<'a> Play<'a> {
         Ok(Self {
             script,
             machine: script.machine(policy)?,
-            live: vec![Live::Nothing; script.alive],
+            live: vec![Live::NOTHING; script.alive],
             dma_addrs: vec![0; if script.xen { script.alive } else { 0 }],
             refused: 0,
         })
@@ -338,11 +339,24 @@ impl<'a> Play<'a> {
     /// Plays steps and drops the answers. Not generic, so that all of it is compiled together, here.
     fn run(&mut self, steps: &[Step]) {
         for step in steps {
-            self.step(step);
+            // Nearly all steps of nearly all scripts, without the making of answers.
+            if let Step::Map { kind: Kind::Map, place, asker, cpu, orig_addr, size } = *step {
+                let Asker { ref limits, align_mask } = self.script.askers[asker as usize];
+                let taken = self.machine.allocate(&Request { orig_addr, size, align_mask, cpu }, limits);
+                self.refused += u64::from(taken.is_err());
+                self.live[place as usize] = taken.map_or(Live::NOTHING, |taken| Live(taken.tlb_addr));
+            } else if let Step::Unmap { kind: Kind::Map, place: Some(place), asker } = *step {
+                let limits = &self.script.askers[asker as usize].limits;
+                let live = std::mem::replace(&mut self.live[place as usize], Live::NOTHING);
+                if live != Live::NOTHING {
+                    self.machine.unmap_at(live.0, limits);
+                }
+            } else {
+                self.step(step);
+            }
         }
     }
 
-    #[inline(always)]
     fn step(&mut self, step: &Step) -> Answer {
         match *step {
             Step::Map { kind, place, asker, cpu, orig_addr, size } => {
@@ -351,25 +365,25 @@ impl<'a> Play<'a> {
                 self.live[place as usize] = match mapped {
                     Ok(Mapped::Bounced { taken, dma_addr, .. }) => {
                         self.remember(place, dma_addr);
-                        Live::Bounced(taken.tlb_addr)
+                        Live(taken.tlb_addr)
                     }
                     Ok(Mapped::Direct { dma_addr }) => {
                         self.remember(place, dma_addr);
-                        Live::Direct
+                        Live::DIRECT
                     }
                     Err(_) => {
                         self.refused += 1;
-                        Live::Nothing
+                        Live::NOTHING
                     }
                 };
                 return Answer::Map(mapped);
             }
             Step::Unmap { kind, place: Some(place), asker } => {
                 let limits = &self.script.askers[asker as usize].limits;
-                let tlb_addr = match std::mem::replace(&mut self.live[place as usize], Live::Nothing) {
-                    Live::Nothing => return Answer::Nothing,
-                    Live::Direct => None,
-                    Live::Bounced(tlb_addr) => Some(tlb_addr),
+                let tlb_addr = match std::mem::replace(&mut self.live[place as usize], Live::NOTHING) {
+                    Live::NOTHING => return Answer::Nothing,
+                    Live::DIRECT => None,
+                    Live(tlb_addr) => Some(tlb_addr),
                 };
                 if kind == Kind::Xmap {
                     self.machine.unmap_from_bus(self.dma_addrs[place as usize], tlb_addr, limits);
@@ -395,7 +409,6 @@ impl<'a> Play<'a> {
         }
     }
 
-    #[inline(always)]
     fn map(&mut self, kind: Kind, request: &Request, limits: &Limits) -> Result<Mapped, Stop> {
         match kind {
             Kind::Map => {
