@@ -67,7 +67,7 @@ fn big_does_not_hide_full() {
             "swioscope plan ",
             "--kernel 6.12.1",
             "refuses only the 1 that no pool serves",
-            "write swiotlb=1024,force on the kernel's command line",
+            "write swiotlb=1024 on the kernel's command line",
         ],
     );
     says(found(&report, Class::Big), &["1 request was up to 2 MiB"]);
