@@ -36,7 +36,7 @@ pub(crate) fn between(state: &State, range: (u64, u64), first: &Moment, last: &M
         format!("lost       {:>14}", count(lost)),
     ];
     let width = state.timeline.width();
-    let inside = state.timeline.bins.iter().filter(|bin| bin.time_ns + width > from && bin.time_ns <= to);
+    let inside = state.timeline.bins.iter().filter(|bin| bin.time_ns.saturating_add(width) > from && bin.time_ns <= to);
     let peak = inside.map(|bin| bin.peak_slots).max().unwrap_or(0);
     let slots: u64 = last.slots().pools().iter().map(|pool| pool.geometry().nslabs).sum();
     let share = percent(peak.min(slots), slots);

@@ -303,7 +303,7 @@ impl Live {
         for second in seconds {
             let at = timeline.bin(second.time_ns);
             let width = timeline.width();
-            let until = timeline.bin(second.time_ns + 1_000_000_000 - width.min(1_000_000_000));
+            let until = timeline.bin(second.time_ns.saturating_add(1_000_000_000 - width.min(1_000_000_000)));
             for bin in timeline.bins.get_mut(at..=until.max(at)).into_iter().flatten() {
                 let time_ns = bin.time_ns;
                 *bin = replay::moment::Second { time_ns, ..*second };

@@ -324,7 +324,8 @@ fn about_cell(state: &State, zoom: &Zoom, pool: &PoolSlots, cells: (usize, usize
             );
             let age = row.age_ns.map_or_else(|| "since before".to_owned(), |age| format!("for {}", duration(age)));
             let which = if holders.len() > 1 { "oldest: " } else { "" };
-            say(format!("{which}{} in {} slots, {age}", bytes(row.size), row.slots), Style::new());
+            say(format!("{which}{} in {} slots", bytes(row.size), row.slots), Style::new());
+            say(age, Style::new());
             if let Some(direction) = row.direction {
                 say(format!("{direction}, {}", task(state, holder.tid, holder.since_ns.unwrap_or(0))), theme.dim);
             }
