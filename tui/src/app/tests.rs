@@ -301,6 +301,7 @@ fn a_recorder_at_work_is_followed_paused_and_looked_back_on() {
     let (_folder, trace) = super::fixture::trace();
     let start = LiveStart {
         name: "this machine".to_owned(),
+        policies: vec!["v6_10".to_owned(), "v6_10:nslabs=8192".to_owned()],
         meta: trace.meta().clone(),
         p2m: Vec::new(),
         devices: trace.devices()[..1].to_vec(),
@@ -309,7 +310,8 @@ fn a_recorder_at_work_is_followed_paused_and_looked_back_on() {
         stacks: trace.stacks().to_vec(),
     };
     let facts = Facts::new(&start.name, &start.meta);
-    let mut app = App::live(Live::new(&start, receiver), facts, Theme::COLOUR);
+    let policies = start.policies.clone();
+    let mut app = App::live(Live::new(&start, receiver), facts, policies.clone(), Theme::COLOUR);
     let events = super::fixture::events();
     let (first, second) = events.split_at(events.len() / 2);
     feed.send(Feed::Devices(trace.devices().to_vec())).unwrap();
@@ -339,10 +341,29 @@ fn a_recorder_at_work_is_followed_paused_and_looked_back_on() {
     feed.send(Feed::Ended("the load has ended".to_owned())).unwrap();
     app.tick();
     assert_eq!((app.state.moment.now().maps_per_s, app.state.message.as_deref()), (0, Some("the load has ended")));
-    for keys in ["2", "3\n", "4", "5", "6"] {
+    for keys in ["2", "3\n", "4"] {
         press(&mut app, keys);
         drawn(&mut app, PLAIN);
     }
+    // What other policies would have done is worked out on what was seen, the same as on the trace itself.
+    press(&mut app, "5");
+    settle(&mut app);
+    let rows = &app.state.compare.result.as_ref().expect("a comparison").comparison.rows;
+    let recorded = replayed(&trace, &policies);
+    assert_eq!(rows.iter().map(|row| (row.maps, row.failures)).collect::<Vec<_>>(), recorded);
+    assert!(recorded[0].1 > 0 && recorded[1].1 == 0, "{recorded:?}");
+    assert!(drawn(&mut app, PLAIN).contains("The last 3"), "{}", drawn(&mut app, PLAIN));
+    press(&mut app, "6");
+    settle(&mut app);
+    assert!(app.state.plan.result.is_some(), "{:?}", app.state.plan.error);
+}
+
+/// Mappings and refusals of each policy on a trace.
+fn replayed(trace: &Trace, policies: &[String]) -> Vec<(u64, u64)> {
+    let policies: Vec<_> = policies.iter().map(|text| replay::Policy::parse(text).unwrap()).collect();
+    let options = analysis::CompareOptions::default();
+    let comparison = analysis::compare(trace, &policies, &options, &Default::default(), |_| {}).unwrap();
+    comparison.rows.iter().map(|row| (row.maps, row.failures)).collect()
 }
 
 /// What seeking costs in a large trace: `SWIOSCOPE_BIG=FOLDER … what_a_large_trace_costs -- --ignored --nocapture`.
