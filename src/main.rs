@@ -47,6 +47,7 @@ fn main() -> ExitCode {
         Command::Query(args) => commands::query::run(&args),
         #[cfg(feature = "answers")]
         Command::Explain(args) => commands::explain::run(&args),
+        #[cfg(feature = "answers")]
         Command::Report(args) => commands::report::run(&args),
         #[cfg(feature = "answers")]
         Command::View(args) => commands::view::run(&args),
