@@ -16,7 +16,7 @@ fn the_counters_are_those_of_the_trace_beside_it() {
     assert!(lab_load.exists(), "{} is missing: run `cargo xtask test`", lab_load.display());
     // The disk is slow, so that a load of many threads holds slots and leaves the tool its CPU.
     let load = Load::Nvme { queues: 2 };
-    let guest = Guest::new(Kernel::V6_12).xen().swiotlb("1024,1,force").load(load).disk_iops(200);
+    let guest = Guest::new(Kernel::V6_12).xen(true).swiotlb("1024,1,force").load(load).disk_iops(200);
     let job = "lab-load --device /dev/load/nvme --threads 16 --min 4k --max 200k --ops 100000 >/dev/null & load=$!; \
                swioscope top --format jsonl --interval 1s --count 5 -o /out/t.swio >/out/top.jsonl; status=$?; \
                kill $load; wait $load; exit $status";

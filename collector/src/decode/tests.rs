@@ -196,6 +196,6 @@ fn behind_a_filter_only_what_was_seen_taken_is_seen_given_back() {
     assert_eq!(op(kind::SLOT_FREE, 0x1000_0000), None);
     // Held since before the recording.
     assert_eq!(op(kind::SLOT_FREE, 0x1000_4000), Some(Op::SlotFree));
-    assert_eq!(decoder.by_cpu().collect::<Vec<_>>()[3], Told { stored: 3, filtered: 1 });
+    assert_eq!(decoder.by_cpu().collect::<Vec<_>>()[3], Told { stored: 3, filtered: 1, outside: 0 });
     assert_eq!(decoder.faults().undecoded, 0);
 }
