@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use trace::{Event, Op, Trace};
+use trace::{Event, Op, StackFrame, Task, Trace};
 
 use crate::AnalysisError;
 
@@ -126,9 +126,7 @@ pub(super) fn task(trace: &Trace, event: &Event) -> Option<String> {
     if event.tid == 0 {
         return Some("an interrupt or the idle task".to_owned());
     }
-    let rows = trace.tasks().iter().filter(|task| task.tid == event.tid);
-    let known = rows.clone().rfind(|task| task.since_ns <= event.time_ns).or_else(|| rows.clone().next());
-    Some(match known {
+    Some(match Task::at(trace.tasks(), event.tid, event.time_ns) {
         Some(task) if task.pid == task.tid => format!("{} (process {})", task.comm, task.pid),
         Some(task) => format!("{} (thread {} of process {})", task.comm, task.tid, task.pid),
         None => format!("thread {}", event.tid),
@@ -138,12 +136,11 @@ pub(super) fn task(trace: &Trace, event: &Event) -> Option<String> {
 /// A recorded kernel stack, innermost call first.
 pub(super) fn stack(trace: &Trace, key: Option<u32>) -> Vec<String> {
     let Some(key) = key else { return Vec::new() };
-    let mut frames: Vec<_> = trace.stacks().iter().filter(|frame| frame.stack == key).collect();
-    frames.sort_by_key(|frame| frame.frame);
-    let name = |frame: &&trace::StackFrame| match (&frame.symbol, frame.offset) {
-        (Some(symbol), Some(offset)) => format!("{symbol}+{offset:#x}"),
-        (Some(symbol), None) => symbol.clone(),
-        (None, _) => format!("{:#x}", frame.address),
-    };
-    frames.iter().map(name).collect()
+    StackFrame::calls(trace.stacks(), key).iter().map(|call| call.place()).collect()
+}
+
+/// The innermost call of a stack that tells whose a mapping is.
+pub(super) fn mapped_in(trace: &Trace, key: Option<u32>) -> Option<String> {
+    let calls = StackFrame::calls(trace.stacks(), key?);
+    StackFrame::telling(&calls).first().map(|call| call.place())
 }

@@ -390,17 +390,12 @@ pub(super) fn holders(
                 oldest_ns: ages.last().copied(),
                 median_ns: ages.get(ages.len() / 2).copied(),
                 task: most.and_then(|tid| pass::task(trace, &at(tid))),
-                mapped_in: pass::stack(trace, stack).into_iter().find(|call| !is_plumbing(call)),
+                mapped_in: pass::mapped_in(trace, stack),
             }
         })
         .collect();
     rows.sort_by_key(|row| std::cmp::Reverse(row.slots));
     rows
-}
-
-/// Calls every mapping goes through, which tell nothing of who mapped it.
-fn is_plumbing(call: &str) -> bool {
-    ["dma_", "swiotlb_", "xen_swiotlb_", "__dma_", "iommu_"].iter().any(|start| call.starts_with(start))
 }
 
 /// The answer in a sentence.

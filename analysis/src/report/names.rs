@@ -2,14 +2,10 @@
 
 use std::collections::HashMap;
 
-use trace::{Device, Trace};
+use trace::{Device, StackFrame, Trace};
 
 /// The site of events without a stack.
 pub(super) const NOWHERE: u32 = u32::MAX;
-
-/// Functions that every mapping goes through and that say nothing about whose it is.
-const COMMON: [&str; 9] =
-    ["swiotlb", "dma_", "__dma_", "xen_swiotlb", "iommu_dma", "debug_dma", "bpf_", "trampoline_", "kretprobe_"];
 
 /// Calls of a stack that are shown.
 const SHOWN: usize = 4;
@@ -68,22 +64,14 @@ pub(super) struct Sites {
 
 impl Sites {
     pub fn new(trace: &Trace) -> Self {
-        let mut frames: HashMap<u32, Vec<(u32, &str)>> = HashMap::new();
-        for frame in trace.stacks() {
-            let symbol = frame.symbol.as_deref().unwrap_or("?");
-            frames.entry(frame.stack).or_default().push((frame.frame, symbol));
-        }
         let mut sites = Self::default();
         let mut known = HashMap::new();
-        let mut stacks: Vec<_> = frames.into_iter().collect();
-        stacks.sort_unstable_by_key(|(stack, _)| *stack);
-        for (stack, mut frames) in stacks {
-            frames.sort_unstable();
-            let own = |symbol: &&str| !COMMON.iter().any(|common| symbol.starts_with(common));
-            let mut calls: Vec<&str> = frames.iter().map(|(_, symbol)| *symbol).filter(own).take(SHOWN).collect();
-            if calls.is_empty() {
-                calls = frames.iter().map(|(_, symbol)| *symbol).take(SHOWN).collect();
-            }
+        let mut frames: Vec<_> = trace.stacks().iter().collect();
+        frames.sort_unstable_by_key(|frame| (frame.stack, frame.frame));
+        for frames in frames.chunk_by(|a, b| a.stack == b.stack) {
+            let stack = frames[0].stack;
+            let calls = StackFrame::telling(&StackFrame::without_probe(frames));
+            let calls: Vec<_> = calls.iter().take(SHOWN).map(|call| call.function()).collect();
             let text = calls.join(" < ");
             let site = *known.entry(text.clone()).or_insert_with(|| {
                 sites.texts.push(text);

@@ -367,7 +367,7 @@ pub(super) fn any_size(cause: Cause) -> bool {
 fn unexplained(event: &Event) -> String {
     match event.size {
         Some(size) if event.op == Op::SlotFailed => format!(
-            "{} were asked for; by the order of the records there was room, so another CPU had it at that moment",
+            "{} were asked for; by the order of the records there was room, so another CPU, or an interrupt, had it at that moment",
             trace::field::bytes(size)
         ),
         Some(size) => {

@@ -10,6 +10,8 @@ pub(crate) mod slots;
 
 use ratatui::layout::{Position, Rect};
 
+use trace::{StackFrame, Task};
+
 use super::action::Action;
 use super::state::State;
 use crate::compare::state::Reach;
@@ -71,24 +73,13 @@ pub(crate) fn first_visible(selected: usize, visible: usize, rows: usize) -> usi
 
 /// The calls of a kernel stack, innermost first.
 pub(crate) fn calls(state: &State, stack: u32) -> Vec<String> {
-    let frames = state.names.stacks.iter().filter(|frame| frame.stack == stack);
-    let mut frames: Vec<_> = frames.collect();
-    frames.sort_by_key(|frame| frame.frame);
-    let call = |frame: &&trace::StackFrame| match (&frame.symbol, frame.offset) {
-        (Some(symbol), Some(offset)) => format!("{symbol}+{offset:#x}"),
-        (Some(symbol), None) => symbol.clone(),
-        (None, _) => format!("{:#x}", frame.address),
-    };
-    frames.iter().map(call).collect()
+    StackFrame::calls(&state.names.stacks, stack).iter().map(|call| call.place()).collect()
 }
 
 /// The calls that tell most: the allocator's own and the DMA API's, which all have, are left out.
 pub(crate) fn callers(state: &State, stack: u32) -> String {
-    const OWN: [&str; 5] = ["swiotlb", "xen_swiotlb", "dma_", "__dma", "iommu_dma"];
-    let all = calls(state, stack);
-    let plain: Vec<&str> = all.iter().map(|call| call.split('+').next().unwrap_or(call)).collect();
-    let told: Vec<&str> = plain.iter().filter(|call| !OWN.iter().any(|own| call.starts_with(own))).copied().collect();
-    let told = if told.is_empty() { plain } else { told };
+    let calls = StackFrame::calls(&state.names.stacks, stack);
+    let told: Vec<_> = StackFrame::telling(&calls).iter().map(|call| call.function()).collect();
     if told.is_empty() { format!("stack {stack}") } else { told.join(" ← ") }
 }
 
@@ -97,7 +88,6 @@ pub(crate) fn task(state: &State, tid: u32, time_ns: u64) -> String {
     if tid == 0 {
         return "idle or interrupt".to_owned();
     }
-    let of_tid = || state.names.tasks.iter().filter(|task| task.tid == tid);
-    let task = of_tid().rfind(|task| task.since_ns <= time_ns).or_else(|| of_tid().next());
+    let task = Task::at(&state.names.tasks, tid, time_ns);
     task.map_or_else(|| format!("tid {tid}"), |task| format!("{} ({tid})", task.comm))
 }
