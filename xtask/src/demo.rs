@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::io::{IsTerminal as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use crate::build::{self, Programs};
 use crate::lab::{Guest, Kernel, Load};
@@ -98,13 +98,7 @@ fn record(programs: &Programs) -> Result<PathBuf> {
 
 /// The trace shipped with the project.
 fn sample() -> Result<PathBuf> {
-    let dir = cache::workspace().join("samples");
-    let is_trace = |path: &Path| path.extension().is_some_and(|extension| extension == "swio");
-    let mut traces: Vec<_> = fs::read_dir(&dir)
-        .with_context(|| format!("cannot read {}: try without --offline", dir.display()))?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| is_trace(path))
-        .collect();
-    traces.sort();
-    traces.into_iter().next().with_context(|| format!("{} has no trace: try without --offline", dir.display()))
+    let trace = cache::workspace().join("samples/dom0-nvme.swio");
+    ensure!(trace.is_dir(), "{} is missing: try without --offline", trace.display());
+    Ok(trace)
 }
