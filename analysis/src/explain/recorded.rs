@@ -61,12 +61,17 @@ pub fn failures(trace: &Trace, limit: usize) -> Result<Failures, AnalysisError> 
 }
 
 fn row(trace: &Trace, number: u64, event: &Event, moment: Option<&Moment>, machine: &Machine) -> FailureRow {
-    let device = device(trace, event.device);
     let (cause, explanation) = match moment.map(|moment| (&moment.refusal, &moment.answer)) {
         Some((Some(refusal), _)) => (refusal.cause.name().to_owned(), refusal.to_string()),
         Some((None, _)) => ("unexplained".to_owned(), UNEXPLAINED.to_owned()),
         None => unslotted(trace, event, machine),
     };
+    failure(trace, number, event, cause, explanation)
+}
+
+/// A refused event with its cause.
+pub(super) fn failure(trace: &Trace, number: u64, event: &Event, cause: String, explanation: String) -> FailureRow {
+    let device = device(trace, event.device);
     FailureRow {
         event: number,
         time_ns: event.time_ns,

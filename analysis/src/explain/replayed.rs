@@ -17,7 +17,7 @@ use trace::{Event, Trace};
 
 use super::pass::{self, Found};
 use super::recorded::{self, of_moment, own_policy};
-use super::{ExplainOptions, FailureRow, Failures, RemedyRow, Story, words};
+use super::{ExplainOptions, Failures, RemedyRow, Story, words};
 use crate::comparison::TraceFacts;
 use crate::{AnalysisError, compare};
 
@@ -378,21 +378,8 @@ impl<'a> WhatIf<'a> {
                 continue;
             };
             number += 1;
-            let device = recorded::device(self.trace, event.device);
-            out.rows.push(FailureRow {
-                event: at,
-                time_ns: event.time_ns,
-                device: event.device,
-                device_name: device.map_or_else(|| format!("device {}", event.device), |d| d.name.clone()),
-                driver: device.and_then(|d| d.driver.clone()),
-                cpu: event.cpu,
-                tid: event.tid,
-                orig_addr: event.orig_addr,
-                size: event.size,
-                cause: told.refusal.cause.name().to_owned(),
-                explanation: told.refusal.to_string(),
-                stack: event.stack,
-            });
+            let (cause, explanation) = (told.refusal.cause.name().to_owned(), told.refusal.to_string());
+            out.rows.push(recorded::failure(self.trace, at, &event, cause, explanation));
         }
         out.count();
         Ok(out)
