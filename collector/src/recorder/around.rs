@@ -14,6 +14,8 @@ pub(crate) struct Around {
     frames_taken: usize,
     /// Threads, and whether there are new ones.
     pub(crate) tasks: (Vec<Task>, bool),
+    /// How often threads were told: old rows are given up for new ones, so their number does not say it.
+    pub(crate) tasks_told: u64,
     pub(crate) devices: (Vec<Device>, bool),
     pub(crate) faults: Faults,
     /// What went wrong with these.
@@ -23,7 +25,16 @@ pub(crate) struct Around {
 impl Around {
     pub(crate) fn new(p2m: Option<P2m>, stacks: Stacks) -> Self {
         let (tasks, devices) = ((Vec::new(), false), (Vec::new(), false));
-        Self { p2m, stacks, frames_taken: 0, tasks, devices, faults: Faults::default(), notes: Vec::new() }
+        Self {
+            p2m,
+            stacks,
+            frames_taken: 0,
+            tasks_told: 0,
+            tasks,
+            devices,
+            faults: Faults::default(),
+            notes: Vec::new(),
+        }
     }
 
     /// Takes what a batch says, and notes what its events name.
@@ -33,6 +44,7 @@ impl Around {
         }
         if let Some(all) = batch.tasks.take() {
             self.tasks = (all, true);
+            self.tasks_told += 1;
         }
         if let Some(all) = batch.faults.take() {
             self.faults = all;

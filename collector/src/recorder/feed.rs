@@ -21,8 +21,8 @@ pub(super) struct Feeder {
     to: Option<SyncSender<Feed>>,
     base_ns: u64,
     slow_at: Instant,
-    /// Threads and stack frames told by now. Rows are only ever added.
-    told: (usize, usize),
+    /// Which telling of threads, and how many stack frames, were passed on.
+    told: (u64, usize),
     /// Runs and pages of the frame table told last.
     frames: (usize, u64),
 }
@@ -57,7 +57,7 @@ impl Feeder {
             return;
         }
         around.stacks.catch_up();
-        let (tasks, frames) = (around.tasks.0.len(), around.stacks.frames().len());
+        let (tasks, frames) = (around.tasks_told, around.stacks.frames().len());
         if tasks != self.told.0 {
             self.send(Feed::Tasks(around.tasks.0.clone()));
         }
