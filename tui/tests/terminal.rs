@@ -20,7 +20,8 @@ impl Tmux {
     }
 
     fn run(&self, arguments: &[&str]) -> String {
-        let out = Command::new("tmux").args(["-L", &self.socket]).args(arguments).output().unwrap();
+        let out = Command::new("tmux").args(["-L", &self.socket]).args(arguments).output();
+        let out = out.expect("tmux can be started: `cargo xtask setup` installs it");
         assert!(out.status.success(), "tmux {arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
         String::from_utf8_lossy(&out.stdout).into_owned()
     }
@@ -52,14 +53,6 @@ impl Drop for Tmux {
     fn drop(&mut self) {
         let _ = Command::new("tmux").args(["-L", &self.socket, "kill-server"]).output();
     }
-}
-
-fn there_is_tmux() -> bool {
-    let there = Command::new("tmux").arg("-V").output().is_ok_and(|out| out.status.success());
-    if !there {
-        eprintln!("skipped: there is no tmux");
-    }
-    there
 }
 
 /// The example that opens the application, built beside this test.
@@ -97,9 +90,6 @@ fn given_back(tmux: &Tmux, folder: &Path) -> String {
 
 #[test]
 fn it_starts_takes_keys_and_gives_the_terminal_back() {
-    if !there_is_tmux() {
-        return;
-    }
     let folder = tempfile::tempdir().unwrap();
     let tmux = Tmux::start("keys", (80, 24), &between(folder.path(), ""));
     tmux.screen_with("Nothing refused");
@@ -121,9 +111,6 @@ fn it_starts_takes_keys_and_gives_the_terminal_back() {
 
 #[test]
 fn a_panic_gives_the_terminal_back_and_is_told() {
-    if !there_is_tmux() {
-        return;
-    }
     let folder = tempfile::tempdir().unwrap();
     let tmux = Tmux::start("panic", (100, 30), &between(folder.path(), "panic"));
     tmux.screen_with("Overview");
