@@ -10,7 +10,7 @@ use aya::{Ebpf, EbpfLoader};
 use flate2::read::GzDecoder;
 use serde::Serialize;
 
-use crate::backends::{Backend, Family, Hook, Program, SOURCES, Source};
+use crate::backends::{Backend, Family, Hook, SOURCES, Source};
 use crate::btf::Btf;
 use crate::options::Mode;
 
@@ -69,6 +69,11 @@ pub struct Setup {
     pub ring_bytes: u32,
 }
 
+/// What the names of a program's copies end with; see the probe's `again`.
+const COPIES: [&str; 2] = ["_2", "_3"];
+/// Programs that tell of nothing themselves.
+const NOTERS: [&str; 2] = ["tbl_map_fentry", "map_page_fentry"];
+
 impl Setup {
     /// Everything, through a ring buffer of this size.
     #[must_use]
@@ -109,7 +114,8 @@ pub fn load(layout: &probe::Layout, setup: &Setup) -> Result<Ebpf, String> {
         .override_global("GLOBS", globs, true)
         .map_max_entries("EVENTS", setup.ring_bytes)
         .map_max_entries("STACKS", setup.stacks())
-        .map_max_entries("SUMS", if setup.settings.aggregate == 0 { 1 } else { probe::sums::KEYS })
+        .map_max_entries("SUMS", probe::sums::CELLS * setup.settings.devices.max(1))
+        .map_max_entries("OWNERS", setup.settings.devices.max(1))
         // Read only by the programs of the bench, which nobody else attaches.
         .override_global("BENCH_PROCESS", &std::process::id(), true)
         .load(bytemuck::cast_slice(&object))
@@ -120,7 +126,7 @@ const LAYOUT_WORDS: usize = size_of::<probe::Layout>() / 8;
 const SETTINGS_WORDS: usize = size_of::<probe::Settings>() / 8;
 
 /// Attaches, for every event of the mode, the best back-end that this kernel takes; with `family`, of that family where
-/// an event has any.
+/// an event has any. With `copies`, which the object's settings must say as well, a program's copy beside it.
 pub fn attach(
     mut ebpf: Ebpf,
     btf: &Btf,
@@ -128,9 +134,10 @@ pub fn attach(
     tbl_map_form: u32,
     mode: Mode,
     family: Option<Family>,
+    copies: bool,
 ) -> Attached {
     let sources = SOURCES.iter().filter(|source| mode.attaches(source.event));
-    let take = |backend: &_| take(&mut ebpf, btf, kernel, tbl_map_form, backend);
+    let take = |backend: &_| take(&mut ebpf, btf, kernel, tbl_map_form, copies, backend);
     let choices = choose(sources, family, take);
     Attached { ebpf, choices }
 }
@@ -173,35 +180,54 @@ fn first_taken(source: &Source, mut take: impl FnMut(&Backend) -> Result<(), Str
 }
 
 /// Attaches all of a back-end's programs or none.
-fn take(ebpf: &mut Ebpf, btf: &Btf, kernel: &aya::Btf, form: u32, backend: &Backend) -> Result<(), String> {
+fn take(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    kernel: &aya::Btf,
+    form: u32,
+    copies: bool,
+    backend: &Backend,
+) -> Result<(), String> {
     for program in backend.programs {
         program.hook.check(btf, form)?;
     }
-    for (index, program) in backend.programs.iter().enumerate() {
-        let began = Instant::now();
-        let started = start(ebpf, kernel, program);
-        tracing::debug!(
-            program = program.name,
-            verified_instructions =
-                ebpf.program(program.name).and_then(|p| information(p.fd().ok()?, "verified_insns")),
-            milliseconds = began.elapsed().as_millis(),
-            ok = started.is_ok(),
-        );
-        if let Err(why) = started {
-            for started in &backend.programs[..=index] {
-                if let Some(program) = ebpf.program_mut(started.name) {
-                    unload(program);
+    let mut tried = Vec::new();
+    for program in backend.programs {
+        let mut names = vec![program.name.to_owned()];
+        if copies {
+            names.extend(COPIES.iter().map(|copy| format!("{}{copy}", program.name)));
+            names.retain(|name| ebpf.program(name).is_some());
+        }
+        // Of those at a function's ends the kernel runs first what came last.
+        if !matches!(program.hook, Hook::Tracepoint { .. }) {
+            names.reverse();
+        }
+        for name in names {
+            let began = Instant::now();
+            let started = start(ebpf, kernel, &name, program.hook);
+            tracing::debug!(
+                program = name,
+                verified_instructions = ebpf.program(&name).and_then(|p| information(p.fd().ok()?, "verified_insns")),
+                milliseconds = began.elapsed().as_millis(),
+                ok = started.is_ok(),
+            );
+            tried.push(name);
+            if let Err(why) = started {
+                for name in &tried {
+                    if let Some(program) = ebpf.program_mut(name) {
+                        unload(program);
+                    }
                 }
+                return Err(why);
             }
-            return Err(why);
         }
     }
     Ok(())
 }
 
-fn start(ebpf: &mut Ebpf, kernel: &aya::Btf, program: &Program) -> Result<(), String> {
-    let found = ebpf.program_mut(program.name).ok_or_else(|| format!("the object has no program {}", program.name))?;
-    match (program.hook, found) {
+fn start(ebpf: &mut Ebpf, kernel: &aya::Btf, program: &str, hook: Hook) -> Result<(), String> {
+    let found = ebpf.program_mut(program).ok_or_else(|| format!("the object has no program {program}"))?;
+    match (hook, found) {
         (Hook::Tracepoint { name, .. }, AyaProgram::BtfTracePoint(p)) => {
             p.load(name, kernel).and_then(|()| p.attach().map(drop))
         }
@@ -214,7 +240,7 @@ fn start(ebpf: &mut Ebpf, kernel: &aya::Btf, program: &Program) -> Result<(), St
         (Hook::Kprobe { function } | Hook::Kretprobe { function }, AyaProgram::KProbe(p)) => {
             p.load().and_then(|()| p.attach(function, 0).map(drop))
         }
-        (hook, _) => return Err(format!("program {} is of another kind than {hook:?}", program.name)),
+        (hook, _) => return Err(format!("program {program} is of another kind than {hook:?}")),
     }
     .map_err(|error| explain(&error))
 }
@@ -269,16 +295,19 @@ pub fn detach(ebpf: &mut Ebpf) {
     ebpf.programs_mut().for_each(|(_, program)| unload(program));
 }
 
-/// Hits the kernel skipped because the same program was already running on that CPU, over all programs (5.12 and newer).
+/// Hits the kernel skipped because the same program was already running on that CPU, over all [`programs`] (5.12 and newer).
 #[must_use]
 pub fn recursion_misses(programs: &[OwnedFd]) -> u64 {
     programs.iter().filter_map(|program| information(program, "recursion_misses")).sum()
 }
 
-/// The programs that are loaded, to ask for their counters from any thread, and after [`detach`].
+/// The programs that are loaded, to ask for their counters from any thread, and after [`detach`]. Not their copies: what one
+/// of those is skipped for was told by the first program, or is counted as skipped there. Nor those that only note when a
+/// call begins: without them an event lacks its latency, which it does not have then.
 #[must_use]
 pub fn programs(ebpf: &Ebpf) -> Vec<OwnedFd> {
-    let loaded = ebpf.programs().filter_map(|(_, program)| program.fd().ok());
+    let tell = |name: &str| !COPIES.iter().any(|copy| name.ends_with(copy)) && !NOTERS.contains(&name);
+    let loaded = ebpf.programs().filter(|(name, _)| tell(name)).filter_map(|(_, program)| program.fd().ok());
     loaded.filter_map(|fd| fd.as_fd().try_clone_to_owned().ok()).collect()
 }
 

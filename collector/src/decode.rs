@@ -1,6 +1,6 @@
 //! Turns the probe's records into a trace's events and devices.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use bytemuck::Pod;
 use probe::wire::{self, Limits, has, kind};
@@ -90,6 +90,8 @@ pub struct Decoder {
     pads: bool,
     devices: Vec<Device>,
     by_address: HashMap<u64, Known>,
+    /// Keys of the devices that have sums, by their number there.
+    numbered: BTreeMap<u32, u32>,
     tasks: Tasks,
     told: Vec<Told>,
     /// Bounce addresses given out and not back, when a filter leaves out some: a release does not say whose it is.
@@ -104,7 +106,12 @@ pub struct Decoder {
     next_ns: u64,
     /// By CPU, the last scatterlists begun, an interrupted one included: their time stamp, and their time in the trace.
     lists: HashMap<u16, [(u64, u64); 4]>,
+    /// By CPU, the last events that did not come late: their time stamps, in order, and their times in the trace.
+    stamps: Vec<VecDeque<(u64, u64)>>,
 }
+
+/// Events of a CPU that one that comes late can be told to belong before: at 100,000 a second those of 80 ms.
+const STAMPS: usize = 8192;
 
 impl Decoder {
     /// A decoder for a recording that began at `base_ns` on a machine with these pools.
@@ -116,6 +123,7 @@ impl Decoder {
             pads,
             devices: Vec::new(),
             by_address: HashMap::new(),
+            numbered: BTreeMap::new(),
             tasks: Tasks::default(),
             told: Vec::new(),
             own: None,
@@ -125,6 +133,7 @@ impl Decoder {
             latest_ns: 0,
             next_ns: 0,
             lists: HashMap::new(),
+            stamps: Vec::new(),
         }
     }
 
@@ -152,10 +161,9 @@ impl Decoder {
         self.told.iter().copied()
     }
 
-    /// The key of a device, by its address.
-    #[must_use]
-    pub fn device_at(&self, address: u64) -> Option<u32> {
-        self.by_address.get(&address).map(|known| known.id)
+    /// The devices that have sums: their number there, and their key.
+    pub fn numbered(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.numbered.iter().map(|(&number, &id)| (number, id))
     }
 
     /// The devices seen, when they have changed since the last call.
@@ -268,6 +276,9 @@ impl Decoder {
             Some(k) => (k.first, k.since),
             None => (None, BTreeMap::new()),
         };
+        if record.number < wire::NO_NUMBER {
+            self.numbered.insert(record.number as u32, id);
+        }
         self.by_address.insert(record.device, Known { id, limits, used: false, first, since });
         self.changed = true;
     }
@@ -308,6 +319,27 @@ impl Decoder {
         self.next_ns
     }
 
+    /// Of an event that stands behind later ones of its own CPU, where clocks do not differ: the time of the first of them. An
+    /// interrupt or another task came between its time stamp and its place in the ring buffer.
+    fn since(&mut self, wire: &wire::Event, time: u64) -> Option<u64> {
+        let cpu = usize::from(wire.cpu);
+        if self.stamps.len() <= cpu {
+            self.stamps.resize(cpu + 1, VecDeque::new());
+        }
+        let stamps = &mut self.stamps[cpu];
+        if stamps.back().is_none_or(|(last, _)| *last <= wire.time_ns) {
+            if stamps.len() == STAMPS {
+                stamps.pop_front();
+            }
+            stamps.push_back((wire.time_ns, time));
+            return None;
+        }
+        let first = stamps.partition_point(|(stamp, _)| *stamp <= wire.time_ns);
+        // These are told before they are done.
+        let ahead = matches!(wire.kind, kind::SLOT_FREE | kind::BOUNCE);
+        stamps.get(first).filter(|_| !ahead).map(|(_, time)| *time)
+    }
+
     fn event(&mut self, wire: &wire::Event) -> Option<Event> {
         self.faults.sg_truncated += u64::from(wire.sg_excess);
         let time = self.time(wire);
@@ -319,6 +351,7 @@ impl Decoder {
                 ..Event::new(Op::Lost, time, cpu, 0, NO_DEVICE)
             });
         }
+        let since_ns = self.since(wire, time);
         let failed = wire.has & has::TARGET != 0 && wire.target == u64::MAX;
         let op = op(wire.kind, failed)?;
         let device = self.by_address.get_mut(&wire.device)?;
@@ -332,6 +365,7 @@ impl Decoder {
             sg_index: (wire.has & has::SG != 0).then_some(u32::from(wire.sg_index)),
             latency_ns: (wire.has & has::LATENCY != 0).then_some(u64::from(wire.latency_ns)),
             stack: (wire.has & has::STACK != 0).then_some(wire.stack),
+            since_ns,
             ..Event::new(op, time, cpu, tid, id)
         };
         match op {

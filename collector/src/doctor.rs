@@ -140,5 +140,5 @@ fn try_events(btf: &crate::btf::Btf, kernel: &Kernel) -> Result<Vec<Choice>, Str
     const SMALLEST_RING: u32 = 1 << 16;
     let ebpf = attach::load(&kernel.layout, &attach::Setup::new(SMALLEST_RING))?;
     let types = aya::Btf::from_sys_fs().map_err(|e| e.to_string())?;
-    Ok(attach::attach(ebpf, btf, &types, kernel.layout.tbl_map_form, Mode::Full, None).choices)
+    Ok(attach::attach(ebpf, btf, &types, kernel.layout.tbl_map_form, Mode::Full, None, false).choices)
 }

@@ -38,6 +38,31 @@ pub(crate) fn line(path: impl AsRef<Path>) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim_end().to_owned())
 }
 
+/// How many devices sums are kept of at most, 8 KiB a CPU each: those on the buses that do DMA, as many that come later, and
+/// some that are on neither.
+pub(crate) fn devices() -> u32 {
+    let on = |bus: &str| fs::read_dir(format!("/sys/bus/{bus}/devices")).map_or(0, Iterator::count);
+    u32::try_from(2 * on("pci") + 64).map_or(DEVICES, |count| count.min(DEVICES))
+}
+
+/// More than this would be too much of the kernel's memory.
+const DEVICES: u32 = 1024;
+
+/// Whether the kernel preempts tasks also while they run in it, programs of ours included. Where neither the mode nor the
+/// kernel's name says no, it may.
+pub(crate) fn preempts() -> bool {
+    let mode = line("/sys/kernel/debug/sched/preempt");
+    preempts_by(mode.as_deref(), &host().version)
+}
+
+/// By the mode in force, which stands in brackets, or by what the kernel calls itself.
+fn preempts_by(mode: Option<&str>, version: &str) -> bool {
+    match mode {
+        Some(mode) => !mode.contains("(none)") && !mode.contains("(voluntary)"),
+        None => version.contains("PREEMPT"),
+    }
+}
+
 /// The last CPU of a list such as `0-3,8-11`.
 fn last_cpu(list: &str) -> Option<u32> {
     list.rsplit([',', '-']).next()?.parse().ok()
@@ -66,6 +91,16 @@ pub fn xen() -> Option<Xen> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn preemption_by_mode_and_by_name() {
+        let by = preempts_by;
+        assert!(by(Some("full (lazy) "), "") && by(Some("none voluntary (full)"), ""));
+        assert!(!by(Some("none (voluntary) full"), "#1 SMP PREEMPT_DYNAMIC") && !by(Some("(none) voluntary full"), ""));
+        assert!(
+            by(None, "#1 SMP PREEMPT_DYNAMIC Debian") && by(None, "#1 SMP PREEMPT_RT") && !by(None, "#1 SMP Debian")
+        );
+    }
 
     #[test]
     fn the_machine_has_a_kernel_and_cpus() {

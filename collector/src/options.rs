@@ -10,6 +10,7 @@ use trace::{Direction, Feed};
 use crate::backends::Family;
 use crate::flight::Flight;
 use crate::glob::{self, GlobError};
+use crate::host;
 
 trace::words! {
     /// How much is recorded.
@@ -156,7 +157,8 @@ impl Options {
             (false, false) => settings::STACKS_FAILURES,
             (false, true) => settings::STACKS_ALL,
         };
-        Settings { stacks, aggregate: u32::from(aggregate), ..self.filters.settings() }
+        let devices = if aggregate { host::devices() } else { 0 };
+        Settings { stacks, aggregate: u32::from(aggregate), devices, ..self.filters.settings() }
     }
 }
 

@@ -21,14 +21,14 @@ pub(crate) mod shared;
 mod write;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use aya::Ebpf;
-use aya::maps::{PerCpuArray, PerCpuHashMap, RingBuf, StackTraceMap};
+use aya::maps::{PerCpuArray, RingBuf, StackTraceMap};
 use trace::meta::{Capture, Clock, CpuCount, Losses};
 use trace::sums::Reading;
 use trace::{Device, Meta, SnapshotSlot, Writer};
@@ -38,6 +38,7 @@ use crate::decode::Decoder;
 use crate::doctor::observes;
 use crate::error::CollectorError;
 use crate::flight::{Flown, Keeper};
+use crate::host;
 use crate::kcore::Kcore;
 use crate::kernel::{Kernel, clock};
 use crate::options::{Mode, Options};
@@ -155,11 +156,13 @@ impl Recorder {
         let btf = kernel.btf.as_ref().map_err(|e| CollectorError::NoTypes { reason: e.to_string() })?;
         let types = aya::Btf::from_sys_fs().map_err(|e| load(e.to_string()))?;
         let globs = Box::new(options.filters.globs()?);
-        let setup = attach::Setup { settings: options.settings(), globs, ring_bytes: options.ring_bytes };
+        let copies = host::preempts();
+        let settings = probe::Settings { copies: u32::from(copies), ..options.settings() };
+        let setup = attach::Setup { settings, globs, ring_bytes: options.ring_bytes };
         let ebpf = attach::load(&kernel.layout, &setup).map_err(load)?;
         let form = kernel.layout.tbl_map_form;
         let attach::Attached { mut ebpf, choices } =
-            attach::attach(ebpf, btf, &types, form, options.mode, options.backend);
+            attach::attach(ebpf, btf, &types, form, options.mode, options.backend, copies);
         let clock_base = Clock {
             monotonic_ns: clock(libc::CLOCK_MONOTONIC),
             realtime_ns: clock(libc::CLOCK_REALTIME),
@@ -187,7 +190,7 @@ impl Recorder {
         let stacks = StackTraceMap::try_from(map(&mut ebpf, "STACKS")?).map_err(|e| load(e.to_string()))?;
         let sums = match options.mode {
             Mode::Aggregate => {
-                let map = PerCpuHashMap::try_from(map(&mut ebpf, "SUMS")?).map_err(|e| load(e.to_string()))?;
+                let map = PerCpuArray::try_from(map(&mut ebpf, "SUMS")?).map_err(|e| load(e.to_string()))?;
                 Some(Sums::new(map, Kernel::discover(), clock_base.monotonic_ns))
             }
             Mode::Full | Mode::Bounces => None,
@@ -265,6 +268,7 @@ impl Recorder {
             bytes: AtomicU64::new(0),
             losses,
             programs: attach::programs(&ebpf),
+            summed: Mutex::default(),
         };
         let around = Around::new(p2m, Stacks::new(stacks));
         let (sender, receiver) = sync_channel(QUEUE);

@@ -40,6 +40,10 @@ pub struct Settings {
     pub aggregate: u32,
     /// `BY_*`: which of [`Globs`] are to be asked.
     pub names: u32,
+    /// 1: copies of the programs are attached, to tell of hits that the kernel skips.
+    pub copies: u32,
+    /// How many devices can have sums.
+    pub devices: u32,
     /// Keeps the structure free of implicit padding.
     pub reserved: u32,
 }
@@ -53,6 +57,8 @@ impl Settings {
         stacks: STACKS_FAILURES,
         aggregate: 0,
         names: 0,
+        copies: 0,
+        devices: 0,
         reserved: 0,
     };
 }

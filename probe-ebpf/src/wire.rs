@@ -107,11 +107,11 @@ pub struct Event {
 }
 
 impl Event {
-    /// Notes how long the call took that began at `began_ns` and ended when the event was stamped.
+    /// Notes how long the call took that began and ended then.
     #[inline(always)]
     #[must_use]
-    pub fn took_since(self, began_ns: u64) -> Self {
-        let took = self.time_ns.wrapping_sub(began_ns);
+    pub fn took(self, ended_ns: u64, began_ns: u64) -> Self {
+        let took = ended_ns.wrapping_sub(began_ns);
         let latency_ns = if took < u64::from(u32::MAX) { took as u32 } else { u32::MAX };
         Self { latency_ns, has: self.has | has::LATENCY, ..self }
     }
@@ -143,6 +143,9 @@ pub const NAME_BYTES: usize = 64;
 /// Bytes kept of a driver's name.
 pub const DRIVER_BYTES: usize = 32;
 
+/// A device without sums.
+pub const NO_NUMBER: u64 = 0xffff;
+
 /// A device is introduced, or its limits have changed.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,6 +159,8 @@ pub struct Device {
     pub device: u64,
     /// Its limits.
     pub limits: Limits,
+    /// Its number among those that have sums; [`NO_NUMBER`] of all others.
+    pub number: u64,
     /// Its name, NUL-terminated.
     pub name: [u8; NAME_BYTES],
     /// Its driver's name, NUL-terminated; empty when it has none.
@@ -201,7 +206,9 @@ pub struct CpuLoss {
     pub filtered: u64,
     /// Stacks that found no place.
     pub stacks_missed: u64,
+    /// Hits that the kernel skipped a program for and whose copy told of them.
+    pub recovered: u64,
 }
 
-const _: () = assert!(size_of::<Event>() == 72 && size_of::<Limits>() == 48 && size_of::<Device>() == 168);
+const _: () = assert!(size_of::<Event>() == 72 && size_of::<Limits>() == 48 && size_of::<Device>() == 176);
 const _: () = assert!(size_of::<Task>() == 40);

@@ -1,5 +1,7 @@
 //! Judges one slot event after the other, and sets the model to what the kernel did.
 
+mod order;
+
 use std::collections::{HashMap, VecDeque};
 
 use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
@@ -13,14 +15,11 @@ use crate::rules::Generation;
 use crate::snapshot;
 use crate::verify::{Miss, MissExample, Start, Verdict};
 use crate::walk::{Found, find};
+use order::Waiting;
+pub(crate) use order::placed;
 
-/// Events behind that are looked at for another order. Far, because an interrupt that gives back a few hundred buffers
-/// can come between an allocation's lock and its record.
-const AHEAD: usize = 1024;
 /// Events before that are looked at for another order.
 const BACK: usize = 256;
-/// Events of one lane that are tried together.
-const DEPTH: usize = 48;
 /// Misses kept with their circumstances, a kind.
 const EXAMPLES: usize = 5;
 
@@ -37,6 +36,8 @@ enum What {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SlotEvent {
     time_ns: u64,
+    /// Of an event whose record came late, the time of the event it belongs before.
+    since_ns: Option<u64>,
     cpu: u32,
     tid: u32,
     device: u32,
@@ -125,14 +126,15 @@ impl Checker {
             self.verdict.other_pools += 1;
             return None;
         }
-        let &Event { time_ns, cpu, tid, device, .. } = event;
-        Some(SlotEvent { time_ns, cpu, tid, device, what })
+        let &Event { time_ns, since_ns, cpu, tid, device, .. } = event;
+        Some(SlotEvent { time_ns, since_ns, cpu, tid, device, what })
     }
 
     pub fn run(&mut self, events: &[SlotEvent]) {
         let mut done = vec![false; events.len()];
         // What was applied lately, youngest last: a later allocation may not have seen it yet.
         let mut recent = VecDeque::new();
+        let mut waiting = Waiting::new(events);
         for at in 0..events.len() {
             if done[at] {
                 continue;
@@ -154,7 +156,9 @@ impl Checker {
                     } else if self.explained_before(event, &mut recent) {
                         self.verdict.after_swap += 1;
                         continue;
-                    } else if self.explained_by_later(events, at, &mut done, &mut recent) {
+                    } else if self.explained_by_later(events, at, &mut done, &mut recent)
+                        || self.explained_by_waiting(events, at, &mut done, &mut waiting, &mut recent)
+                    {
                         self.verdict.after_swap += 1;
                     } else {
                         self.repair_or_miss(event, &request, &limits, predicted);
@@ -206,138 +210,6 @@ impl Checker {
             }
             What::Free(_) => true,
         }
-    }
-
-    /// Whether the event is as predicted when releases written down before it had not happened yet: one of them, or
-    /// the last few of one lane.
-    fn explained_by_release(&mut self, event: &SlotEvent, recent: &VecDeque<Applied>) -> bool {
-        let freed: Vec<_> = recent.iter().rev().filter(|a| matches!(a.undo, Undo::Freed { .. })).collect();
-        if freed.iter().any(|a| self.with_undone(&[a.undo], event)) {
-            return true;
-        }
-        lanes(event, freed.iter().map(|a| &a.event)).into_iter().any(|lane| {
-            let of_lane = freed.iter().filter(|a| lane_of(event, &a.event) == lane);
-            let undos: Vec<_> = of_lane.map(|a| a.undo).take(DEPTH).collect();
-            (2..=undos.len()).any(|n| self.with_undone(&undos[..n], event))
-        })
-    }
-
-    /// Whether the event is as predicted some steps back, and those steps are still as predicted after it. If so, that
-    /// is how they are applied.
-    fn explained_before(&mut self, event: &SlotEvent, recent: &mut VecDeque<Applied>) -> bool {
-        let mut undone: Vec<SlotEvent> = Vec::new();
-        let mut explained = false;
-        while let Some(last) = recent.pop_back() {
-            self.undo(last.undo);
-            undone.push(last.event);
-            if !(self.could_apply(event) && self.predicts(event)) {
-                continue;
-            }
-            let steps = std::iter::once(event).chain(undone.iter().rev());
-            if let Some(applied) = self.try_steps(steps) {
-                applied.into_iter().for_each(|a| remember(recent, a));
-                explained = true;
-                undone.clear();
-                break;
-            }
-        }
-        // As it was.
-        for event in undone.iter().rev() {
-            if let Some(undo) = self.try_apply(event) {
-                recent.push_back(Applied { event: *event, undo });
-            }
-        }
-        explained
-    }
-
-    /// Applies events if each is as predicted in its turn; else none.
-    fn try_steps<'a>(&mut self, steps: impl Iterator<Item = &'a SlotEvent>) -> Option<Vec<Applied>> {
-        let mut applied: Vec<Applied> = Vec::new();
-        for event in steps {
-            if self.predicts(event) {
-                match (self.try_apply(event), event.what) {
-                    (Some(undo), _) => applied.push(Applied { event: *event, undo }),
-                    (None, What::Failed(..)) => {}
-                    (None, _) => return self.take_back(applied),
-                }
-            } else {
-                return self.take_back(applied);
-            }
-        }
-        Some(applied)
-    }
-
-    fn take_back<T>(&mut self, applied: Vec<Applied>) -> Option<T> {
-        applied.into_iter().rev().for_each(|a| self.undo(a.undo));
-        None
-    }
-
-    /// Whether the event is as predicted with some releases taken back; the state is as before afterwards.
-    fn with_undone(&mut self, undone: &[Undo], event: &SlotEvent) -> bool {
-        let mut back = Vec::new();
-        for undo in undone {
-            if let &Undo::Freed { run, pad } = undo
-                && self.is_free(&run)
-            {
-                let area = self.pool.area_of(run.first);
-                let index = self.pool.areas()[area].index;
-                self.pool.take(area, run, pad);
-                self.pool.set_index(area, index);
-                back.push(run);
-            }
-        }
-        let predicts = !back.is_empty() && self.predicts(event);
-        back.into_iter().for_each(|run| self.pool.release(run));
-        predicts
-    }
-
-    /// Whether the event is as predicted when events of one other lane, each as predicted in its turn, had come first.
-    /// If so, they are applied.
-    fn explained_by_later(
-        &mut self,
-        events: &[SlotEvent],
-        at: usize,
-        done: &mut [bool],
-        recent: &mut VecDeque<Applied>,
-    ) -> bool {
-        let event = &events[at];
-        let window: Vec<_> = (at + 1..events.len()).filter(|&i| !done[i]).take(AHEAD).collect();
-        for lane in lanes(event, window.iter().map(|&i| &events[i])) {
-            let of_lane: Vec<_> = window.iter().copied().filter(|&i| lane_of(event, &events[i]) == lane).collect();
-            // An interrupt between the lock and the record puts its own releases before the allocation it interrupted.
-            let allocations = of_lane.iter().copied().filter(|&i| matches!(events[i].what, What::Alloc(..)));
-            let allocations: Vec<_> = allocations.take(DEPTH).collect();
-            let in_order = &of_lane[..of_lane.len().min(DEPTH)];
-            for ahead in [in_order, &allocations] {
-                let Some(applied) = self.try_ahead(event, events, ahead) else { continue };
-                for &i in &ahead[..applied.len()] {
-                    done[i] = true;
-                    let judged = !matches!(events[i].what, What::Free(_));
-                    self.verdict.total += u64::from(judged);
-                    self.verdict.exact += u64::from(judged);
-                }
-                applied.into_iter().for_each(|a| remember(recent, a));
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Applies events one by one until the event before them is as predicted; takes them back when that is never so.
-    fn try_ahead(&mut self, event: &SlotEvent, events: &[SlotEvent], ahead: &[usize]) -> Option<Vec<Applied>> {
-        let mut applied: Vec<Applied> = Vec::new();
-        for &i in ahead {
-            let other = events[i];
-            if !self.predicts(&other) {
-                break;
-            }
-            let Some(undo) = self.try_apply(&other) else { break };
-            applied.push(Applied { event: other, undo });
-            if self.could_apply(event) && self.predicts(event) {
-                return Some(applied);
-            }
-        }
-        self.take_back(applied)
     }
 
     /// Neither order explains the event. Slots taken twice mean a release is missing; else it is a miss.
@@ -496,19 +368,4 @@ fn remember(recent: &mut VecDeque<Applied>, applied: Applied) {
         recent.pop_front();
     }
     recent.push_back(applied);
-}
-
-/// A sequence of events in the order written down: a CPU's, or a task's on the event's own CPU.
-type Lane = (u32, Option<u32>);
-
-fn lane_of(event: &SlotEvent, other: &SlotEvent) -> Lane {
-    (other.cpu, (other.cpu == event.cpu).then_some(other.tid))
-}
-
-/// The lanes of some events.
-fn lanes<'a>(event: &SlotEvent, others: impl Iterator<Item = &'a SlotEvent>) -> Vec<Lane> {
-    let mut lanes: Vec<_> = others.map(|o| lane_of(event, o)).collect();
-    lanes.sort_unstable();
-    lanes.dedup();
-    lanes
 }

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use trace::{Device, Event, Pool, SnapshotSlot};
 
-use crate::checker::Checker;
+use crate::checker::{Checker, placed};
 use crate::plan::Limits;
 use crate::rules::Generation;
 
@@ -120,7 +120,7 @@ pub fn verify<'a>(
 ) -> Verdict {
     let mut checker = Checker::new(start, rules);
     let limits: HashMap<u32, Limits> = devices.iter().map(|d| (d.id, Limits::from(d))).collect();
-    let slot_events: Vec<_> = events.into_iter().filter_map(|e| checker.read(e, start, &limits)).collect();
+    let slot_events = placed(events.into_iter().filter_map(|e| checker.read(e, start, &limits)));
     checker.run(&slot_events);
     checker.verdict
 }

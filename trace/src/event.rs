@@ -94,7 +94,8 @@ crate::record! {
         stack: Option<u32> => Id,
         /// How many records were lost (only `lost`).
         count: Option<u64> => Count,
-        /// Start of the gap (only `lost`; time_ns is its end).
+        /// Start of the gap that ends at time_ns (`lost`); of another event, whose record came late, the time of the first event of
+        /// its CPU that it came before.
         since_ns: Option<u64> => Time,
     }
 }

@@ -171,8 +171,8 @@ fn latencies_and_stacks_are_there_when_they_are_known() {
     let full = wire::Event { has: both, latency_ns: 750, stack: 9, ..plain };
     let full = decoder.record(bytes_of(&full)).unwrap();
     assert_eq!((full.latency_ns, full.stack), (Some(750), Some(9)));
-    assert_eq!(plain.took_since(500).latency_ns, 1_000);
-    assert_eq!(wire::Event { time_ns: 5_000_000_000, ..plain }.took_since(500).latency_ns, u32::MAX);
+    assert_eq!(plain.took(plain.time_ns, 500).latency_ns, 1_000);
+    assert_eq!(plain.took(5_000_000_000, 500).latency_ns, u32::MAX);
 }
 
 #[test]
@@ -198,4 +198,24 @@ fn behind_a_filter_only_what_was_seen_taken_is_seen_given_back() {
     assert_eq!(op(kind::SLOT_FREE, 0x1000_4000), Some(Op::SlotFree));
     assert_eq!(decoder.by_cpu().collect::<Vec<_>>()[3], Told { stored: 3, filtered: 1, outside: 0 });
     assert_eq!(decoder.faults().undecoded, 0);
+}
+
+#[test]
+fn what_comes_late_on_its_own_cpu_says_before_what_it_belongs() {
+    let mut decoder = Decoder::new(0, vec![pool()], false);
+    decoder.record(bytes_of(&device(0)));
+    let at = |time_ns, cpu, kind| wire::Event { time_ns, cpu, ..event(kind, 0x1000_0000) };
+    // A task took slots at 150 and was preempted; another CPU's clock is ahead.
+    let records = [(100, 0), (900, 1), (200, 0), (300, 0), (150, 0)].map(|(ns, cpu)| at(ns, cpu, kind::SLOT_ALLOC));
+    let events = records.map(|record| decoder.record(bytes_of(&record)).unwrap());
+    assert_eq!(events.each_ref().map(|e| e.time_ns), [100, 900, 900, 900, 900]);
+    assert_eq!(events.map(|e| e.since_ns), [None, None, None, None, Some(900)]);
+    // A release is told before it is done: it has not happened any earlier.
+    assert_eq!(decoder.record(bytes_of(&at(120, 0, kind::SLOT_FREE))).unwrap().since_ns, None);
+    // What is much older belongs before the oldest that is remembered.
+    for ns in 0..2 * STAMPS as u64 {
+        decoder.record(bytes_of(&at(1_000 + ns, 0, kind::MAP)));
+    }
+    let old = decoder.record(bytes_of(&at(950, 0, kind::MAP))).unwrap();
+    assert_eq!(old.since_ns, Some(1_000 + STAMPS as u64));
 }

@@ -1,5 +1,6 @@
 //! The thread that empties the ring buffer.
 
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 use std::thread;
@@ -140,7 +141,9 @@ impl Drainer {
             if let Some(sums) = &self.sums
                 && (stopping && !full || read_at.elapsed() >= READ)
             {
-                (batch.sums, read_at) = (Some(sums.read(&self.decoder)), Instant::now());
+                let (reading, by_cpu) = sums.read(&self.decoder);
+                *shared.summed.lock().unwrap_or_else(PoisonError::into_inner) = by_cpu;
+                (batch.sums, read_at) = (Some(reading), Instant::now());
             }
             if !batch.is_empty() {
                 shared.events.fetch_add(batch.events.len() as u64, Ordering::Relaxed);

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Mutex, PoisonError};
 
 use aya::maps::{MapData, PerCpuArray};
 use probe::wire::CpuLoss;
@@ -30,13 +31,20 @@ pub(crate) struct Shared {
     pub(crate) bytes: AtomicU64,
     pub(crate) losses: PerCpuArray<MapData, [u64; LOSS_WORDS]>,
     pub(crate) programs: Vec<OwnedFd>,
+    /// Events in the sums by CPU, which the kernel does not count once more.
+    pub(crate) summed: Mutex<Vec<u64>>,
 }
 
 impl Shared {
     /// The kernel's counters, CPU by CPU.
     pub(crate) fn lost(&self) -> Vec<CpuLoss> {
         let values = self.losses.get(&0, 0);
-        values.map(|cpus| cpus.iter().map(|words| bytemuck::cast(*words)).collect()).unwrap_or_default()
+        let mut all: Vec<CpuLoss> =
+            values.map(|cpus| cpus.iter().map(|words| bytemuck::cast(*words)).collect()).unwrap_or_default();
+        // A thread that died while it held them leaves them as they were.
+        let summed = self.summed.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter_mut().zip(summed.iter()).for_each(|(cpu, summed)| cpu.seen += summed);
+        all
     }
 
     /// The losses up to now, those of p2m left out.
@@ -59,9 +67,10 @@ impl Shared {
             notes.push(format!("{device} changed its limits while in use: it has a second row"));
         }
         let counters = self.lost();
+        let recovered: u64 = counters.iter().map(|l| l.recovered).sum();
         Losses {
             ring_full: counters.iter().map(|l| l.lost).sum(),
-            probe_missed: attach::recursion_misses(&self.programs),
+            probe_missed: attach::recursion_misses(&self.programs).saturating_sub(recovered),
             undecoded: *undecoded,
             sg_truncated: *sg_truncated,
             p2m_changed: 0,

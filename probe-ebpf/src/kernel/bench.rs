@@ -47,8 +47,8 @@ fn bench_events(ctx: BtfTracePointContext) -> i32 {
 
 #[inline(always)]
 fn write(ctx: &BtfTracePointContext, kind: u8, has: u16) {
-    if device::introduce(ctx, DEVICE) {
-        let mut event = ring::event(ctx, kind, DEVICE);
+    if let Some(now) = device::introduce(ctx, DEVICE) {
+        let mut event = ring::event(ctx, kind, DEVICE, now);
         // Pages as any, so that they do not compress better than a real load's.
         let page = event.time_ns.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40 << 12;
         event.has = has;

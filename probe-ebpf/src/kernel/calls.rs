@@ -15,6 +15,7 @@ use aya_ebpf::{
 };
 use probe::wire::{Event, has, kind};
 
+use crate::again::{self, Hit, Hook};
 use crate::dma::{MMIO, direct_map};
 use crate::{device, latency, layout, read, ring, sg, stack};
 
@@ -35,8 +36,8 @@ fn buffer(ctx: &impl EbpfContext, page: u32, offset: u64) -> Option<u64> {
 #[inline(always)]
 fn tell(ctx: &FExitContext, kind: u8, fill: impl FnOnce(&mut Event)) -> i32 {
     let device = ctx.arg::<u64>(0);
-    if device::introduce(ctx, device) {
-        let mut event = ring::event(ctx, kind, device);
+    if let Some(now) = device::introduce(ctx, device) {
+        let mut event = ring::event(ctx, kind, device, now);
         fill(&mut event);
         let event = if kind == kind::MAP { latency::took(latency::MAP, event) } else { event };
         ring::write(stack::add(ctx, event));
@@ -185,11 +186,17 @@ fn map_sgtable<const BOUNDED: bool>(ctx: &FExitContext) -> i32 {
     sg::walk_list::<BOUNDED>(ctx, mapped(ents), &list, ctx.arg(2), ctx.arg(3))
 }
 
-/// `told`, when the list was refused: for kernels whose tracepoint `dma_map_sg_err` is silent of those that find no slots
+/// A list when it was refused: for kernels whose tracepoint `dma_map_sg_err` is silent of those that find no slots
 /// (6.12 and 7.2; docs/lab/2026-11-26-exact-counts.md), and whose `dma_map_sg` tells of the others.
 #[inline(always)]
-fn if_refused(refused: bool, told: impl FnOnce() -> i32) -> i32 {
-    if refused { told() } else { 0 }
+fn refused_list(ctx: &FExitContext) -> i32 {
+    if ctx.arg::<u32>(5) == 0 { map_sg::<false>(ctx) } else { 0 }
+}
+
+/// The same for a table.
+#[inline(always)]
+fn refused_table(ctx: &FExitContext) -> i32 {
+    if ctx.arg::<u32>(4) != 0 { map_sgtable::<false>(ctx) } else { 0 }
 }
 
 /// (dev, sgl, nents, dir, …)
@@ -221,8 +228,10 @@ programs! {
     unmap_sg_fexit => |ctx| of_list::<false>(ctx, kind::UNMAP, ctx.arg(4));
     sync_sg_for_cpu_fexit => |ctx| of_list::<false>(ctx, kind::SYNC_FOR_CPU, 0);
     sync_sg_for_device_fexit => |ctx| of_list::<false>(ctx, kind::SYNC_FOR_DEVICE, 0);
-    map_sg_refused => |ctx| if_refused(ctx.arg::<u32>(5) == 0, || map_sg::<false>(ctx));
-    map_sgtable_refused => |ctx| if_refused(ctx.arg::<u32>(4) != 0, || map_sgtable::<false>(ctx));
+    map_sg_refused => |ctx| again::first(Hook::MapSgRefused, || number(ctx, 1), || refused_list(ctx));
+    map_sg_refused_2 => |ctx| Hit(Hook::MapSgRefused, number(ctx, 1)).last(|| refused_list(ctx));
+    map_sgtable_refused => |ctx| again::first(Hook::MapSgtableRefused, || number(ctx, 1), || refused_table(ctx));
+    map_sgtable_refused_2 => |ctx| Hit(Hook::MapSgtableRefused, number(ctx, 1)).last(|| refused_table(ctx));
     map_sg_bounded => map_sg::<true>;
     map_sgtable_bounded => map_sgtable::<true>;
     unmap_sg_bounded => |ctx| of_list::<true>(ctx, kind::UNMAP, ctx.arg(4));

@@ -1,62 +1,90 @@
 //! Introduces a device before its first event, and again when its limits have changed.
 
-use aya_ebpf::{EbpfContext, helpers::bpf_probe_read_kernel_str_bytes, macros::map, maps::HashMap};
+use aya_ebpf::{
+    EbpfContext,
+    helpers::{bpf_ktime_get_ns, bpf_probe_read_kernel_str_bytes},
+    macros::map,
+    maps::HashMap,
+};
 use aya_log_ebpf::warn;
-use probe::wire::{DRIVER_BYTES, Device, Limits, NAME_BYTES, kind};
+use probe::wire::{DRIVER_BYTES, Device, Limits, NAME_BYTES, NO_NUMBER, kind};
 
-use crate::recent::{self, RECHECK_NS};
-use crate::{filter, layout, read, ring};
+use crate::{filter, layout, read, recent, ring, setting, sums};
 
 /// A device as it was last told to user space.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Known {
-    checked_ns: u64,
+    checked: u64,
     limits: Limits,
     /// Events of it are wanted, 1 or 0.
     kept: u64,
+    /// As in the record.
+    number: u64,
 }
 
 /// Devices told to user space, by address.
 #[map]
 static DEVICES: HashMap<u64, Known> = HashMap::with_max_entries(4096, 0);
 
-/// The device at `device` is known to user space when this returns true; otherwise its event is counted: as left out
-/// when the device is not wanted, as lost when there was no room to tell of it.
+/// When the event begins whose device is at `device`, which is known to user space by then; otherwise its event is counted:
+/// as left out when the device is not wanted, as lost when there was no room to tell of it.
 #[inline(always)]
-pub fn introduce(ctx: &impl EbpfContext, device: u64) -> bool {
-    ring::report_loss();
+pub fn introduce(ctx: &impl EbpfContext, device: u64) -> Option<u64> {
+    // There are no places in the stream for gaps where there is no stream.
+    if setting!(aggregate) == 0 {
+        ring::report_loss();
+    }
     let (now, recently) = recent::begin(device);
-    if recently {
-        return true;
+    if recently || check(ctx, device, now) { Some(now) } else { None }
+}
+
+/// Whether a device that is to be looked at is wanted and known.
+#[inline(always)]
+fn check(ctx: &impl EbpfContext, device: u64, now: u64) -> bool {
+    let Some(known) = DEVICES.get_ptr_mut(device) else {
+        return tell(ctx, device, now, limits(device), fresh_number(device));
+    };
+    // SAFETY: the map's own memory; two CPUs may write the same time.
+    let Known { checked, limits: last, kept, number } = unsafe { *known };
+    if recent::fresh(now, checked) {
+        return wanted(device, number, checked, kept);
     }
-    if let Some(known) = DEVICES.get_ptr_mut(device) {
-        // SAFETY: the map's own memory; two CPUs may write the same time.
-        unsafe {
-            let checked_ns = (*known).checked_ns;
-            if now.wrapping_sub(checked_ns) < RECHECK_NS {
-                return wanted(device, checked_ns, (*known).kept);
-            }
-            (*known).checked_ns = now;
-        }
-        let limits = limits(device);
-        // SAFETY: as above.
-        let (last, kept) = unsafe { ((*known).limits, (*known).kept) };
-        if last == limits {
-            return wanted(device, now, kept);
-        }
-        return tell(ctx, device, now, limits);
+    // SAFETY: as above.
+    unsafe { (*known).checked = now };
+    let limits = limits(device);
+    if last == limits {
+        return wanted(device, number, now, kept);
     }
-    tell(ctx, device, now, limits(device))
+    // Another name: another device.
+    let number = if last.name == limits.name { number } else { fresh_number(device) };
+    tell(ctx, device, now, limits, number)
+}
+
+/// The number of a device that was introduced; [`NO_NUMBER`] of one that has none.
+#[inline(always)]
+pub fn number(device: u64) -> u64 {
+    // What is noted of the last device may be another's by now, whose number it is does not change.
+    let number = recent::number();
+    if sums::is_of(number, device) {
+        return number;
+    }
+    // SAFETY: the map's own memory.
+    DEVICES.get_ptr(device).map_or(NO_NUMBER, |known| unsafe { (*known).number })
+}
+
+#[inline(always)]
+fn fresh_number(device: u64) -> u64 {
+    if setting!(aggregate) == 0 { NO_NUMBER } else { sums::number(device) }
 }
 
 /// Counts what is not wanted, and remembers what is, with the time its limits were looked at.
 #[inline(always)]
-fn wanted(device: u64, checked_ns: u64, kept: u64) -> bool {
+fn wanted(device: u64, number: u64, checked: u64, kept: u64) -> bool {
     if kept == 0 {
         ring::count_filtered();
     } else {
-        recent::learn(device, checked_ns);
+        recent::learn(device, number, checked);
     }
     kept != 0
 }
@@ -66,7 +94,7 @@ const NO_ROOM: u64 = 2;
 
 /// Whether the device is wanted, or [`NO_ROOM`]. Sends the record first: a device counts as known only when it really went out.
 #[inline(never)]
-fn tell_record(device: u64, now: u64, limits: &Limits) -> u64 {
+fn tell_record(device: u64, number: u64, limits: &Limits) -> u64 {
     let Some(mut entry) = ring::reserve::<Device>() else { return NO_ROOM };
     let record = entry.as_mut_ptr();
     let driver = read::<u64>(device, layout!(device_driver));
@@ -74,9 +102,10 @@ fn tell_record(device: u64, now: u64, limits: &Limits) -> u64 {
     // SAFETY: the entry is memory of the right size, and every byte of it is written here.
     unsafe {
         (*record).kind = u64::from(kind::DEVICE);
-        (*record).time_ns = now;
+        (*record).time_ns = bpf_ktime_get_ns();
         (*record).device = device;
         (*record).limits = *limits;
+        (*record).number = number;
         (*record).name = [0; NAME_BYTES];
         (*record).driver = [0; DRIVER_BYTES];
         let _ = bpf_probe_read_kernel_str_bytes(limits.name as *const u8, &mut (*record).name);
@@ -92,16 +121,16 @@ fn tell_record(device: u64, now: u64, limits: &Limits) -> u64 {
 }
 
 #[inline(always)]
-fn tell(ctx: &impl EbpfContext, device: u64, now: u64, limits: Limits) -> bool {
-    let kept = tell_record(device, now, &limits);
+fn tell(ctx: &impl EbpfContext, device: u64, now: u64, limits: Limits, number: u64) -> bool {
+    let kept = tell_record(device, number, &limits);
     if kept == NO_ROOM {
         return false;
     }
     // When the table is full the device is told again with each event; user space knows it already.
-    if DEVICES.insert(device, Known { checked_ns: now, limits, kept }, 0).is_err() && ring::may_log() {
+    if DEVICES.insert(device, Known { checked: now, limits, kept, number }, 0).is_err() && ring::may_log() {
         warn!(ctx, "more than 4096 devices: the later ones are introduced with every event");
     }
-    wanted(device, now, kept)
+    wanted(device, number, now, kept)
 }
 
 #[inline(always)]

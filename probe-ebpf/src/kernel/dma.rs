@@ -4,17 +4,20 @@
 //!
 //! 6.12 for `dma:*`; the bounce tracepoint is older. The map and unmap tracepoints fire after the operation.
 
-use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{EbpfContext as _, macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe::wire::{Event, has, kind};
 
-use crate::{device, layout, read, ring, stack};
+use crate::{
+    again::{self, Hit, Hook},
+    device, layout, read, ring, stack,
+};
 
 /// Writes the event that `fill` completes, after introducing its device.
 #[inline(always)]
 fn trace(ctx: &BtfTracePointContext, kind: u8, fill: impl FnOnce(&mut Event)) -> i32 {
     let device = ctx.arg::<u64>(0);
-    if device::introduce(ctx, device) {
-        let mut event = ring::event(ctx, kind, device);
+    if let Some(now) = device::introduce(ctx, device) {
+        let mut event = ring::event(ctx, kind, device, now);
         fill(&mut event);
         ring::write(stack::add(ctx, event));
     }
@@ -110,27 +113,34 @@ fn bounce(ctx: &BtfTracePointContext) -> i32 {
     })
 }
 
-/// One program a tracepoint: a program can be attached to one place only.
+/// One program a tracepoint, and its copy: a program can be attached to one place only.
 macro_rules! programs {
-    ($($name:ident => $body:expr;)*) => {$(
+    ($($name:ident $copy:ident $hook:ident => $body:expr;)*) => {$(
         #[btf_tracepoint]
         fn $name(ctx: BtfTracePointContext) -> i32 {
             let body: fn(&BtfTracePointContext) -> i32 = $body;
-            body(&ctx)
+            again::first(Hook::$hook, || read(ctx.as_ptr() as u64, 8), || body(&ctx))
+        }
+
+        #[btf_tracepoint]
+        fn $copy(ctx: BtfTracePointContext) -> i32 {
+            let body: fn(&BtfTracePointContext) -> i32 = $body;
+            Hit(Hook::$hook, read(ctx.as_ptr() as u64, 8)).last(|| body(&ctx))
         }
     )*};
 }
+pub(crate) use programs;
 
 programs! {
-    dma_map => |ctx| map(ctx, 0);
-    dma_map_resource => |ctx| map(ctx, MMIO);
-    dma_unmap => unmap;
-    dma_unmap_resource => unmap;
-    dma_sync_single_for_cpu => |ctx| sync(ctx, kind::SYNC_FOR_CPU);
-    dma_sync_single_for_device => |ctx| sync(ctx, kind::SYNC_FOR_DEVICE);
-    dma_alloc => alloc;
-    dma_alloc_pages => alloc;
-    dma_free => free;
-    dma_free_pages => free;
-    swiotlb_bounced => bounce;
+    dma_map dma_map_2 Map => |ctx| map(ctx, 0);
+    dma_map_resource dma_map_resource_2 MapResource => |ctx| map(ctx, MMIO);
+    dma_unmap dma_unmap_2 Unmap => unmap;
+    dma_unmap_resource dma_unmap_resource_2 UnmapResource => unmap;
+    dma_sync_single_for_cpu dma_sync_single_for_cpu_2 SyncForCpu => |ctx| sync(ctx, kind::SYNC_FOR_CPU);
+    dma_sync_single_for_device dma_sync_single_for_device_2 SyncForDevice => |ctx| sync(ctx, kind::SYNC_FOR_DEVICE);
+    dma_alloc dma_alloc_2 Alloc => alloc;
+    dma_alloc_pages dma_alloc_pages_2 AllocPages => alloc;
+    dma_free dma_free_2 Free => free;
+    dma_free_pages dma_free_pages_2 FreePages => free;
+    swiotlb_bounced swiotlb_bounced_2 Bounce => bounce;
 }

@@ -7,6 +7,8 @@ use aya_ebpf::{
 };
 use probe::wire::Event;
 
+use crate::setting;
+
 /// A call that has begun on this CPU.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -38,13 +40,23 @@ pub fn begin(level: u32, orig_addr: u64) {
 /// the place.
 #[inline(always)]
 pub fn took(level: u32, event: Event) -> Event {
-    let Some(begun) = BEGUN.get_ptr_mut(level * PLACES + event.tid % PLACES) else { return event };
+    // Of sums the event does not say.
+    let this = if setting!(aggregate) == 0 { event.tid } else { bpf_get_current_pid_tgid() as u32 };
+    let Some(begun) = BEGUN.get_ptr_mut(level * PLACES + this % PLACES) else { return event };
     // SAFETY: the map's own memory, of this CPU.
     let Begun { tid, orig_addr, time_ns } = unsafe { *begun };
-    if time_ns == 0 || tid != u64::from(event.tid) || orig_addr != event.orig_addr {
+    if time_ns == 0 || tid != u64::from(this) || orig_addr != event.orig_addr {
         return event;
     }
     // SAFETY: as above. Taken, so that a later return without its entry does not find it.
     unsafe { (*begun).time_ns = 0 };
-    event.took_since(time_ns)
+    took_since(time_ns, event)
+}
+
+/// The same of a call whose beginning is known.
+#[inline(always)]
+pub fn took_since(began_ns: u64, event: Event) -> Event {
+    // SAFETY: the helper takes no arguments.
+    let now = if setting!(aggregate) == 0 { event.time_ns } else { unsafe { bpf_ktime_get_ns() } };
+    event.took(now, began_ns)
 }

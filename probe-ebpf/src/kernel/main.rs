@@ -10,6 +10,7 @@
 //! | `task` | introduces a thread before its first event |
 //! | `filter` | what is left out |
 //! | `stack` | kernel stacks |
+//! | `again` | copies of programs, for hits that the kernel skips |
 //! | `latency` | how long a call took |
 //! | `sums` | the aggregate mode |
 //! | `recent` | what each CPU saw last, which makes the next event cheap |
@@ -22,6 +23,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)] // one instruction, see `ring::increase`
 
+mod again;
 mod bench;
 mod calls;
 mod device;

@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use probe::wire::{CpuLoss, Event, kind};
 
-use crate::{filter, recent, setting, sums, task};
+use crate::{filter, setting, sums, task};
 
 /// User space chooses the size before loading and polls: no wake-ups, which would cost more than the record.
 #[map]
@@ -43,11 +43,11 @@ pub fn submit<T: 'static>(entry: RingBufEntry<T>) {
     entry.submit(u64::from(BPF_RB_NO_WAKEUP));
 }
 
-/// An event with what all events have, time and place included, after introducing its thread; behind
-/// [`introduce`](crate::device::introduce), which asks for the time.
+/// An event with what all events have, place included, after introducing its thread; `now` is what
+/// [`introduce`](crate::device::introduce) says.
 #[inline(always)]
-pub fn event(_: &impl EbpfContext, kind: u8, device: u64) -> Event {
-    let event = blank(kind, device);
+pub fn event(_: &impl EbpfContext, kind: u8, device: u64, now: u64) -> Event {
+    let event = blank(kind, device, now);
     // Sums are not kept by thread.
     if setting!(aggregate) == 0 {
         task::introduce(bpf_get_current_pid_tgid(), event.time_ns);
@@ -56,14 +56,20 @@ pub fn event(_: &impl EbpfContext, kind: u8, device: u64) -> Event {
 }
 
 #[inline(always)]
-fn blank(kind: u8, device: u64) -> Event {
+fn blank(kind: u8, device: u64, time_ns: u64) -> Event {
+    // Sums need to know neither.
+    let (cpu, tid) = if setting!(aggregate) == 0 {
+        // SAFETY: the helper takes no arguments and cannot fail.
+        (unsafe { bpf_get_smp_processor_id() }, bpf_get_current_pid_tgid())
+    } else {
+        (0, 0)
+    };
     Event {
         kind,
         direction: 0,
-        // SAFETY: the helper takes no arguments and cannot fail.
-        cpu: unsafe { bpf_get_smp_processor_id() } as u16,
-        tid: bpf_get_current_pid_tgid() as u32,
-        time_ns: recent::now(),
+        cpu: cpu as u16,
+        tid: tid as u32,
+        time_ns,
         device,
         orig_addr: 0,
         target: 0,
@@ -85,9 +91,8 @@ pub fn write(event: Event) {
         return count_filtered();
     }
     if setting!(aggregate) != 0 {
-        if sums::add(&event) {
-            count_seen();
-        }
+        // The sums themselves say how many there were.
+        sums::add(&event);
         return;
     }
     if let Some(mut entry) = reserve::<Event>() {
@@ -124,6 +129,7 @@ macro_rules! count {
 count! {
     count_seen: seen, "Counts one event that there was to tell of.";
     count_filtered: seen filtered, "Counts one that is not wanted.";
+    count_recovered: recovered, "Counts a hit that only a copy of its program saw.";
     count_stack_missed: stacks_missed, "Counts a stack that found no place.";
 }
 
@@ -169,7 +175,7 @@ pub fn report_loss() {
         unsafe { increase(&raw mut (*loss).reported, reported.wrapping_sub(lost)) };
         return;
     };
-    entry.write(Event { time_ns: last_ns, orig_addr: since_ns, size: lost - reported, ..blank(kind::LOST, 0) });
+    entry.write(Event { orig_addr: since_ns, size: lost - reported, ..blank(kind::LOST, 0, last_ns) });
     submit(entry);
 }
 

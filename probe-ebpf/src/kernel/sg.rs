@@ -7,7 +7,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    EbpfContext,
+    EbpfContext as _,
     helpers::bpf_loop,
     macros::btf_tracepoint,
     programs::{BtfTracePointContext, FExitContext, tracing::StackIdContext},
@@ -15,7 +15,12 @@ use aya_ebpf::{
 use aya_log_ebpf::warn;
 use probe::wire::{Event, SG_BOUNDED, SG_MAX, has, kind};
 
-use crate::{device, layout, read, ring, stack};
+use crate::{
+    again::{self, Hit, Hook},
+    device,
+    dma::programs,
+    layout, read, ring, stack,
+};
 
 /// `page_link`: the entry is a pointer to the next part of the list.
 const SG_CHAIN: u64 = 1;
@@ -65,13 +70,11 @@ fn begin(ctx: &impl StackIdContext, list: &List, most: u32, event: Event) -> Wal
 #[inline(always)]
 fn walk(ctx: &BtfTracePointContext, kind: u8, ents: u32, direction: u8, attrs: u32) -> i32 {
     let device = ctx.arg::<u64>(0);
-    if !device::introduce(ctx, device) {
-        return 0;
-    }
+    let Some(now) = device::introduce(ctx, device) else { return 0 };
     // Read from memory, not as an argument: as a typed pointer it would be something new to the verifier after each
     // step, and it would follow all of them.
     let list = List { sgl: read(ctx.as_ptr() as u64, 8), nents: ctx.arg(2), ents };
-    let mut walk = begin(ctx, &list, SG_MAX, Event { direction, attrs, ..ring::event(ctx, kind, device) });
+    let mut walk = begin(ctx, &list, SG_MAX, Event { direction, attrs, ..ring::event(ctx, kind, device, now) });
     // SAFETY: the callback has the helper's signature, and `walk` outlives the call.
     unsafe { bpf_loop(walk.nents, element as *mut c_void, (&raw mut walk).cast(), 0) };
     0
@@ -82,11 +85,9 @@ fn walk(ctx: &BtfTracePointContext, kind: u8, ents: u32, direction: u8, attrs: u
 #[inline(always)]
 pub fn walk_list<const BOUNDED: bool>(ctx: &FExitContext, kind: u8, list: &List, direction: u8, attrs: u32) -> i32 {
     let device = ctx.arg::<u64>(0);
-    if !device::introduce(ctx, device) {
-        return 0;
-    }
+    let Some(now) = device::introduce(ctx, device) else { return 0 };
     let most = if BOUNDED { SG_BOUNDED } else { SG_MAX };
-    let mut walk = begin(ctx, list, most, Event { direction, attrs, ..ring::event(ctx, kind, device) });
+    let mut walk = begin(ctx, list, most, Event { direction, attrs, ..ring::event(ctx, kind, device, now) });
     if BOUNDED {
         for index in 0..SG_BOUNDED {
             // SAFETY: `walk` is good for the call.
@@ -147,32 +148,14 @@ unsafe extern "C" fn element(index: u32, walk: *mut Walk) -> i64 {
     0
 }
 
-/// (dev, sgl, nents, ents, dir, attrs)
-#[btf_tracepoint]
-fn dma_map_sg(ctx: BtfTracePointContext) -> i32 {
-    walk(&ctx, kind::MAP, ctx.arg(3), ctx.arg(4), ctx.arg(5))
-}
-
-/// (dev, sgl, nents, err, dir, attrs)
-#[btf_tracepoint]
-fn dma_map_sg_err(ctx: BtfTracePointContext) -> i32 {
-    walk(&ctx, kind::MAP_FAILED, 0, ctx.arg(4), ctx.arg(5))
-}
-
-/// (dev, sgl, nents, dir, attrs)
-#[btf_tracepoint]
-fn dma_unmap_sg(ctx: BtfTracePointContext) -> i32 {
-    walk(&ctx, kind::UNMAP, ctx.arg(2), ctx.arg(3), ctx.arg(4))
-}
-
-/// (dev, sgl, nents, dir)
-#[btf_tracepoint]
-fn dma_sync_sg_for_cpu(ctx: BtfTracePointContext) -> i32 {
-    walk(&ctx, kind::SYNC_FOR_CPU, ctx.arg(2), ctx.arg(3), 0)
-}
-
-/// (dev, sgl, nents, dir)
-#[btf_tracepoint]
-fn dma_sync_sg_for_device(ctx: BtfTracePointContext) -> i32 {
-    walk(&ctx, kind::SYNC_FOR_DEVICE, ctx.arg(2), ctx.arg(3), 0)
+programs! {
+    // (dev, sgl, nents, ents, dir, attrs)
+    dma_map_sg dma_map_sg_2 MapSg => |ctx| walk(ctx, kind::MAP, ctx.arg(3), ctx.arg(4), ctx.arg(5));
+    // (dev, sgl, nents, err, dir, attrs)
+    dma_map_sg_err dma_map_sg_err_2 MapSgErr => |ctx| walk(ctx, kind::MAP_FAILED, 0, ctx.arg(4), ctx.arg(5));
+    // (dev, sgl, nents, dir, attrs)
+    dma_unmap_sg dma_unmap_sg_2 UnmapSg => |ctx| walk(ctx, kind::UNMAP, ctx.arg(2), ctx.arg(3), ctx.arg(4));
+    // (dev, sgl, nents, dir)
+    dma_sync_sg_for_cpu dma_sync_sg_for_cpu_2 SyncSgForCpu => |ctx| walk(ctx, kind::SYNC_FOR_CPU, ctx.arg(2), ctx.arg(3), 0);
+    dma_sync_sg_for_device dma_sync_sg_for_device_2 SyncSgForDevice => |ctx| walk(ctx, kind::SYNC_FOR_DEVICE, ctx.arg(2), ctx.arg(3), 0);
 }

@@ -22,7 +22,10 @@ use probe::{
     wire::{Event, has, kind},
 };
 
-use crate::{device, latency, layout, read, ring, stack};
+use crate::{
+    again::{self, Hit, Hook},
+    device, latency, layout, read, ring, stack,
+};
 
 /// The arguments of `swiotlb_tbl_map_single`, whatever its form.
 #[repr(C)]
@@ -40,7 +43,7 @@ struct Request {
 
 #[inline(always)]
 fn slot_alloc(ctx: &impl StackIdContext, request: &Request, tlb_addr: u64) {
-    if device::introduce(ctx, request.device) {
+    if let Some(now) = device::introduce(ctx, request.device) {
         let event = Event {
             direction: request.direction as u8,
             orig_addr: request.orig_addr,
@@ -49,12 +52,12 @@ fn slot_alloc(ctx: &impl StackIdContext, request: &Request, tlb_addr: u64) {
             attrs: request.attrs as u32,
             align_mask: request.align_mask,
             has: has::ORIG | has::TARGET,
-            ..ring::event(ctx, kind::SLOT_ALLOC, request.device)
+            ..ring::event(ctx, kind::SLOT_ALLOC, request.device, now)
         };
         let event = if request.began_ns == 0 {
             latency::took(latency::SLOTS, event)
         } else {
-            event.took_since(request.began_ns)
+            latency::took_since(request.began_ns, event)
         };
         ring::write(stack::add(ctx, event));
     }
@@ -62,8 +65,8 @@ fn slot_alloc(ctx: &impl StackIdContext, request: &Request, tlb_addr: u64) {
 
 #[inline(always)]
 fn slot_free(ctx: &impl EbpfContext, device: u64, tlb_addr: u64) {
-    if device::introduce(ctx, device) {
-        ring::write(Event { target: tlb_addr, has: has::TARGET, ..ring::event(ctx, kind::SLOT_FREE, device) });
+    if let Some(now) = device::introduce(ctx, device) {
+        ring::write(Event { target: tlb_addr, has: has::TARGET, ..ring::event(ctx, kind::SLOT_FREE, device, now) });
     }
 }
 
@@ -75,8 +78,8 @@ fn tbl_map_fentry(ctx: FEntryContext) -> i32 {
 }
 
 /// After `swiotlb_tbl_map_single`, in its six-parameter forms; the seventh argument of the tracing context is the result.
-#[fexit]
-fn tbl_map_fexit(ctx: FExitContext) -> i32 {
+#[inline(always)]
+fn tbl_map(ctx: &FExitContext) -> i32 {
     // Both loaded before the choice: the compiler would else load from a chosen address, which the verifier forbids.
     let (second, third) = (black_box(ctx.arg::<u64>(2)), black_box(ctx.arg::<u64>(3)));
     let (align_mask, size) = match layout!(tbl_map_form) {
@@ -92,15 +95,40 @@ fn tbl_map_fexit(ctx: FExitContext) -> i32 {
         attrs: ctx.arg(5),
         began_ns: 0,
     };
-    slot_alloc(&ctx, &request, ctx.arg(6));
+    slot_alloc(ctx, &request, ctx.arg(6));
     0
 }
 
+#[fexit]
+fn tbl_map_fexit(ctx: FExitContext) -> i32 {
+    again::first(Hook::SlotAlloc, || ctx.arg(6), || tbl_map(&ctx))
+}
+
+#[fexit]
+fn tbl_map_fexit_2(ctx: FExitContext) -> i32 {
+    Hit(Hook::SlotAlloc, ctx.arg(6)).between(|| tbl_map(&ctx))
+}
+
+#[fexit]
+fn tbl_map_fexit_3(ctx: FExitContext) -> i32 {
+    Hit(Hook::SlotAlloc, ctx.arg(6)).last(|| tbl_map(&ctx))
+}
+
 /// Before `swiotlb_release_slots(dev, tlb_addr, …)`, or before an unmap function that begins with the same arguments.
+#[inline(always)]
+fn release(ctx: &FEntryContext) -> i32 {
+    slot_free(ctx, ctx.arg(0), ctx.arg(1));
+    0
+}
+
 #[fentry]
 fn release_fentry(ctx: FEntryContext) -> i32 {
-    slot_free(&ctx, ctx.arg(0), ctx.arg(1));
-    0
+    again::first(Hook::SlotFree, || ctx.arg(1), || release(&ctx))
+}
+
+#[fentry]
+fn release_fentry_2(ctx: FEntryContext) -> i32 {
+    Hit(Hook::SlotFree, ctx.arg(1)).last(|| release(&ctx))
 }
 
 /// Requests between the two probes of a kprobe pair, by the stack pointer their caller has before and after the call:

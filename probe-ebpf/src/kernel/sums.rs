@@ -3,58 +3,83 @@
 //!
 //! # Cost
 //!
-//! A hash look-up and six additions an event.
+//! A look-up in an array and two additions an event, two more where the latency is known.
 
 use aya_ebpf::{
     macros::map,
-    maps::{PerCpuArray, PerCpuHashMap},
+    maps::{Array, HashMap, PerCpuArray},
 };
 use probe::{
-    sums::{Cell, KEYS, Key, LATENCY_BUCKETS, SIZE_BUCKETS, bucket},
-    wire::{Event, has},
+    sums::{CELLS, Cell, cell, latency_bucket, size_bucket},
+    wire::{Event, NO_NUMBER, has},
 };
 
-use crate::{filter, ring};
+use crate::{device, filter, ring, setting};
 
-/// User space makes it small when it is not used.
+/// User space gives it the cells of as many devices as there may be.
 #[map]
-static SUMS: PerCpuHashMap<Key, Cell> = PerCpuHashMap::with_max_entries(KEYS, 0);
+static SUMS: PerCpuArray<Cell> = PerCpuArray::with_max_entries(CELLS, 0);
 
-/// Never written: what a new cell begins as, too large for the stack.
+/// About how many numbers were given out.
 #[map]
-static NOTHING: PerCpuArray<Cell> = PerCpuArray::with_max_entries(1, 0);
+static NUMBERS: Array<u64> = Array::with_max_entries(1, 0);
 
-/// Adds an event to the sums of its kind; counts it as lost, and says false, when there is no room for more of them.
-#[inline(never)]
-pub fn add(event: &Event) -> bool {
-    let key = Key { device: event.device, kind: u32::from(event.kind), failed: u32::from(filter::failed(event)) };
-    let mut found = SUMS.get_ptr_mut(key);
-    if found.is_none() {
-        let Some(nothing) = NOTHING.get(0) else { return false };
-        // Another CPU may have been quicker.
-        let _ = SUMS.insert(key, nothing, BPF_NOEXIST);
-        found = SUMS.get_ptr_mut(key);
+/// Numbers given out. Entered one by one, because kernels before 5.12 add to a number without telling what it was.
+#[map]
+static NUMBERED: HashMap<u64, u64> = HashMap::with_max_entries(4096, 0);
+
+/// Whose they are; user space sets the size.
+#[map]
+static OWNERS: Array<u64> = Array::with_max_entries(1, 0);
+
+/// A number for a new device, [`NO_NUMBER`] when they are used up.
+#[inline(always)]
+pub fn number(device: u64) -> u64 {
+    let Some(next) = NUMBERS.get_ptr_mut(0) else { return NO_NUMBER };
+    // SAFETY: the map's own memory.
+    let from = unsafe { core::ptr::read_volatile(next) };
+    // Other CPUs may be as far as this one, but not many.
+    for ahead in 0..4 {
+        let number = from + ahead;
+        if number >= u64::from(setting!(devices)) {
+            break;
+        }
+        if NUMBERED.insert(number, device, BPF_NOEXIST).is_ok() {
+            // SAFETY: as above.
+            unsafe { ring::increase(next, 1) };
+            let _ = OWNERS.set(number as u32, device, 0);
+            return number;
+        }
     }
-    let Some(cell) = found else {
-        ring::count_loss();
-        return false;
+    NO_NUMBER
+}
+
+/// Whether it is this device's number.
+#[inline(always)]
+pub fn is_of(number: u64, device: u64) -> bool {
+    OWNERS.get(number as u32).is_some_and(|owner| *owner == device)
+}
+
+/// Adds an event to the sums of its kind; counts it as lost when its device has none.
+#[inline(always)]
+pub fn add(event: &Event) {
+    let number = device::number(event.device) as u32;
+    let Some(cell) = SUMS.get_ptr_mut(number * CELLS + cell(event.kind, filter::failed(event))) else {
+        return ring::count_loss();
     };
     // SAFETY: the map's own memory, of this CPU; the buckets are within the arrays.
     unsafe {
-        ring::increase(&raw mut (*cell).count, 1);
-        ring::increase(&raw mut (*cell).bytes, event.size);
-        // A release has none.
+        let sizes = (&raw mut (*cell).sizes).cast::<u64>();
+        ring::increase(sizes.add(size_bucket(event.size)), 1);
         if event.size != 0 {
-            let sizes = (&raw mut (*cell).sizes).cast::<u64>();
-            ring::increase(sizes.add(bucket(event.size, SIZE_BUCKETS)), 1);
+            ring::increase(&raw mut (*cell).bytes, event.size);
         }
         if event.has & has::LATENCY != 0 {
             ring::increase(&raw mut (*cell).latency_ns, u64::from(event.latency_ns));
             let latencies = (&raw mut (*cell).latencies).cast::<u64>();
-            ring::increase(latencies.add(bucket(u64::from(event.latency_ns), LATENCY_BUCKETS)), 1);
+            ring::increase(latencies.add(latency_bucket(u64::from(event.latency_ns))), 1);
         }
     }
-    true
 }
 
 /// Only where there is none yet.
