@@ -1,4 +1,4 @@
-//! What capturing an event costs: measured in this process, with two system calls for a map and an unmap.
+//! What capturing an event costs: measured in this process, with a tracepoint that it passes when it likes.
 //!
 //! `cargo xtask bench capture` runs it, here or in a guest. The load runs on the last CPU, the recorder on the others.
 //! Everything is compared with its twin of the same minute: figures of different runs do not compare.
@@ -80,7 +80,7 @@ fn added(cpus: &Cpus, folder: &Path, pairs: u32, mode: Mode) -> Result<()> {
     let mut recorder = start(cpus, folder.join(format!("{mode}.swio")), ROOMY, mode)?;
     let types = aya::Btf::from_sys_fs()?;
     for name in ["bench_filter", "bench_events"] {
-        program(&mut recorder, name)?.load("sys_enter", &types)?;
+        program(&mut recorder, name)?.load("task_rename", &types)?;
     }
     let mut bare = Vec::new();
     let mut filtered = Vec::new();
@@ -97,7 +97,7 @@ fn added(cpus: &Cpus, folder: &Path, pairs: u32, mode: Mode) -> Result<()> {
     }
     let (bare, filtered, recorded) = (median(bare), median(filtered), median(recorded));
     let summary = recorder.finish()?;
-    println!("\n{mode}: a pair of system calls, ns of CPU time (median of {ROUNDS} × {pairs}):");
+    println!("\n{mode}: a pair of calls, ns of CPU time (median of {ROUNDS} × {pairs}):");
     println!("  bare                       {bare:7.0}");
     println!("  tp_btf that only looks     {filtered:7.0}   +{:.0}", filtered - bare);
     println!("  tp_btf with the events     {recorded:7.0}   +{:.0}   × {:.2}", recorded - bare, recorded / bare);
@@ -145,7 +145,7 @@ fn at_rate(rate: f64, folder: &Path) -> Result<()> {
     let mut recorder = start(&cpus, path.clone(), DEFAULT_RING, Mode::Full)?;
     let types = aya::Btf::from_sys_fs()?;
     let events = program(&mut recorder, "bench_events")?;
-    events.load("sys_enter", &types)?;
+    events.load("task_rename", &types)?;
     drop(types);
     events.attach()?;
     cpus.hurry();

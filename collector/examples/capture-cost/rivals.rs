@@ -1,4 +1,4 @@
-//! The same two system calls, watched by what else there is.
+//! The same tracepoint, watched by what else there is.
 
 use std::fs;
 use std::path::Path;
@@ -16,18 +16,16 @@ const BEGINS: Duration = Duration::from_secs(4);
 pub(crate) fn all(pairs: u32, folder: &Path) {
     println!("\nothers on the same calls, ns a pair:");
     let process = std::process::id();
-    let calls = "id == 110 || id == 102";
     let bpftrace = |what: &str| {
         let mut command = Command::new("bpftrace");
-        let only =
-            format!("tracepoint:raw_syscalls:sys_enter /pid == {process} && (args->id == 110 || args->id == 102)/");
+        let only = format!("tracepoint:task:task_rename /pid == {process}/");
         command.arg("-e").arg(format!("{only} {{ {what} }}"));
         command
     };
     let mut perf = Command::new("perf");
-    perf.args(["record", "-q", "-e", "raw_syscalls:sys_enter", "--filter", calls, "-p", &process.to_string(), "-o"]);
+    perf.args(["record", "-q", "-e", "task:task_rename", "-p", &process.to_string(), "-o"]);
     perf.arg(folder.join("perf.data"));
-    let printing = bpftrace(r#"printf("%d %d %llx %llx %d\n", cpu, tid, args->args[0], nsecs, args->id);"#);
+    let printing = bpftrace(r#"printf("%d %d %d %llx %s\n", cpu, tid, args->pid, nsecs, comm);"#);
     for (name, mut command) in
         [("bpftrace, counting", bpftrace("@ = count();")), ("bpftrace, printing", printing), ("perf record", perf)]
     {
@@ -36,7 +34,7 @@ pub(crate) fn all(pairs: u32, folder: &Path) {
             Err(why) => println!("  {name}: skipped: {why}"),
         }
     }
-    match ftrace(process, calls, pairs) {
+    match ftrace(process, pairs) {
         Ok(figures) => tell("ftrace, to memory", figures),
         Err(why) => println!("  ftrace: skipped: {why}"),
     }
@@ -76,13 +74,13 @@ fn last_words(other: Child) -> String {
 }
 
 /// The kernel's own tracer, into an instance of our own that nobody reads.
-fn ftrace(process: u32, calls: &str, pairs: u32) -> Result<(f64, f64)> {
+fn ftrace(process: u32, pairs: u32) -> Result<(f64, f64)> {
     let instance = Path::new("/sys/kernel/tracing/instances/capture-cost");
     fs::create_dir(instance).map_err(|e| format!("{}: {e} (is tracefs mounted?)", instance.display()))?;
-    let event = instance.join("events/raw_syscalls/sys_enter");
+    let event = instance.join("events/task/task_rename");
     let measure = || -> Result<(f64, f64)> {
         let bare = measured(pairs);
-        fs::write(event.join("filter"), format!("common_pid == {process} && ({calls})"))?;
+        fs::write(event.join("filter"), format!("common_pid == {process}"))?;
         fs::write(event.join("enable"), "1")?;
         let watched = measured(pairs);
         fs::write(event.join("enable"), "0")?;

@@ -1,11 +1,17 @@
-//! What `cargo xtask bench capture` attaches, and nobody else: two system calls that stand for a map and an unmap, so that
-//! the cost of an event can be measured on a machine without DMA. The events take the way of all others.
+//! What `cargo xtask bench capture` attaches, and nobody else: a tracepoint that a process passes when it likes stands for
+//! maps and unmaps in turns, so that the cost of an event can be measured on a machine without DMA. The events take the way of
+//! all others.
 //!
 //! # Minimum kernel version
 //!
 //! 5.5, for typed tracepoints.
 
-use aya_ebpf::{EbpfContext, Global, macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{
+    EbpfContext, Global,
+    macros::{btf_tracepoint, map},
+    maps::PerCpuArray,
+    programs::BtfTracePointContext,
+};
 use probe::wire::{has, kind};
 
 use crate::{device, ring};
@@ -14,32 +20,36 @@ use crate::{device, ring};
 #[unsafe(no_mangle)]
 static BENCH_PROCESS: Global<u32> = Global::new(0);
 
+/// Whether the next is an unmap.
+#[map]
+static TURN: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
 /// A device of no machine. Its limits are read as zeroes.
 const DEVICE: u64 = 0x1000;
-/// getppid on x86-64: a map.
-const MAP: u64 = 110;
-/// getuid on x86-64: an unmap.
-const UNMAP: u64 = 102;
 
 #[inline(always)]
 fn is_ours(ctx: &BtfTracePointContext) -> bool {
     ctx.tgid() == BENCH_PROCESS.load()
 }
 
-/// Does nothing but look whose call it is: the twin, without an event. (regs, id)
+/// Does nothing but look whose call it is: the twin, without an event. (task, name)
 #[btf_tracepoint]
 fn bench_filter(ctx: BtfTracePointContext) -> i32 {
-    i32::from(is_ours(&ctx) && ctx.arg::<u64>(1) == u64::MAX)
+    i32::from(is_ours(&ctx))
 }
 
-/// (regs, id)
+/// (task, name)
 #[btf_tracepoint]
 fn bench_events(ctx: BtfTracePointContext) -> i32 {
-    if is_ours(&ctx) {
-        match ctx.arg::<u64>(1) {
-            MAP => write(&ctx, kind::MAP, has::ORIG | has::TARGET),
-            UNMAP => write(&ctx, kind::UNMAP, has::TARGET),
-            _ => {}
+    if is_ours(&ctx)
+        && let Some(turn) = TURN.get_ptr_mut(0)
+    {
+        // SAFETY: the map's own memory, of this CPU.
+        let unmap = unsafe { core::mem::replace(&mut *turn, 1 - (*turn & 1)) != 0 };
+        if unmap {
+            write(&ctx, kind::UNMAP, has::TARGET);
+        } else {
+            write(&ctx, kind::MAP, has::ORIG | has::TARGET);
         }
     }
     0
