@@ -45,15 +45,18 @@ fn check(ctx: &impl EbpfContext, device: u64, now: u64) -> bool {
     let Some(known) = DEVICES.get_ptr_mut(device) else {
         return tell(ctx, device, now, limits(device), fresh_number(device));
     };
+    // Read member by member, because the whole would be too much for the stack of old kernels.
     // SAFETY: the map's own memory; two CPUs may write the same time.
-    let Known { checked, limits: last, kept, number } = unsafe { *known };
+    let (checked, kept, number) = unsafe { ((*known).checked, (*known).kept, (*known).number) };
     if recent::fresh(now, checked) {
         return wanted(device, number, checked, kept);
     }
     // SAFETY: as above.
     unsafe { (*known).checked = now };
     let limits = limits(device);
-    if last == limits {
+    // SAFETY: as above.
+    let last = unsafe { &(*known).limits };
+    if *last == limits {
         return wanted(device, number, now, kept);
     }
     // Another name: another device.
