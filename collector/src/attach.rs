@@ -71,6 +71,8 @@ pub struct Setup {
 
 /// What the names of a program's copies end with; see the probe's `again`.
 const COPIES: [&str; 2] = ["_2", "_3"];
+/// The program that has its copy on every kernel.
+const RELEASES: &str = "release_fentry";
 /// Programs that tell of nothing themselves.
 const NOTERS: [&str; 2] = ["tbl_map_fentry", "map_page_fentry"];
 
@@ -126,7 +128,7 @@ const LAYOUT_WORDS: usize = size_of::<probe::Layout>() / 8;
 const SETTINGS_WORDS: usize = size_of::<probe::Settings>() / 8;
 
 /// Attaches, for every event of the mode, the best back-end that this kernel takes; with `family`, of that family where
-/// an event has any. With `copies`, which the object's settings must say as well, a program's copy beside it.
+/// an event has any. With `copies`, which the object's settings must say as well, the copies of all programs beside them.
 pub fn attach(
     mut ebpf: Ebpf,
     btf: &Btf,
@@ -194,7 +196,7 @@ fn take(
     let mut tried = Vec::new();
     for program in backend.programs {
         let mut names = vec![program.name.to_owned()];
-        if copies {
+        if copies || program.name == RELEASES {
             names.extend(COPIES.iter().map(|copy| format!("{}{copy}", program.name)));
             names.retain(|name| ebpf.program(name).is_some());
         }

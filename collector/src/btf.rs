@@ -236,11 +236,17 @@ impl Btf {
     /// Offset in bytes of a member given by its path (`kobj.name`), looking into anonymous members on the way.
     #[must_use]
     pub fn offset_of(&self, name: &str, path: &str) -> Option<u32> {
+        self.bit_of(name, path).map(|bits| bits / 8)
+    }
+
+    /// The same in bits, for members that are bit fields.
+    #[must_use]
+    pub fn bit_of(&self, name: &str, path: &str) -> Option<u32> {
         let mut id = self.id(Kind::Struct, name)?;
         let mut offset = 0;
         for part in path.split('.') {
             let (bits, ty) = self.member(id, part, 0)?;
-            offset += bits / 8;
+            offset += bits;
             id = ty;
         }
         Some(offset)

@@ -8,6 +8,7 @@ use trace::event::NO_DEVICE;
 use trace::pool::{Pool, SLOT_BYTES};
 use trace::{Device, Direction, Event, Op, Task};
 
+use crate::device::Devices;
 use crate::tasks::Tasks;
 
 /// What the decoder could not do well.
@@ -89,6 +90,8 @@ pub struct Decoder {
     /// Allocations may begin with padding slots (kernels with `pad_slots`).
     pads: bool,
     devices: Vec<Device>,
+    /// Reads what records do not say of devices.
+    state: Option<Devices>,
     by_address: HashMap<u64, Known>,
     /// Keys of the devices that have sums, by their number there.
     numbered: BTreeMap<u32, u32>,
@@ -122,6 +125,7 @@ impl Decoder {
             pools,
             pads,
             devices: Vec::new(),
+            state: None,
             by_address: HashMap::new(),
             numbered: BTreeMap::new(),
             tasks: Tasks::default(),
@@ -144,6 +148,11 @@ impl Decoder {
         {
             self.padded.insert(pool.start + u64::from(slot) * SLOT_BYTES + orig_addr % SLOT_BYTES, pads);
         }
+    }
+
+    /// Looks into the kernel's memory for what records do not say of devices.
+    pub fn look_with(&mut self, state: Devices) {
+        self.state = Some(state);
     }
 
     /// Leaves out releases of what was not seen taken, but for addresses `held` since before the recording.
@@ -252,7 +261,7 @@ impl Decoder {
         let correct = known.as_ref().filter(|k| !k.used).map(|k| k.id);
         let id = correct.unwrap_or(u32::try_from(self.devices.len()).unwrap_or(NO_DEVICE));
         let driver = text(&record.driver);
-        let device = Device {
+        let mut device = Device {
             id,
             name: text(&record.name),
             driver: (!driver.is_empty()).then_some(driver),
@@ -262,8 +271,11 @@ impl Decoder {
             seg_boundary_mask: (limits.seg_boundary_mask != 0).then_some(limits.seg_boundary_mask),
             max_segment_size: (limits.max_segment_size != 0).then_some(limits.max_segment_size),
             min_align_mask: u64::from(limits.min_align_mask),
-            untrusted: None,
+            ..Device::new(0, "")
         };
+        if let Some(state) = &self.state {
+            state.look(record.device, &mut device);
+        }
         if known.is_some() && correct.is_none() {
             self.faults.changed_devices.push(device.name.clone());
         }
@@ -341,7 +353,9 @@ impl Decoder {
     }
 
     fn event(&mut self, wire: &wire::Event) -> Option<Event> {
-        self.faults.sg_truncated += u64::from(wire.sg_excess);
+        if wire.has & has::SG != 0 {
+            self.faults.sg_truncated += u64::from(wire.more);
+        }
         let time = self.time(wire);
         let (cpu, tid) = (u32::from(wire.cpu), wire.tid);
         if wire.kind == kind::LOST {
@@ -370,6 +384,7 @@ impl Decoder {
         };
         match op {
             Op::SlotAlloc | Op::SlotFailed => {
+                event.used = (wire.has & has::USED != 0).then_some(u64::from(wire.more));
                 event.tlb_addr = target;
                 event.align_mask = Some(u64::from(wire.align_mask));
                 let pad = if self.pads {

@@ -53,11 +53,43 @@ pub fn discover(btf: &Btf, symbols: &Symbols) -> (Layout, Vec<String>) {
     };
     layout.page_offset_base = symbol("page_offset_base", "coherent buffers have no CPU address");
     layout.vmemmap_base = symbol("vmemmap_base", "elements of scatterlists have no CPU address");
+    match used(btf, symbols) {
+        Some(Used::Number(address)) => layout.used = address,
+        Some(Used::Areas { areas, nareas, used, size }) => {
+            (layout.areas, layout.nareas, layout.area_used, layout.area_size) = (areas, nareas, used, size);
+        }
+        None => missing.push("no count of used slots: refusals do not say how full the pool was".to_owned()),
+    }
     if layout.page_size == ABSENT {
         missing.push("no struct page: elements of scatterlists have no CPU address".to_owned());
         layout.vmemmap_base = 0;
     }
     (layout, missing)
+}
+
+/// Where the kernel counts the slots in use that it tells of in *buffer is full* (SPEC 6.7).
+enum Used {
+    /// In one number.
+    Number(u64),
+    /// In each area.
+    Areas { areas: u64, nareas: u64, used: u32, size: u32 },
+}
+
+fn used(btf: &Btf, symbols: &Symbols) -> Option<Used> {
+    let Some(mem) = symbols.address("io_tlb_default_mem") else {
+        return symbols.address("io_tlb_used").map(Used::Number);
+    };
+    let member = |member: &str| btf.offset_of("io_tlb_mem", member).map(|offset| mem + u64::from(offset));
+    if let Some(total) = member("total_used") {
+        return Some(Used::Number(total));
+    }
+    match (member("areas"), member("nareas")) {
+        (Some(areas), Some(nareas)) => {
+            let (used, size) = (btf.offset_of("io_tlb_area", "used")?, btf.size_of("io_tlb_area")?);
+            Some(Used::Areas { areas, nareas, used, size })
+        }
+        _ => member("used").map(Used::Number),
+    }
 }
 
 /// Which parameters `swiotlb_tbl_map_single` has; `None` for a form this version does not know (SPEC 1, end).

@@ -35,6 +35,7 @@ use trace::{Device, Meta, SnapshotSlot, Writer};
 
 use crate::attach::{self, Choice};
 use crate::decode::Decoder;
+use crate::device::Devices;
 use crate::doctor::observes;
 use crate::error::CollectorError;
 use crate::flight::{Flown, Keeper};
@@ -207,6 +208,10 @@ impl Recorder {
         };
         let pads = kernel.pool_layout().is_ok_and(|l| l.pads.is_some());
         let mut decoder = Decoder::new(clock_base.monotonic_ns, pools.clone(), pads);
+        // What cannot be opened was said of the snapshot.
+        if let Ok(memory) = Kcore::open() {
+            decoder.look_with(Devices::new(btf, &kernel.symbols, memory));
+        }
         early.events.iter().enumerate().for_each(|(cpu, &events)| decoder.leave_out(cpu, events));
         let first = early.kept.iter().filter_map(|record| decoder.record(record)).collect();
         for slot in &slots {

@@ -5,7 +5,7 @@ use std::fs;
 use std::ops::Range;
 
 /// The symbols this crate asks for; keeping only these makes the table small.
-const WANTED: [&str; 12] = [
+const WANTED: [&str; 13] = [
     "vmemmap_base",
     "page_offset_base",
     "io_tlb_default_mem",
@@ -18,11 +18,15 @@ const WANTED: [&str; 12] = [
     "xen_p2m_addr",
     "xen_p2m_size",
     "swiotlb_force",
+    "pci_bus_type",
 ];
 
 /// Addresses of the wanted symbols that this kernel shows.
 #[derive(Debug, Default)]
-pub struct Symbols(HashMap<&'static str, u64>);
+pub struct Symbols {
+    wanted: HashMap<&'static str, u64>,
+    dma_ops: Vec<(u64, String)>,
+}
 
 impl Symbols {
     /// Reads /proc/kallsyms; empty without the right to see addresses (root and kernel.kptr_restrict < 2).
@@ -32,29 +36,39 @@ impl Symbols {
     }
 
     fn parse(text: &str) -> Self {
-        let mut found = HashMap::new();
+        let mut found = Self::default();
         for line in text.lines() {
             let mut words = line.split_ascii_whitespace();
             let (Some(address), Some(_), Some(name)) = (words.next(), words.next(), words.next()) else { continue };
-            if let Some(wanted) = WANTED.iter().find(|w| **w == name)
+            let wanted = WANTED.iter().find(|w| **w == name);
+            if (wanted.is_some() || name.ends_with("dma_ops"))
                 && let Ok(address @ 1..) = u64::from_str_radix(address, 16)
             {
-                found.entry(*wanted).or_insert(address);
+                match wanted {
+                    Some(wanted) => _ = found.wanted.entry(*wanted).or_insert(address),
+                    None => found.dma_ops.push((address, name.to_owned())),
+                }
             }
         }
-        Self(found)
+        found
     }
 
     /// A symbol's address.
     #[must_use]
     pub fn address(&self, name: &str) -> Option<u64> {
-        self.0.get(name).copied()
+        self.wanted.get(name).copied()
     }
 
     /// Whether addresses can be seen at all.
     #[must_use]
     pub fn visible(&self) -> bool {
-        !self.0.is_empty()
+        !self.wanted.is_empty()
+    }
+
+    /// Tables of DMA functions, by address.
+    #[must_use]
+    pub fn dma_ops(&self) -> &[(u64, String)] {
+        &self.dma_ops
     }
 }
 

@@ -13,6 +13,12 @@ pub struct Layout {
     pub vmemmap_base: u64,
     /// Address of the symbol `page_offset_base`, 0 when unknown: coherent buffers then have no original addresses.
     pub page_offset_base: u64,
+    /// Address of the number of slots in use in the default pool, 0 when it has none (or is unknown): see `areas`.
+    pub used: u64,
+    /// Address of the pointer to the default pool's areas, whose numbers together are the same; 0 when not needed.
+    pub areas: u64,
+    /// Address of the number of areas.
+    pub nareas: u64,
     /// `struct device`: kobj.name.
     pub device_name: u32,
     /// `struct device`: driver.
@@ -53,6 +59,10 @@ pub struct Layout {
     pub page_size: u32,
     /// Parameters of `swiotlb_tbl_map_single`, as one of the `TBL_MAP_*` forms.
     pub tbl_map_form: u32,
+    /// `struct io_tlb_area`: used.
+    pub area_used: u32,
+    /// Size of `struct io_tlb_area`.
+    pub area_size: u32,
 }
 
 /// `swiotlb_tbl_map_single(dev, orig, size, align_mask, dir, attrs)`: 6.10 and newer.
@@ -67,6 +77,9 @@ impl Layout {
     pub const EMPTY: Self = Self {
         vmemmap_base: 0,
         page_offset_base: 0,
+        used: 0,
+        areas: 0,
+        nareas: 0,
         device_name: ABSENT,
         device_driver: ABSENT,
         device_dma_mask: ABSENT,
@@ -87,5 +100,7 @@ impl Layout {
         sgt_orig_nents: ABSENT,
         page_size: ABSENT,
         tbl_map_form: ABSENT,
+        area_used: ABSENT,
+        area_size: ABSENT,
     };
 }

@@ -40,7 +40,7 @@ pub struct Settings {
     pub aggregate: u32,
     /// `BY_*`: which of [`Globs`] are to be asked.
     pub names: u32,
-    /// 1: copies of the programs are attached, to tell of hits that the kernel skips.
+    /// 1: copies of all programs are attached, to tell of hits that the kernel skips; 0: of that for releases only.
     pub copies: u32,
     /// How many devices can have sums.
     pub devices: u32,

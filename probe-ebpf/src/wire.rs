@@ -10,7 +10,7 @@
 //!  32 │ target (dma_addr, or tlb_addr)        │
 //!  40 │ size                                  │
 //!  48 │ attrs             │ align_mask        │
-//!  56 │ sg_index│ has     │ sg_excess         │
+//!  56 │ sg_index│ has     │ more              │
 //!  64 │ latency_ns        │ stack             │
 //!     └─────────┴─────────┴───────────────────┘
 //! ```
@@ -60,9 +60,11 @@ pub mod has {
     pub const LATENCY: u16 = 8;
     /// `stack` is known.
     pub const STACK: u16 = 16;
+    /// `more` is known, of refused slots.
+    pub const USED: u16 = 32;
 }
 
-/// Longest scatterlist that is walked; of longer ones the rest is counted in [`Event::sg_excess`].
+/// Longest scatterlist that is walked; of longer ones the rest is counted in [`Event::more`].
 pub const SG_MAX: u32 = 256;
 /// The same where the kernel's verifier has to go through every step.
 pub const SG_BOUNDED: u32 = 128;
@@ -98,8 +100,9 @@ pub struct Event {
     pub sg_index: u16,
     /// Bits of [`has`].
     pub has: u16,
-    /// Elements of this scatterlist that were not walked; only on its first record.
-    pub sg_excess: u32,
+    /// Of a scatterlist's first record, its elements that were not walked; of refused slots, those in use then, when
+    /// [`has::USED`].
+    pub more: u32,
     /// How long the call took, where both its ends are seen; all ones when longer than fits.
     pub latency_ns: u32,
     /// Key of the kernel stack in the map `STACKS`.

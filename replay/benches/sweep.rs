@@ -91,7 +91,7 @@ fn synthetic_load(events: usize) -> Load {
         seg_boundary_mask: None,
         max_segment_size: None,
         min_align_mask,
-        untrusted: None,
+        ..Device::new(0, "")
     };
     let devices = [device(0, "nvme", 0xfff, u64::MAX), device(1, "net", 0, u64::MAX), device(2, "ide", 0, 0xffff_ffff)];
     let mut builder = Load::builder(&devices, &Surroundings::default());

@@ -237,7 +237,7 @@ mod tests {
             seg_boundary_mask: None,
             max_segment_size: None,
             min_align_mask: 0,
-            untrusted: None,
+            ..Device::new(0, "")
         }
     }
 

@@ -333,7 +333,7 @@ fn growing(policy: &str, dma_mask: u64, maps: u64) -> Outcome {
         seg_boundary_mask: None,
         max_segment_size: None,
         min_align_mask: 0,
-        untrusted: None,
+        ..Device::new(0, "")
     };
     let map = |i: u64| Event {
         orig_addr: Some(0x20_0000),

@@ -300,7 +300,7 @@ fn device(id: u32, mask: u64, boundary: u64, min_align_mask: u64) -> Device {
         seg_boundary_mask: Some(boundary),
         max_segment_size: None,
         min_align_mask,
-        untrusted: None,
+        ..Device::new(0, "")
     }
 }
 

@@ -28,7 +28,7 @@ fn device(id: u32, name: &str) -> Device {
         seg_boundary_mask: None,
         max_segment_size: None,
         min_align_mask: 0,
-        untrusted: None,
+        ..Device::new(0, "")
     }
 }
 

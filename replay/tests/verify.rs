@@ -20,7 +20,7 @@ fn devices() -> Vec<Device> {
         seg_boundary_mask: None,
         max_segment_size: None,
         min_align_mask,
-        untrusted: None,
+        ..Device::new(0, "")
     };
     vec![device(0, 0), device(1, 0xfff)]
 }

@@ -102,7 +102,7 @@ fn device(id: u32) -> Device {
         seg_boundary_mask: None,
         max_segment_size: None,
         min_align_mask: if id == 3 { 0 } else { 0xfff },
-        untrusted: None,
+        ..Device::new(0, "")
     }
 }
 

@@ -24,10 +24,42 @@ crate::record! {
         min_align_mask: u64 => Mask,
         /// A PCI device behind a port that users can plug into.
         untrusted: Option<bool> => Flag,
+        /// Its DMA sees what the CPU's caches hold; absent where that is so for all, as on x86.
+        coherent: Option<bool> => Flag,
+        /// An IOMMU translates its addresses: what it maps does not go through the direct path.
+        iommu: Option<bool> => Flag,
+        /// The kernel's table of DMA functions for it, by its symbol; `direct` when it has none of its own.
+        dma_ops: Option<String> => Text,
+        /// Where the bus sees memory elsewhere than the CPU, as CPU address, bus address and size; empty when nowhere.
+        dma_ranges: Option<String> => Text,
+        /// Its bounce pool: `default`, or the address of the one it has for itself.
+        pool: Option<String> => Text,
     }
 }
 
 impl Device {
+    /// A device with nothing but its key and name: 64 bits, no limits, nothing else known.
+    #[must_use]
+    pub fn new(id: u32, name: impl Into<String>) -> Self {
+        Self {
+            id,
+            name: name.into(),
+            driver: None,
+            dma_mask: Some(u64::MAX),
+            coherent_dma_mask: u64::MAX,
+            bus_dma_limit: 0,
+            seg_boundary_mask: None,
+            max_segment_size: None,
+            min_align_mask: 0,
+            untrusted: None,
+            coherent: None,
+            iommu: None,
+            dma_ops: None,
+            dma_ranges: None,
+            pool: None,
+        }
+    }
+
     /// The highest address the device reaches: the smaller non-zero of mask and bus limit (SPEC 6.1).
     #[must_use]
     pub fn reach(&self) -> u64 {

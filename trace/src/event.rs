@@ -92,6 +92,8 @@ crate::record! {
         latency_ns: Option<u64> => Duration,
         /// Key into stacks.parquet: the kernel's calls that led here; absent when it was not asked for or not to be had.
         stack: Option<u32> => Id,
+        /// Slots in use by the kernel's own count when it refused (only `slot_failed`).
+        used: Option<u64> => Slots,
         /// How many records were lost (only `lost`).
         count: Option<u64> => Count,
         /// Start of the gap that ends at time_ns (`lost`); of another event, whose record came late, the time of the first event of
@@ -121,6 +123,7 @@ impl Event {
             sg_index: None,
             latency_ns: None,
             stack: None,
+            used: None,
             count: None,
             since_ns: None,
         }

@@ -10,7 +10,7 @@ use crate::Pool;
 pub const TOOL: &str = "swioscope";
 
 /// The format this crate writes. A reader takes any minor version of its own major version.
-pub const FORMAT: Format = Format { major: 1, minor: 1 };
+pub const FORMAT: Format = Format { major: 1, minor: 2 };
 
 /// Version of the trace format; docs/trace-format.md has the compatibility promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -123,7 +123,7 @@ impl Build {
             seg_boundary_mask: None,
             max_segment_size: None,
             min_align_mask: 0,
-            untrusted: None,
+            ..Device::new(0, "")
         });
         id
     }

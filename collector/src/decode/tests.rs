@@ -33,7 +33,7 @@ fn event(kind: u8, target: u64) -> wire::Event {
         align_mask: 0x3fff,
         sg_index: 0,
         has: has::ORIG | has::TARGET,
-        sg_excess: 0,
+        more: 0,
         latency_ns: 0,
         stack: 0,
     }

@@ -2,7 +2,8 @@
 //!
 //! The kernel does not run a program while the same program runs on that CPU. Where tasks can be preempted (7.2, or
 //! `preempt=full`), one that is preempted inside a program makes the kernel skip everybody else's hits there until it goes on:
-//! 5 % of a loaded guest's. So each program has a copy behind it, another program to the kernel. The first notes which hit
+//! 5 % of a loaded guest's. Elsewhere it is interrupts that do so, and what they do most is give slots back. So each program, or
+//! that of releases alone, has a copy behind it, another program to the kernel. The first notes which hit
 //! it has told of; the copy tells of those that are not noted.
 //!
 //! A hit is still lost when its copies are taken too. Of all hits that the first ones were skipped for, those are lost that no
@@ -10,7 +11,7 @@
 //!
 //! # Cost
 //!
-//! An entry and two look-ups an event, where tasks can be preempted; elsewhere copies are not attached and this is dead code.
+//! An entry and two look-ups an event, where tasks can be preempted; elsewhere of releases only, and this is dead code for others.
 
 use core::ptr;
 
@@ -109,7 +110,7 @@ impl Hit {
 #[inline(always)]
 pub fn first(hook: Hook, address: impl FnOnce() -> u64, body: impl FnOnce() -> i32) -> i32 {
     let result = body();
-    if setting!(copies) != 0 {
+    if setting!(copies) != 0 || matches!(hook, Hook::SlotFree) {
         let address = address();
         Hit(hook, address).set(address);
     }

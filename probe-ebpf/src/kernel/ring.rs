@@ -78,7 +78,7 @@ fn blank(kind: u8, device: u64, time_ns: u64) -> Event {
         align_mask: 0,
         sg_index: 0,
         has: 0,
-        sg_excess: 0,
+        more: 0,
         latency_ns: 0,
         stack: 0,
     }

@@ -62,7 +62,7 @@ fn begin(ctx: &impl StackIdContext, list: &List, most: u32, event: Event) -> Wal
         paired: ents == nents,
         entry: sgl,
         vmemmap: read(layout!(vmemmap_base), 0),
-        event: stack::add(ctx, Event { sg_excess: excess, ..event }),
+        event: stack::add(ctx, Event { more: excess, ..event }),
     }
 }
 
@@ -134,7 +134,7 @@ unsafe extern "C" fn element(index: u32, walk: *mut Walk) -> i64 {
         event.has |= has::TARGET;
     }
     if index > 0 {
-        event.sg_excess = 0;
+        event.more = 0;
     }
     ring::write(event);
     if link & SG_END != 0 {

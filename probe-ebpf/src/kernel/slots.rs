@@ -24,7 +24,7 @@ use probe::{
 
 use crate::{
     again::{self, Hit, Hook},
-    device, latency, layout, read, ring, stack,
+    device, latency, layout, read, ring, setting, stack,
 };
 
 /// The arguments of `swiotlb_tbl_map_single`, whatever its form.
@@ -59,9 +59,34 @@ fn slot_alloc(ctx: &impl StackIdContext, request: &Request, tlb_addr: u64) {
         } else {
             latency::took_since(request.began_ns, event)
         };
+        let event = if tlb_addr == u64::MAX && setting!(aggregate) == 0 && layout!(used) | layout!(areas) != 0 {
+            Event { more: used() as u32, has: event.has | has::USED, ..event }
+        } else {
+            event
+        };
         ring::write(stack::add(ctx, event));
     }
 }
+
+/// Slots in use now, as the kernel counts them: a little later than when it refused.
+#[inline(always)]
+fn used() -> u64 {
+    if layout!(areas) == 0 {
+        return read(layout!(used), 0);
+    }
+    let (areas, nareas) = (read::<u64>(layout!(areas), 0), read::<u32>(layout!(nareas), 0));
+    let mut used = 0;
+    for area in 0..AREAS {
+        if area >= nareas {
+            break;
+        }
+        used += read::<u64>(areas + u64::from(area * layout!(area_size)), layout!(area_used));
+    }
+    used
+}
+
+/// Areas looked at; kernels that count in areas alone are older than machines with more.
+const AREAS: u32 = 256;
 
 #[inline(always)]
 fn slot_free(ctx: &impl EbpfContext, device: u64, tlb_addr: u64) {

@@ -27,7 +27,7 @@ fn device(id: u32, min_align_mask: u64) -> Device {
         seg_boundary_mask: None,
         max_segment_size: None,
         min_align_mask,
-        untrusted: None,
+        ..Device::new(0, "")
     }
 }
 

@@ -19,7 +19,7 @@ pub fn device(id: u32, dma_mask: u64) -> Device {
         seg_boundary_mask: None,
         max_segment_size: None,
         min_align_mask: 0,
-        untrusted: None,
+        ..Device::new(0, "")
     }
 }
 

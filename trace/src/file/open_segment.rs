@@ -31,7 +31,7 @@ const FIXED_BYTES: usize = 24;
 /// How a direction that is not there is written.
 const NO_DIRECTION: u8 = 0xff;
 /// How many values an event may have besides the fixed ones.
-const OPTIONAL: usize = 12;
+const OPTIONAL: usize = 13;
 
 /// The bytes an open segment of this number begins with.
 #[must_use]
@@ -242,6 +242,7 @@ fn encode(event: &Event, out: &mut Vec<u8>) {
         sg_index,
         latency_ns,
         stack,
+        used,
         count,
         since_ns,
     } = event;
@@ -258,6 +259,7 @@ fn encode(event: &Event, out: &mut Vec<u8>) {
         since_ns,
         latency_ns,
         stack.map(u64::from),
+        used,
     ];
     let present = optional.iter().enumerate().fold(0_u16, |mask, (bit, v)| mask | u16::from(v.is_some()) << bit);
     let mut fixed = [0; FIXED_BYTES];
@@ -307,6 +309,7 @@ fn decode(bytes: &[u8]) -> Option<(Event, usize)> {
         since_ns,
         latency_ns,
         stack,
+        used,
     ] = optional;
     let event = Event {
         time_ns: u64_at(fixed, 4)?,
@@ -325,6 +328,7 @@ fn decode(bytes: &[u8]) -> Option<(Event, usize)> {
         sg_index: sg_index.map(u32::try_from).transpose().ok()?,
         latency_ns,
         stack: stack.map(u32::try_from).transpose().ok()?,
+        used,
         count,
         since_ns,
     };

@@ -40,7 +40,7 @@ fn device(id: u32) -> Device {
         seg_boundary_mask: None,
         max_segment_size: Some(65536),
         min_align_mask: 0xfff,
-        untrusted: None,
+        ..Device::new(0, "")
     }
 }
 

@@ -26,7 +26,7 @@ fn names() -> Names {
         seg_boundary_mask: None,
         max_segment_size: None,
         min_align_mask: 0,
-        untrusted: None,
+        ..Device::new(0, "")
     };
     let devices = [device(0, "0000:00:04.0", "nvme"), device(1, "0000:00:1f.2", "ahci")];
     let tasks = [Task { tid: 42, since_ns: 0, pid: 42, comm: "fio".to_owned() }];
@@ -141,6 +141,7 @@ fn flags_stand_alone() {
         max_segment_size: None,
         min_align_mask: 0,
         untrusted,
+        ..Device::new(0, "")
     };
     let filter = Filter::<Device>::parse("untrusted").unwrap();
     assert!(filter.matches(&device(Some(true))));

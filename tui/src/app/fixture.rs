@@ -22,7 +22,7 @@ fn device(id: u32, driver: &str, dma_mask: u64, min_align_mask: u64) -> Device {
         seg_boundary_mask: None,
         max_segment_size: Some(65536),
         min_align_mask,
-        untrusted: None,
+        ..Device::new(0, "")
     }
 }
 
