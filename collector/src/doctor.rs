@@ -5,6 +5,7 @@ use trace::Pool;
 use trace::meta::{Host, Xen};
 
 use crate::attach::{self, Choice};
+use crate::host;
 use crate::kernel::{self, Kernel};
 use crate::options::Mode;
 use crate::privilege;
@@ -118,7 +119,12 @@ pub fn doctor() -> Doctor {
     let events = match (&kernel.btf, allowed) {
         (Ok(btf), true) => match try_events(btf, &kernel) {
             Ok(events) => {
-                checks.push(check("probe", true, true, "the kernel takes it", ""));
+                let taken = if host::preempts() {
+                    "the kernel takes it; it preempts tasks inside it, and skips a program then: each gets a copy that tells of those events"
+                } else {
+                    "the kernel takes it"
+                };
+                checks.push(check("probe", true, true, taken, ""));
                 events
             }
             Err(why) => {

@@ -203,9 +203,14 @@ impl Checker {
     }
 
     fn predicts(&mut self, event: &SlotEvent) -> bool {
+        self.predicts_on(event, event.cpu)
+    }
+
+    /// The same, had the request been made on that CPU.
+    fn predicts_on(&mut self, event: &SlotEvent, cpu: u32) -> bool {
         match event.what {
             What::Alloc(request, limits, _) | What::Failed(request, limits) => {
-                let predicted = self.predict(self.area_of_cpu(request.cpu), &request, &limits);
+                let predicted = self.predict(self.area_of_cpu(cpu), &request, &limits);
                 self.agrees(event, predicted)
             }
             What::Free(_) => true,

@@ -8,11 +8,11 @@ use anyhow::{Context as _, Result};
 use crate::lab::{Guest, Kernel, Load};
 use crate::{build, cache, package, process, setup};
 
-/// Tracers that the same system calls are measured with.
+/// Tracers that the same calls are measured with.
 const RIVALS: [(&str, &str); 2] = [("bpftrace", "bpftrace"), ("perf", "linux-perf")];
 const TRACEFS: &str = "/sys/kernel/tracing";
 
-/// Measures on this machine: system calls stand for DMA, which a build machine seldom has.
+/// Measures on this machine: a tracepoint that is passed at will stands for DMA, which a build machine seldom has.
 ///
 /// # Errors
 /// It does not build, or may not use BPF here.
@@ -38,13 +38,13 @@ pub fn capture_here() -> Result<()> {
     measured
 }
 
-/// What a guest does: the system calls, fewer of them; what the verifier makes of each program; a load with and without a
+/// What a guest does: the same calls, fewer of them; what the verifier makes of each program; a load with and without a
 /// recorder, in turns.
 const JOB: &str = r#"
-echo "== system calls"
+echo "== calls"
 capture-cost 3000
 echo "== instructions the verifier looked at"
-NO_COLOR=1 RUST_LOG=collector=debug swioscope doctor 2>&1 >/dev/null | sed -n 's/.*program="\([a-z_]*\)" verified_instructions=\([0-9]*\) milliseconds=\([0-9]*\) ok=true/  \1 \2 (\3 ms)/p'
+NO_COLOR=1 RUST_LOG=collector=debug swioscope doctor 2>&1 >/dev/null | sed -n 's/.*program="\([a-z_0-9]*\)" verified_instructions=\([0-9]*\) milliseconds=\([0-9]*\) ok=true/  \1 \2 (\3 ms)/p'
 echo "== NVMe, alone and recorded, in turns"
 load="lab-load --device /dev/load/nvme --threads 4 --ops 3000"
 for round in 1 2 3; do

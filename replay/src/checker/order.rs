@@ -175,7 +175,12 @@ impl Checker {
         while applied.len() < DEPTH {
             let fits = |this: &mut Self, i: usize| {
                 let other = events[i];
-                let undo = if this.predicts(&other) { this.try_apply(&other) } else { None };
+                // It may have gone to another CPU meanwhile.
+                let undo = if this.predicts(&other) || other.cpu != event.cpu && this.predicts_on(&other, event.cpu) {
+                    this.try_apply(&other)
+                } else {
+                    None
+                };
                 undo.map(|undo| Applied { event: other, undo })
             };
             let Some((lane, next)) = heads.iter().enumerate().find_map(|(lane, queue)| {
