@@ -287,6 +287,9 @@ fn met(trace: &Trace, at: u64, slots: &Event, story: &mut Story) -> Result<Optio
 /// Fills in what a moment tells.
 pub(super) fn of_moment(trace: &Trace, story: &mut Story, moment: &Moment, slots: Option<&Event>) {
     story.pool = moment.pools.get(moment.pool).map(|pool| state(pool, moment));
+    if let (Some(counted), Some(pool)) = (slots.and_then(|slots| slots.used), &story.pool) {
+        story.arithmetic.push(words::counted(counted, pool.used, pool.slots));
+    }
     if let Some(refusal) = &moment.refusal {
         story.rules.push(words::cause(refusal.cause));
         story.arithmetic.extend(words::refusal(refusal));

@@ -121,6 +121,12 @@ pub(super) fn is_never(cause: Cause) -> bool {
     )
 }
 
+/// How full the pool was by the kernel's own count, beside what the events come to.
+pub(super) fn counted(kernel: u64, events: u64, slots: u64) -> String {
+    let so = format!("the kernel itself counted {} of {} slots in use", count(kernel), count(slots));
+    if kernel == events { so } else { format!("{so}; by the events it was {}", count(events)) }
+}
+
 /// The arithmetic of a refusal, a line a step.
 pub(super) fn refusal(told: &Refusal) -> Vec<String> {
     let mut out = slots_needed(told.size, told.offset, told.slots);

@@ -116,10 +116,12 @@ fn what_was_held_before_and_what_was_lost_is_said() {
     b.meta.losses.ring_full = 7;
     b.lost(7);
     let mut event = trace::Event::new(Op::SlotFailed, b.now + 1, 0, 42, disk);
-    (event.orig_addr, event.size) = (Some(HIGH), Some(64 << 10));
+    (event.orig_addr, event.size, event.used) = (Some(HIGH), Some(64 << 10), Some(107));
     b.events.push(event);
     let built = b.finish();
     let story = tell(&built.trace, 1);
+    let counted = "the kernel itself counted 107 of 128 slots in use; by the events it was 100";
+    assert!(story.arithmetic.iter().any(|line| line == counted), "{story:#?}");
     assert_eq!((story.holders[0].device.as_str(), story.holders[0].slots), ("before the recording", 100));
     let text = story.text();
     assert!(text.contains("7 events were lost while recording"), "{text}");
