@@ -8,9 +8,13 @@ use probe::{
 
 use crate::{filter, ring, setting};
 
-/// Stacks by a hash of themselves; user space sets the size. Two that fall on one place are one stack missed.
+/// Stacks by a hash of themselves; user space sets the size. One that falls on another's place is kept without its innermost
+/// call, which is nearly always the same; when that has no place either it is missed.
 #[map]
 static STACKS: StackTrace = StackTrace::with_max_entries(1024, 0);
+
+/// Calls to leave out.
+const SKIP_ONE: u64 = 1;
 
 /// The event with the stack that led to it, when it is one to have a stack.
 ///
@@ -23,7 +27,7 @@ pub fn add(ctx: &impl StackIdContext, event: Event) -> Event {
     if setting!(stacks) == STACKS_NONE || !(all || filter::failed(&event)) {
         return event;
     }
-    match ctx.get_stackid(&STACKS, 0) {
+    match ctx.get_stackid(&STACKS, 0).or_else(|_| ctx.get_stackid(&STACKS, SKIP_ONE)) {
         Ok(stack) => Event { stack: stack as u32, has: event.has | has::STACK, ..event },
         Err(_) => {
             ring::count_stack_missed();
