@@ -156,6 +156,12 @@ impl Profile {
         self.start == start && self.limits == *limits
     }
 
+    /// How the generation searches.
+    #[inline]
+    pub fn search(&self) -> Search {
+        self.rules.search
+    }
+
     /// What a request comes to.
     #[inline]
     pub fn plan(&self, request: &Request) -> Plan {

@@ -270,6 +270,13 @@ impl SlotPool {
         &mut self.bounds
     }
 
+    /// Whether a run ends with the pool and inside a segment (SPEC 4).
+    #[inline]
+    pub(crate) fn has_ragged_end(&self, run: Run) -> bool {
+        let end = self.geometry.nslabs;
+        run.first + run.n == end && !end.is_multiple_of(self.segment_slots)
+    }
+
     /// Remembers that a segment has no such run as was wanted.
     pub(crate) fn disappoint(&mut self, segment: usize, wanted: &Wanted) {
         let Some(Segment { free, bound, .. }) = self.segments.get_mut(segment) else { return };
@@ -361,6 +368,7 @@ impl SlotPool {
     }
 
     /// Gives an allocation's slots back; the cursor stays (SPEC 4).
+    #[inline]
     pub(crate) fn release(&mut self, run: Run) {
         if self.segment_slots == SEG {
             let (number, at) = ((run.first / SEG) as usize, (run.first % SEG) as u32);

@@ -12,13 +12,13 @@ mod read;
 use std::fmt::{self, Write};
 use std::time::Duration;
 
-use crate::allocator::{Allocator, Stop};
+use crate::allocator::{Allocator, Known, Stop, Taken};
 use crate::machine::{FrameTable, Machine, Mapped, Platform, PlatformKind, PlatformSpec, Reason};
 use crate::pages::Buddy;
 use crate::param;
 use crate::plan::{Limits, Request};
 use crate::policy::{Base, Policy, PolicyError};
-use crate::pool::Geometry;
+use crate::pool::{Geometry, Run};
 use crate::refusal::Cause;
 use platform::Told;
 use read::{Fields, Reader};
@@ -296,6 +296,8 @@ impl Timing {
 struct Play<'a> {
     script: &'a Script,
     machine: Machine,
+    /// The devices and masks that ask, by number; none where the allocator has more to ask of each request.
+    known: Vec<Known>,
     live: Vec<Live>,
     /// Bus addresses by place; Xen sets only, elsewhere it is the bounce buffer's own.
     dma_addrs: Vec<u64>,
@@ -303,14 +305,27 @@ struct Play<'a> {
     refused: u64,
 }
 
-/// What is mapped at a place: the address of its bounce buffer, or one that no bounce buffer has. A word, since a replay
-/// waits for these more than for anything else once the mappings alive do not fit the cache.
+/// What is mapped at a place: which slots if those who ask are known, else the address of its bounce buffer; or what
+/// neither can be. A word, since a replay waits for these more than for anything else once the mappings alive do not
+/// fit the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Live(u64);
 
 impl Live {
     const NOTHING: Self = Self(u64::MAX);
     const DIRECT: Self = Self(u64::MAX - 1);
+
+    /// Slots of a pool: there are far fewer than 256 pools and no more than 128 slots.
+    #[inline]
+    fn slots(taken: &Taken) -> Self {
+        Self(u64::from(taken.first_slot) | u64::from(taken.nslots) << 32 | u64::from(taken.pool) << 48)
+    }
+
+    /// The pool, and which of its slots.
+    #[inline]
+    fn run(self) -> (usize, Run) {
+        ((self.0 >> 48) as usize, Run { first: self.0 & 0xffff_ffff, n: self.0 >> 32 & 0xffff })
+    }
 }
 
 /// What a step is answered.
@@ -327,9 +342,12 @@ enum Answer {
 
 impl<'a> Play<'a> {
     fn new(script: &'a Script, policy: &Policy) -> Result<Self, ScriptError> {
+        let machine = script.machine(policy)?;
+        let known = |asker: &Asker| if script.xen { None } else { machine.know(&asker.limits) };
         Ok(Self {
             script,
-            machine: script.machine(policy)?,
+            known: script.askers.iter().map(known).collect::<Option<_>>().unwrap_or_default(),
+            machine,
             live: vec![Live::NOTHING; script.alive],
             dma_addrs: vec![0; if script.xen { script.alive } else { 0 }],
             refused: 0,
@@ -340,32 +358,46 @@ impl<'a> Play<'a> {
     fn run(&mut self, steps: &[Step]) {
         for step in steps {
             // Nearly all steps of nearly all scripts, without the making of answers.
-            if let Step::Map { kind: Kind::Map, place, asker, cpu, orig_addr, size } = *step {
-                let Asker { ref limits, align_mask } = self.script.askers[asker as usize];
-                let taken = self.machine.allocate(&Request { orig_addr, size, align_mask, cpu }, limits);
-                self.refused += u64::from(taken.is_err());
-                self.live[place as usize] = taken.map_or(Live::NOTHING, |taken| Live(taken.tlb_addr));
-            } else if let Step::Unmap { kind: Kind::Map, place: Some(place), asker } = *step {
-                let limits = &self.script.askers[asker as usize].limits;
-                let live = std::mem::replace(&mut self.live[place as usize], Live::NOTHING);
-                if live != Live::NOTHING {
-                    self.machine.unmap_at(live.0, limits);
+            match *step {
+                Step::Map { kind: Kind::Map, place, asker, cpu, orig_addr, size }
+                    if let Some(known) = self.known.get(asker as usize) =>
+                {
+                    let align_mask = self.script.askers[asker as usize].align_mask;
+                    let taken = self.machine.allocate_known(known, &Request { orig_addr, size, align_mask, cpu });
+                    self.refused += u64::from(taken.is_err());
+                    self.live[place as usize] = taken.map_or(Live::NOTHING, |taken| Live::slots(&taken));
                 }
-            } else {
-                self.step(step);
+                Step::Unmap { kind: Kind::Map, place: Some(place), .. } if !self.known.is_empty() => {
+                    self.release(place);
+                }
+                _ => {
+                    self.step(step);
+                }
             }
         }
+    }
+
+    /// Gives back what a known device has at a place; `false` when that is nothing.
+    #[inline(always)]
+    fn release(&mut self, place: u32) -> bool {
+        let live = std::mem::replace(&mut self.live[place as usize], Live::NOTHING);
+        if live == Live::NOTHING {
+            return false;
+        }
+        let (pool, run) = live.run();
+        self.machine.release_known(pool, run);
+        true
     }
 
     fn step(&mut self, step: &Step) -> Answer {
         match *step {
             Step::Map { kind, place, asker, cpu, orig_addr, size } => {
                 let Asker { ref limits, align_mask } = self.script.askers[asker as usize];
-                let mapped = self.map(kind, &Request { orig_addr, size, align_mask, cpu }, limits);
+                let mapped = self.map(kind, &Request { orig_addr, size, align_mask, cpu }, asker, limits);
                 self.live[place as usize] = match mapped {
                     Ok(Mapped::Bounced { taken, dma_addr, .. }) => {
                         self.remember(place, dma_addr);
-                        Live(taken.tlb_addr)
+                        if self.known.is_empty() { Live(taken.tlb_addr) } else { Live::slots(&taken) }
                     }
                     Ok(Mapped::Direct { dma_addr }) => {
                         self.remember(place, dma_addr);
@@ -377,6 +409,9 @@ impl<'a> Play<'a> {
                     }
                 };
                 return Answer::Map(mapped);
+            }
+            Step::Unmap { place: Some(place), .. } if !self.known.is_empty() => {
+                return if self.release(place) { Answer::Unmapped } else { Answer::Nothing };
             }
             Step::Unmap { kind, place: Some(place), asker } => {
                 let limits = &self.script.askers[asker as usize].limits;
@@ -409,10 +444,13 @@ impl<'a> Play<'a> {
         }
     }
 
-    fn map(&mut self, kind: Kind, request: &Request, limits: &Limits) -> Result<Mapped, Stop> {
+    fn map(&mut self, kind: Kind, request: &Request, asker: u32, limits: &Limits) -> Result<Mapped, Stop> {
         match kind {
             Kind::Map => {
-                let taken = self.machine.allocate(request, limits)?;
+                let taken = match self.known.get(asker as usize) {
+                    Some(known) => self.machine.allocate_known(known, request),
+                    None => self.machine.allocate(request, limits),
+                }?;
                 Ok(Mapped::Bounced { dma_addr: taken.tlb_addr, taken, reason: Reason::Forced })
             }
             Kind::Smap => self.machine.bounce(request, limits, Reason::Forced),
