@@ -111,34 +111,51 @@ pub(crate) fn first_in_step(
     to: u64,
     step: u32,
     n: u32,
-    boundaries: Boundaries,
+    boundaries: &Boundaries,
 ) -> Option<u64> {
-    let allowed = boundaries.of_runs(n, pool);
-    let chain = bits::every(step, from);
-    let first = from / SEG;
-    let fits = |starts: u128, base: u64| {
-        let before_end = bits::below((to - base).min(SEG) as u32);
-        starts & chain & allowed.in_segment(base) & before_end
-    };
-    let mut next = first as usize;
     // Mostly what is left behind the last allocation in its segment will do, so bounds are not asked about that.
-    if from % SEG >= u64::from(step) {
-        let starts = bits::starts(pool.segment(next), n);
-        let found = fits(starts, first * SEG) & !bits::below((from % SEG) as u32);
-        if found != 0 {
-            return Some(first * SEG + u64::from(found.trailing_zeros()));
-        }
-        next += 1;
+    if from % SEG < u64::from(step) {
+        return in_segments(pool, from, from, to, step, n, boundaries);
     }
+    let at = (from % SEG) as u32;
+    let starts = bits::starts(pool.segment((from / SEG) as usize), n) & bits::every(step, from) & !bits::below(at);
+    let found = if boundaries.are_outside(n, pool) && to % SEG == 0 {
+        starts
+    } else {
+        let base = from - u64::from(at);
+        starts & boundaries.of_runs(n, pool).in_segment(base) & bits::below((to - base).min(SEG) as u32)
+    };
+    if found == 0 {
+        return in_segments(pool, (from / SEG + 1) * SEG, from, to, step, n, boundaries);
+    }
+    Some(from - u64::from(at) + u64::from(found.trailing_zeros()))
+}
+
+/// As [`first_in_step`], from the segment on that `next` lies in.
+#[inline(never)]
+fn in_segments(
+    pool: &mut SlotPool,
+    next: u64,
+    from: u64,
+    to: u64,
+    step: u32,
+    n: u32,
+    boundaries: &Boundaries,
+) -> Option<u64> {
+    let chain = bits::every(step, from);
+    let allowed = if boundaries.are_outside(n, pool) && to % SEG == 0 { None } else { Some(boundaries.of_runs(n, pool)) };
     let wanted = Wanted::new(n, from, step);
-    let mut scan = Scan::new(next, to.div_ceil(SEG) as usize);
+    let mut scan = Scan::new((next / SEG) as usize, to.div_ceil(SEG) as usize);
     while let Some((group, mut hits)) = pool.bounds_mut().next_hits(&mut scan, &wanted) {
         while hits != 0 {
             let segment = group + hits.trailing_zeros() as usize;
             hits &= hits - 1;
             let base = segment as u64 * SEG;
             let starts = bits::starts(pool.segment(segment), n);
-            let found = fits(starts, base);
+            let mut found = starts & chain;
+            if let Some(allowed) = &allowed {
+                found &= allowed.in_segment(base) & bits::below((to - base).min(SEG) as u32);
+            }
             if found != 0 {
                 return Some(base + u64::from(found.trailing_zeros()));
             }
@@ -179,7 +196,7 @@ impl Sweep<'_> {
         let first = self.next_match(from, to)?;
         let n = u32::try_from(self.plan.n).ok().filter(|&n| n <= SEGMENT_SLOTS)?;
         match self.plan.shape.step {
-            Some(step) => first_in_step(self.pool, self.base + first, self.base + to, step, n, self.plan.boundaries),
+            Some(step) => first_in_step(self.pool, self.base + first, self.base + to, step, n, &self.plan.boundaries),
             None => self.fit_by_slot(first, to),
         }
     }
@@ -248,14 +265,20 @@ impl Boundaries {
         ((self.shift + slot) & self.max_slots.wrapping_sub(1)).saturating_add(n) > self.max_slots
     }
 
+    /// Whether no run of `n` slots of a pool crosses one, as there is none inside the pool.
+    #[inline(always)]
+    pub fn are_outside(&self, n: u32, pool: &SlotPool) -> bool {
+        let first = self.shift & self.max_slots.wrapping_sub(1);
+        u64::from(n) <= self.max_slots && first + pool.geometry().nslabs <= self.max_slots
+    }
+
     /// For runs of `n` slots of a pool.
-    #[inline]
     pub fn of_runs(self, n: u32, pool: &SlotPool) -> Allowed {
         let Self { shift, max_slots } = self;
         let first = shift & max_slots.wrapping_sub(1);
         let everywhere = if u64::from(n) > max_slots {
             Some(0)
-        } else if first + pool.geometry().nslabs <= max_slots {
+        } else if self.are_outside(n, pool) {
             Some(u128::MAX)
         } else if max_slots <= SEG {
             // The first slots behind each boundary are allowed, up to the last from which a run reaches the next.
