@@ -190,7 +190,7 @@ impl Bounds {
     }
 
     /// The next segments that may do, all in one group: the number of its first, and which as bits.
-    #[inline]
+    #[inline(always)]
     pub fn next_hits(&mut self, scan: &mut Scan, wanted: &Wanted) -> Option<(usize, u64)> {
         while scan.next < scan.to {
             let (group, from) = (scan.next / GROUP, scan.next % GROUP);
@@ -210,7 +210,7 @@ impl Bounds {
     }
 
     /// The first group from `from` on that may hold a segment that may do.
-    #[inline]
+    #[inline(never)]
     fn next_group(&self, from: usize, wanted: &Wanted) -> Option<usize> {
         let (first, mut mask) = (from / GROUP, u64::MAX << (from % GROUP));
         for (number, groups) in self.groups.get(first..)?.iter().enumerate() {
@@ -223,6 +223,7 @@ impl Bounds {
         None
     }
 
+    #[inline(never)]
     fn lower_group(&mut self, group: usize, wanted: &Wanted) {
         let known = &mut self.known[group];
         *known = known.smaller(wanted.lowered());
@@ -230,6 +231,7 @@ impl Bounds {
     }
 
     /// The first segment in `from..to` that may do.
+    #[inline(never)]
     pub fn next(&mut self, from: usize, to: usize, wanted: &Wanted) -> Option<usize> {
         let (first, hits) = self.next_hits(&mut Scan::new(from, to), wanted)?;
         Some(first + hits.trailing_zeros() as usize)

@@ -56,7 +56,7 @@ pub struct SlotPool {
     /// First address after the pool.
     end: u64,
     area_slots: u64,
-    /// Bits to shift a slot number by to get its area, where areas are a power of two.
+    /// Bits to shift a slot number by to get its area, where areas are a power of two or there is but one.
     area_shift: Option<u32>,
     areas: Vec<AreaState>,
     segments: Vec<Segment>,
@@ -137,7 +137,10 @@ impl SlotPool {
             geometry,
             end: geometry.end(),
             area_slots,
-            area_shift: area_slots.is_power_of_two().then(|| area_slots.trailing_zeros()),
+            area_shift: match geometry.areas {
+                0 | 1 => Some(u64::BITS - 1),
+                _ => area_slots.is_power_of_two().then(|| area_slots.trailing_zeros()),
+            },
             areas: vec![AreaState::default(); geometry.areas.max(1) as usize],
             segments: vec![Segment::EMPTY; segments],
             bounds: Bounds::new(segments),
@@ -213,7 +216,7 @@ impl SlotPool {
             Some(shift) => slot >> shift,
             None => slot / self.area_slots.max(1),
         };
-        usize::try_from(area).unwrap_or(usize::MAX).min(self.areas.len() - 1)
+        (area as usize).min(self.areas.len() - 1)
     }
 
     /// Length of the free run from `slot` to the first busy slot or the end of the segment: the kernel's `list[slot]`.
@@ -278,6 +281,7 @@ impl SlotPool {
     }
 
     /// Remembers that a segment has no such run as was wanted.
+    #[inline(never)]
     pub(crate) fn disappoint(&mut self, segment: usize, wanted: &Wanted) {
         let Some(Segment { free, bound, .. }) = self.segments.get_mut(segment) else { return };
         self.bounds.lower(segment, bound, wanted, bits::longest_run(*free));

@@ -104,7 +104,7 @@ pub(crate) fn endless(pool: &mut SlotPool, area: usize, plan: &Plan) -> Option<E
 
 /// The first of the slots `from`, `from + step`, … below `to` that begins a free run of `n` slots (1 to 128) and crosses
 /// no boundary. `step` is a power of two up to 128, so a segment's share of these slots is a pattern of bits.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn first_in_step(
     pool: &mut SlotPool,
     from: u64,
