@@ -201,8 +201,11 @@ impl Bounds {
                 scan.next = base + GROUP;
                 return Some((base, hits));
             }
-            if all == 0 {
+            if all == 0 && (self.known[group].0 + wanted.add) & TOPS & 0xff << (8 * wanted.lane) != 0 {
                 self.lower_group(group, wanted);
+            }
+            if behind <= GROUP {
+                return None;
             }
             scan.next = self.next_group(group + 1, wanted)? * GROUP;
         }

@@ -50,7 +50,8 @@ pub(crate) fn find_on(pool: &mut SlotPool, area: usize, plan: &Plan, search: Sea
     let begin = plan.shape.begin(state.index, len);
     let stride = plan.shape.stride;
     let mut sweep = Sweep { base: area as u64 * len, pool, plan };
-    let hopeless = sweep.is_hopeless(len);
+    // A sweep made in vain has left little to be told apart.
+    let hopeless = !swept && sweep.is_hopeless(len);
     if hopeless && matches!(search, Search::A | Search::C | Search::D) {
         return Found::Nothing;
     }
