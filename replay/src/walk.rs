@@ -144,7 +144,8 @@ fn in_segments(
     boundaries: &Boundaries,
 ) -> Option<u64> {
     let chain = bits::every(step, from);
-    let allowed = if boundaries.are_outside(n, pool) && to % SEG == 0 { None } else { Some(boundaries.of_runs(n, pool)) };
+    let allowed =
+        if boundaries.are_outside(n, pool) && to % SEG == 0 { None } else { Some(boundaries.of_runs(n, pool)) };
     let wanted = Wanted::new(n, from, step);
     let mut scan = Scan::new((next / SEG) as usize, to.div_ceil(SEG) as usize);
     while let Some((group, mut hits)) = pool.bounds_mut().next_hits(&mut scan, &wanted) {
