@@ -100,9 +100,9 @@ pub(crate) fn starts(ones: u128, n: u32) -> u128 {
     let shifts = &SHIFTS[n as usize - 1 & 127];
     let longer = |left: u128, step: usize| left & left >> (shifts[step] & 63);
     // One or two questions that cannot be foreseen, not one for each step.
-    let mut left = longer(longer(ones, 0), 1);
-    if n > 4 {
-        left = longer(longer(longer(left, 2), 3), 4);
+    let mut left = longer(longer(longer(ones, 0), 1), 2);
+    if n > 8 {
+        left = longer(longer(left, 3), 4);
         if n > 32 {
             left = longer(longer(longer(left, 5), 6), 7);
         }
