@@ -3,10 +3,10 @@
 use crate::growth::Growth;
 use crate::plan::{Limits, Ordinary, PROFILES, Plan, Profile, Request};
 use crate::pool::{Geometry, Run, SlotPool};
-use crate::refusal::{self, Cause, Refusal, area_order};
+use crate::refusal::{self, Cause, Refusal};
 use crate::rules::Generation;
 use crate::view::View;
-use crate::walk::{Found, find_on};
+use crate::walk::{Before, Found, area_that_may, find_on};
 use trace::pool::SLOT_BYTES;
 
 /// Slots taken for a mapping.
@@ -280,25 +280,26 @@ fn take_from(pool: &mut SlotPool, pool_id: usize, profile: &Profile, request: &R
 
 /// As [`take_from`], for requests the first sweep of the CPU's area does not serve, or was not made (`swept`).
 #[inline(never)]
-fn walk(
-    pool: &mut SlotPool,
-    pool_id: usize,
-    profile: &Profile,
-    request: &Request,
-    mut swept: bool,
-) -> Result<Taken, Stop> {
+fn walk(pool: &mut SlotPool, pool_id: usize, profile: &Profile, request: &Request, swept: bool) -> Result<Taken, Stop> {
     if request.size == 0 {
         return Err(Stop::Refused);
     }
-    let plan = profile.plan(request);
-    for area in area_order(pool.areas().len(), request.cpu) {
-        match find_on(pool, area, &plan, profile.search(), std::mem::take(&mut swept)) {
-            Found::Slot(first) => {
-                pool.take(area, Run { first, n: plan.n }, plan.pad());
-                return Ok(Taken::at(pool.geometry(), pool_id as u32, first, &plan));
+    let (plan, search) = (profile.plan(request), profile.search());
+    let areas = pool.areas().len();
+    let own = request.cpu as usize & (areas - 1);
+    let mut swept = swept.then_some((own, Before::Swept));
+    // From the CPU's area to the last, then from the first (SPEC 3.8).
+    for (mut next, end) in [(own, areas), (0, own)] {
+        while let Some((area, before)) = swept.take().or_else(|| area_that_may(pool, next..end, &plan, search)) {
+            match find_on(pool, area, &plan, search, before) {
+                Found::Slot(first) => {
+                    pool.take(area, Run { first, n: plan.n }, plan.pad());
+                    return Ok(Taken::at(pool.geometry(), pool_id as u32, first, &plan));
+                }
+                Found::Nothing => {}
+                Found::Livelock => return Err(Stop::Livelock),
             }
-            Found::Nothing => {}
-            Found::Livelock => return Err(Stop::Livelock),
+            next = area + 1;
         }
     }
     Err(Stop::Refused)

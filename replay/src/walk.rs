@@ -7,6 +7,8 @@
 //! first free run on that chain, a segment at a time. What differs between the letters is how many sweeps there are
 //! and where they end; that is [`find`].
 
+use std::ops::Range;
+
 use trace::pool::SEGMENT_SLOTS;
 
 use crate::bits;
@@ -30,11 +32,47 @@ pub(crate) enum Found {
 
 /// Searches one area as the kernel of that letter does.
 pub(crate) fn find(pool: &mut SlotPool, area: usize, plan: &Plan, search: Search) -> Found {
-    find_on(pool, area, plan, search, false)
+    find_on(pool, area, plan, search, Before::Nothing)
 }
 
-/// As [`find`]; `swept` when the sweep to the area's end has just been made in vain.
-pub(crate) fn find_on(pool: &mut SlotPool, area: usize, plan: &Plan, search: Search, swept: bool) -> Found {
+/// What has been done for a request in an area.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Before {
+    Nothing,
+    /// It is one that [`area_that_may`] has named.
+    Named,
+    /// The sweep to its end was made, in vain.
+    Swept,
+}
+
+/// The first of some areas that may serve a request by what bounds say, mostly without a look at each; or just the first
+/// where they are not asked, as a search that finds nothing might not end.
+pub(crate) fn area_that_may(
+    pool: &mut SlotPool,
+    areas: Range<usize>,
+    plan: &Plan,
+    search: Search,
+) -> Option<(usize, Before)> {
+    let len = pool.area_slots();
+    if areas.is_empty() || len % SEG != 0 || matches!(search, Search::B | Search::BSplit) {
+        return Some((areas.start, Before::Nothing)).filter(|_| !areas.is_empty());
+    }
+    let segment = segment_that_may(pool, areas.start as u64 * len, areas.end as u64 * len, plan)?;
+    Some((pool.area_of(segment as u64 * SEG), Before::Named))
+}
+
+/// The first segment from one slot up to another that may have a run long enough at a slot that matches.
+fn segment_that_may(pool: &mut SlotPool, from: u64, to: u64, plan: &Plan) -> Option<usize> {
+    let Plan { n, shape, value, first, .. } = *plan;
+    let n = u32::try_from(n).ok().filter(|&n| (1..=SEGMENT_SLOTS).contains(&n))?;
+    let period = (shape.mask + 1).min(4);
+    let period = if period.is_power_of_two() { period as u32 } else { 1 };
+    let wanted = Wanted::new(n, value.wrapping_sub(first), period);
+    pool.bounds_mut().next((from / SEG) as usize, to.div_ceil(SEG) as usize, &wanted)
+}
+
+/// As [`find`], when something has been done before.
+pub(crate) fn find_on(pool: &mut SlotPool, area: usize, plan: &Plan, search: Search, before: Before) -> Found {
     let len = pool.area_slots();
     let state = pool.areas()[area];
     // No slots at all are asked for when an alignment mask wraps the size to nothing.
@@ -49,13 +87,17 @@ pub(crate) fn find_on(pool: &mut SlotPool, area: usize, plan: &Plan, search: Sea
     // Searches A and B begin at a multiple of the stride, C and D at the bare cursor.
     let begin = plan.shape.begin(state.index, len);
     let stride = plan.shape.stride;
-    let mut sweep = Sweep { base: area as u64 * len, pool, plan };
+    let base = area as u64 * len;
     // A sweep made in vain has left little to be told apart.
-    let hopeless = !swept && sweep.is_hopeless(len);
+    let hopeless = before == Before::Nothing && segment_that_may(pool, base, base + len, plan).is_none();
+    let mut sweep = Sweep { base, pool, plan };
     if hopeless && matches!(search, Search::A | Search::C | Search::D) {
         return Found::Nothing;
     }
-    if !swept && let Some(slot) = sweep.first_fit(begin, len) {
+    if before != Before::Swept
+        && !hopeless
+        && let Some(slot) = sweep.first_fit(begin, len)
+    {
         return Found::Slot(slot);
     }
     let end = match search {
@@ -214,17 +256,6 @@ impl Sweep<'_> {
             at = self.next_match(i.checked_add(self.plan.shape.stride)?, to);
         }
         None
-    }
-
-    /// Whether no segment of the area may have a run long enough at a slot that matches: nothing then needs a sweep.
-    fn is_hopeless(&mut self, len: u64) -> bool {
-        let Plan { n, shape, value, first, .. } = *self.plan;
-        let Some(n) = u32::try_from(n).ok().filter(|&n| n <= SEGMENT_SLOTS) else { return true };
-        let period = (shape.mask + 1).min(4);
-        let period = if period.is_power_of_two() { period as u32 } else { 1 };
-        let wanted = Wanted::new(n, value.wrapping_sub(first), period);
-        let (from, to) = ((self.base / SEG) as usize, (self.base + len).div_ceil(SEG) as usize);
-        self.pool.bounds_mut().next(from, to, &wanted).is_none()
     }
 
     /// The last slot of the chain from `from` that lies below `to`.
