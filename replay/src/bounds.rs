@@ -97,6 +97,12 @@ impl Bound {
         Self((u64::from(n) * (ONES >> 8)) - BEHIND[length as usize][at as usize & 3])
     }
 
+    /// Whether some byte of the other is larger.
+    #[inline]
+    fn is_exceeded_by(self, other: Self) -> bool {
+        ((self.0 | TOPS) - other.0) & TOPS != TOPS
+    }
+
     /// Byte by byte, the larger.
     #[inline]
     fn larger(self, other: Self) -> Self {
@@ -244,10 +250,9 @@ impl Bounds {
     #[inline(always)]
     pub fn raise(&mut self, segment: usize, known: &mut Bound, at: u32, n: u32) {
         let run = Bound::of_run(at, n);
-        let raised = known.larger(run);
-        if raised != *known {
-            *known = raised;
-            self.set(segment, raised);
+        if known.is_exceeded_by(run) {
+            *known = known.larger(run);
+            self.set(segment, *known);
         }
     }
 

@@ -61,7 +61,6 @@ pub struct SlotPool {
     areas: Vec<AreaState>,
     segments: Vec<Segment>,
     bounds: Bounds,
-    used: u64,
     /// Slots of a segment, where free runs end: 128 in every kernel, which is what all but `cut` is made for.
     segment_slots: u64,
 }
@@ -144,7 +143,6 @@ impl SlotPool {
             areas: vec![AreaState::default(); geometry.areas.max(1) as usize],
             segments: vec![Segment::EMPTY; segments],
             bounds: Bounds::new(segments),
-            used: 0,
             segment_slots: SEG,
         };
         // A last segment that is cut short ends its free runs there (SPEC 2.6, 6.6+; before, the kernel overruns).
@@ -174,7 +172,7 @@ impl SlotPool {
     #[must_use]
     #[inline]
     pub fn used(&self) -> u64 {
-        self.used
+        self.areas.iter().map(|area| area.used).sum()
     }
 
     /// Cursor and use of every area.
@@ -315,7 +313,6 @@ impl SlotPool {
         area.used += n;
         let next = first - base + n;
         area.index = if next >= self.area_slots { 0 } else { next };
-        self.used += n;
     }
 
     /// The allocation whose data begins in `slot` (SPEC 4: the pads in front of it belong to it).
@@ -387,7 +384,6 @@ impl SlotPool {
     fn count_back(&mut self, run: Run) {
         let area = self.area_of(run.first);
         self.areas[area].used -= run.n;
-        self.used -= run.n;
     }
 }
 
