@@ -97,7 +97,7 @@ static SHIFTS: [[u8; 8]; 128] = {
 /// Bits at which a run of at least `n` ones (1 to 128) starts.
 #[inline(always)]
 pub(crate) fn starts(ones: u128, n: u32) -> u128 {
-    let shifts = &SHIFTS[n as usize - 1 & 127];
+    let shifts = &SHIFTS[(n as usize - 1) & 127];
     let longer = |left: u128, step: usize| left & left >> (shifts[step] & 63);
     // One or two questions that cannot be foreseen, not one for each step.
     let mut left = longer(longer(longer(ones, 0), 1), 2);

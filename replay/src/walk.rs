@@ -54,7 +54,7 @@ pub(crate) fn area_that_may(
     search: Search,
 ) -> Option<(usize, Before)> {
     let len = pool.area_slots();
-    if areas.is_empty() || len % SEG != 0 || matches!(search, Search::B | Search::BSplit) {
+    if areas.is_empty() || !len.is_multiple_of(SEG) || matches!(search, Search::B | Search::BSplit) {
         return Some((areas.start, Before::Nothing)).filter(|_| !areas.is_empty());
     }
     let segment = segment_that_may(pool, areas.start as u64 * len, areas.end as u64 * len, plan)?;
@@ -162,7 +162,7 @@ pub(crate) fn first_in_step(
     }
     let at = (from % SEG) as u32;
     let starts = bits::starts(pool.segment((from / SEG) as usize), n) & bits::every(step, from) & !bits::below(at);
-    let found = if boundaries.are_outside(n, pool) && to % SEG == 0 {
+    let found = if boundaries.are_outside(n, pool) && to.is_multiple_of(SEG) {
         starts
     } else {
         let base = from - u64::from(at);
@@ -186,8 +186,11 @@ fn in_segments(
     boundaries: &Boundaries,
 ) -> Option<u64> {
     let chain = bits::every(step, from);
-    let allowed =
-        if boundaries.are_outside(n, pool) && to % SEG == 0 { None } else { Some(boundaries.of_runs(n, pool)) };
+    let allowed = if boundaries.are_outside(n, pool) && to.is_multiple_of(SEG) {
+        None
+    } else {
+        Some(boundaries.of_runs(n, pool))
+    };
     let wanted = Wanted::new(n, from, step);
     let mut scan = Scan::new((next / SEG) as usize, to.div_ceil(SEG) as usize);
     while let Some((group, mut hits)) = pool.bounds_mut().next_hits(&mut scan, &wanted) {
