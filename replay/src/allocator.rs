@@ -3,10 +3,10 @@
 use crate::growth::Growth;
 use crate::plan::{Limits, Ordinary, PROFILES, Plan, Profile, Request};
 use crate::pool::{Geometry, Run, SlotPool};
-use crate::refusal::{self, Cause, Refusal, area_order};
+use crate::refusal::{self, Cause, Refusal};
 use crate::rules::Generation;
 use crate::view::View;
-use crate::walk::{Found, find_on};
+use crate::walk::{Before, Found, area_that_may, find_on};
 use trace::pool::SLOT_BYTES;
 
 /// Slots taken for a mapping.
@@ -32,6 +32,13 @@ pub enum Stop {
     Livelock,
     /// Slots were found, but the device does not reach them.
     AboveMask,
+}
+
+/// A device against the pool that all its requests go to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Known {
+    profile: Profile,
+    pool: usize,
 }
 
 /// The allocator of one generation.
@@ -139,45 +146,53 @@ impl Allocator {
         if !self.views.is_empty() {
             return self.take_viewed(pool_id, request, limits);
         }
-        let Some(pool) = self.pools.get_mut(pool_id) else { return Err(Stop::Refused) };
+        let Some(pool) = self.pools.get(pool_id) else { return Err(Stop::Refused) };
         let start = pool.geometry().start;
         if !self.profiles[self.latest % PROFILES].as_ref().is_some_and(|profile| profile.is_of(start, limits)) {
             self.latest = remember(&mut self.profiles, self.rules, start, limits);
         }
         let Some(profile) = &self.profiles[self.latest % PROFILES] else { return Err(Stop::Refused) };
-        let own = request.cpu as usize & (pool.areas().len() - 1);
-        match profile.first_sweep(pool, own, request) {
-            Ok(Ordinary { slot, n, lo }) => {
-                pool.take(own, Run { first: slot, n }, 0);
-                self.used += n;
-                self.high_water = self.high_water.max(self.used);
-                let tlb_addr = start + slot * SLOT_BYTES + lo;
-                Ok(Taken { tlb_addr, first_slot: slot as u32, nslots: n as u32, pool: pool_id as u32 })
-            }
-            Err(swept) => {
-                let plan = profile.plan(request);
-                self.walk(pool_id, request, &plan, swept)
-            }
-        }
+        let pool = &mut self.pools[pool_id];
+        let taken = take_from(pool, pool_id, profile, request)?;
+        self.count(taken.nslots);
+        Ok(taken)
     }
 
-    /// As [`Allocator::take`], for requests the first sweep of the CPU's area does not serve, or was not made (`swept`).
-    #[inline(never)]
-    fn walk(&mut self, pool_id: usize, request: &Request, plan: &Plan, mut swept: bool) -> Result<Taken, Stop> {
-        let Some(pool) = self.pools.get_mut(pool_id).filter(|_| request.size != 0) else { return Err(Stop::Refused) };
-        for area in area_order(pool.areas().len(), request.cpu) {
-            match find_on(pool, area, plan, self.rules.search, std::mem::take(&mut swept)) {
-                Found::Slot(first) => {
-                    pool.take(area, Run { first, n: plan.n }, plan.pad());
-                    self.used += plan.n;
-                    self.high_water = self.high_water.max(self.used);
-                    return Ok(Taken::at(pool.geometry(), pool_id as u32, first, plan));
-                }
-                Found::Nothing => {}
-                Found::Livelock => return Err(Stop::Livelock),
-            }
-        }
-        Err(Stop::Refused)
+    /// A device's profile, and its pool, for [`Allocator::take_known`]; nothing where more is to be asked than the one
+    /// pool a device has.
+    pub(crate) fn know(&self, limits: &Limits) -> Option<Known> {
+        let pool = self.pool_for(limits);
+        let start = self.pools.get(pool)?.geometry().start;
+        let plain = self.growth.is_none() && self.sent_to.is_none() && self.views.is_empty();
+        let known = plain && start.is_multiple_of(SLOT_BYTES);
+        known.then(|| Known { profile: Profile::new(self.rules, start, limits), pool })
+    }
+
+    /// As [`Allocator::take`], for a device that is known.
+    ///
+    /// # Errors
+    /// As [`Allocator::take`].
+    #[inline(always)]
+    pub(crate) fn take_known(&mut self, known: &Known, request: &Request) -> Result<Taken, Stop> {
+        let taken = take_from(&mut self.pools[known.pool], known.pool, &known.profile, request)?;
+        self.count(taken.nslots);
+        Ok(taken)
+    }
+
+    /// Gives back what a known device was given.
+    #[inline(always)]
+    pub(crate) fn release_known(&mut self, pool: usize, run: Run) {
+        let pool = &mut self.pools[pool];
+        pool.release(run);
+        self.unspecified_tails += u64::from(pool.has_ragged_end(run));
+        self.used -= run.n;
+    }
+
+    /// Counts slots that were taken.
+    #[inline(always)]
+    fn count(&mut self, slots: u32) {
+        self.used += u64::from(slots);
+        self.high_water = self.high_water.max(self.used);
     }
 
     /// Why a request was not served, just after [`Allocator::take`]; nothing may have changed in between.
@@ -223,9 +238,7 @@ impl Allocator {
         let n = match self.pools.iter_mut().find(|p| p.contains(tlb_addr)) {
             Some(pool) => {
                 let run = Self::release_at(self.rules, pool, tlb_addr, limits)?;
-                let end = pool.geometry().nslabs;
-                let reads_on = run.first + run.n == end && end % pool.segment_slots() != 0;
-                self.unspecified_tails += u64::from(reads_on);
+                self.unspecified_tails += u64::from(pool.has_ragged_end(run));
                 u32::try_from(run.n).ok()?
             }
             None => self.unmap_grown(tlb_addr, limits)?,
@@ -249,6 +262,47 @@ impl Allocator {
             self.high_water = high_water;
         }
     }
+}
+
+/// Takes slots of one pool for a request of a device whose profile is at hand.
+#[inline(always)]
+fn take_from(pool: &mut SlotPool, pool_id: usize, profile: &Profile, request: &Request) -> Result<Taken, Stop> {
+    let own = request.cpu as usize & (pool.areas().len() - 1);
+    match profile.first_sweep(pool, own, request) {
+        Ok(Ordinary { slot, n, lo }) => {
+            pool.take(own, Run { first: slot, n }, 0);
+            let tlb_addr = pool.geometry().start + slot * SLOT_BYTES + lo;
+            Ok(Taken { tlb_addr, first_slot: slot as u32, nslots: n as u32, pool: pool_id as u32 })
+        }
+        Err(swept) => walk(pool, pool_id, profile, request, swept),
+    }
+}
+
+/// As [`take_from`], for requests the first sweep of the CPU's area does not serve, or was not made (`swept`).
+#[inline(never)]
+fn walk(pool: &mut SlotPool, pool_id: usize, profile: &Profile, request: &Request, swept: bool) -> Result<Taken, Stop> {
+    if request.size == 0 {
+        return Err(Stop::Refused);
+    }
+    let (plan, search) = (profile.plan(request), profile.search());
+    let areas = pool.areas().len();
+    let own = request.cpu as usize & (areas - 1);
+    let mut swept = swept.then_some((own, Before::Swept));
+    // From the CPU's area to the last, then from the first (SPEC 3.8).
+    for (mut next, end) in [(own, areas), (0, own)] {
+        while let Some((area, before)) = swept.take().or_else(|| area_that_may(pool, next..end, &plan, search)) {
+            match find_on(pool, area, &plan, search, before) {
+                Found::Slot(first) => {
+                    pool.take(area, Run { first, n: plan.n }, plan.pad());
+                    return Ok(Taken::at(pool.geometry(), pool_id as u32, first, &plan));
+                }
+                Found::Nothing => {}
+                Found::Livelock => return Err(Stop::Livelock),
+            }
+            next = area + 1;
+        }
+    }
+    Err(Stop::Refused)
 }
 
 /// Where among those remembered a device's profile is, which is made when it is new.

@@ -75,17 +75,39 @@ pub(crate) fn every(step: u32, at: u64) -> u128 {
     EVERY[usize::from((step - 1 + (at as u32 & (step - 1))) as u8)]
 }
 
-/// Bits at which a run of at least `n` ones (1 to 128) starts.
-#[inline]
-pub(crate) fn starts(ones: u128, n: u32) -> u128 {
-    // After a step the bits left are those with 2, 4, 8, … ones from them upward, after the last those with `n`. As few
-    // steps as will do: how many is known long before the ones are, so that guessing it wrong costs little.
-    let (mut left, mut have) = (ones, 1);
-    while 2 * have < n {
-        left &= left >> have;
-        have *= 2;
+/// `SHIFTS[n - 1]` is by how much to shift, step by step, what is left of a word so that the runs of `n` ones are left.
+/// After a step the bits left are those with 2, 4, 8, … ones from them upward, after the last those with `n`.
+static SHIFTS: [[u8; 8]; 128] = {
+    let mut shifts = [[0; 8]; 128];
+    let mut n = 1;
+    while n <= 128 {
+        let (mut have, mut step) = (1, 0);
+        while have < n {
+            // No shift reaches 64, which a shift of two words would have to ask about.
+            let more = if 2 * have <= n { have } else { n - have };
+            let more = if more < 64 { more } else { 63 };
+            shifts[n - 1][step] = more as u8;
+            (have, step) = (have + more, step + 1);
+        }
+        n += 1;
     }
-    left & left >> (n - have)
+    shifts
+};
+
+/// Bits at which a run of at least `n` ones (1 to 128) starts.
+#[inline(always)]
+pub(crate) fn starts(ones: u128, n: u32) -> u128 {
+    let shifts = &SHIFTS[(n as usize - 1) & 127];
+    let longer = |left: u128, step: usize| left & left >> (shifts[step] & 63);
+    // One or two questions that cannot be foreseen, not one for each step.
+    let mut left = longer(longer(longer(ones, 0), 1), 2);
+    if n > 8 {
+        left = longer(longer(left, 3), 4);
+        if n > 32 {
+            left = longer(longer(longer(left, 5), 6), 7);
+        }
+    }
+    left
 }
 
 /// Length of the longest run of ones.

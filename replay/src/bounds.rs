@@ -97,6 +97,12 @@ impl Bound {
         Self((u64::from(n) * (ONES >> 8)) - BEHIND[length as usize][at as usize & 3])
     }
 
+    /// Whether some byte of the other is larger.
+    #[inline]
+    fn is_exceeded_by(self, other: Self) -> bool {
+        ((self.0 | TOPS) - other.0) & TOPS != TOPS
+    }
+
     /// Byte by byte, the larger.
     #[inline]
     fn larger(self, other: Self) -> Self {
@@ -190,7 +196,7 @@ impl Bounds {
     }
 
     /// The next segments that may do, all in one group: the number of its first, and which as bits.
-    #[inline]
+    #[inline(always)]
     pub fn next_hits(&mut self, scan: &mut Scan, wanted: &Wanted) -> Option<(usize, u64)> {
         while scan.next < scan.to {
             let (group, from) = (scan.next / GROUP, scan.next % GROUP);
@@ -201,8 +207,11 @@ impl Bounds {
                 scan.next = base + GROUP;
                 return Some((base, hits));
             }
-            if all == 0 {
+            if all == 0 && (self.known[group].0 + wanted.add) & TOPS & 0xff << (8 * wanted.lane) != 0 {
                 self.lower_group(group, wanted);
+            }
+            if behind <= GROUP {
+                return None;
             }
             scan.next = self.next_group(group + 1, wanted)? * GROUP;
         }
@@ -210,7 +219,7 @@ impl Bounds {
     }
 
     /// The first group from `from` on that may hold a segment that may do.
-    #[inline]
+    #[inline(never)]
     fn next_group(&self, from: usize, wanted: &Wanted) -> Option<usize> {
         let (first, mut mask) = (from / GROUP, u64::MAX << (from % GROUP));
         for (number, groups) in self.groups.get(first..)?.iter().enumerate() {
@@ -223,6 +232,7 @@ impl Bounds {
         None
     }
 
+    #[inline(never)]
     fn lower_group(&mut self, group: usize, wanted: &Wanted) {
         let known = &mut self.known[group];
         *known = known.smaller(wanted.lowered());
@@ -230,6 +240,7 @@ impl Bounds {
     }
 
     /// The first segment in `from..to` that may do.
+    #[inline(never)]
     pub fn next(&mut self, from: usize, to: usize, wanted: &Wanted) -> Option<usize> {
         let (first, hits) = self.next_hits(&mut Scan::new(from, to), wanted)?;
         Some(first + hits.trailing_zeros() as usize)
@@ -239,10 +250,9 @@ impl Bounds {
     #[inline(always)]
     pub fn raise(&mut self, segment: usize, known: &mut Bound, at: u32, n: u32) {
         let run = Bound::of_run(at, n);
-        let raised = known.larger(run);
-        if raised != *known {
-            *known = raised;
-            self.set(segment, raised);
+        if known.is_exceeded_by(run) {
+            *known = known.larger(run);
+            self.set(segment, *known);
         }
     }
 

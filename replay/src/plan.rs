@@ -156,6 +156,12 @@ impl Profile {
         self.start == start && self.limits == *limits
     }
 
+    /// How the generation searches.
+    #[inline]
+    pub fn search(&self) -> Search {
+        self.rules.search
+    }
+
     /// What a request comes to.
     #[inline]
     pub fn plan(&self, request: &Request) -> Plan {
@@ -218,7 +224,7 @@ impl Profile {
         if roomy && u64::from(pool.run_at(slot)) >= n && !self.boundaries.cross(slot, n) {
             return Ok(Ordinary { slot, n, lo });
         }
-        let slot = first_in_step(pool, slot, base + len, step, n as u32, self.boundaries).ok_or(true)?;
+        let slot = first_in_step(pool, slot, base + len, step, n as u32, &self.boundaries).ok_or(true)?;
         Ok(Ordinary { slot, n, lo })
     }
 }

@@ -56,12 +56,11 @@ pub struct SlotPool {
     /// First address after the pool.
     end: u64,
     area_slots: u64,
-    /// Bits to shift a slot number by to get its area, where areas are a power of two.
+    /// Bits to shift a slot number by to get its area, where areas are a power of two or there is but one.
     area_shift: Option<u32>,
     areas: Vec<AreaState>,
     segments: Vec<Segment>,
     bounds: Bounds,
-    used: u64,
     /// Slots of a segment, where free runs end: 128 in every kernel, which is what all but `cut` is made for.
     segment_slots: u64,
 }
@@ -137,11 +136,13 @@ impl SlotPool {
             geometry,
             end: geometry.end(),
             area_slots,
-            area_shift: area_slots.is_power_of_two().then(|| area_slots.trailing_zeros()),
+            area_shift: match geometry.areas {
+                0 | 1 => Some(u64::BITS - 1),
+                _ => area_slots.is_power_of_two().then(|| area_slots.trailing_zeros()),
+            },
             areas: vec![AreaState::default(); geometry.areas.max(1) as usize],
             segments: vec![Segment::EMPTY; segments],
             bounds: Bounds::new(segments),
-            used: 0,
             segment_slots: SEG,
         };
         // A last segment that is cut short ends its free runs there (SPEC 2.6, 6.6+; before, the kernel overruns).
@@ -171,7 +172,7 @@ impl SlotPool {
     #[must_use]
     #[inline]
     pub fn used(&self) -> u64 {
-        self.used
+        self.areas.iter().map(|area| area.used).sum()
     }
 
     /// Cursor and use of every area.
@@ -213,7 +214,7 @@ impl SlotPool {
             Some(shift) => slot >> shift,
             None => slot / self.area_slots.max(1),
         };
-        usize::try_from(area).unwrap_or(usize::MAX).min(self.areas.len() - 1)
+        (area as usize).min(self.areas.len() - 1)
     }
 
     /// Length of the free run from `slot` to the first busy slot or the end of the segment: the kernel's `list[slot]`.
@@ -270,7 +271,15 @@ impl SlotPool {
         &mut self.bounds
     }
 
+    /// Whether a run ends with the pool and inside a segment (SPEC 4).
+    #[inline]
+    pub(crate) fn has_ragged_end(&self, run: Run) -> bool {
+        let end = self.geometry.nslabs;
+        run.first + run.n == end && !end.is_multiple_of(self.segment_slots)
+    }
+
     /// Remembers that a segment has no such run as was wanted.
+    #[inline(never)]
     pub(crate) fn disappoint(&mut self, segment: usize, wanted: &Wanted) {
         let Some(Segment { free, bound, .. }) = self.segments.get_mut(segment) else { return };
         self.bounds.lower(segment, bound, wanted, bits::longest_run(*free));
@@ -304,7 +313,6 @@ impl SlotPool {
         area.used += n;
         let next = first - base + n;
         area.index = if next >= self.area_slots { 0 } else { next };
-        self.used += n;
     }
 
     /// The allocation whose data begins in `slot` (SPEC 4: the pads in front of it belong to it).
@@ -361,6 +369,7 @@ impl SlotPool {
     }
 
     /// Gives an allocation's slots back; the cursor stays (SPEC 4).
+    #[inline]
     pub(crate) fn release(&mut self, run: Run) {
         if self.segment_slots == SEG {
             let (number, at) = ((run.first / SEG) as usize, (run.first % SEG) as u32);
@@ -375,7 +384,6 @@ impl SlotPool {
     fn count_back(&mut self, run: Run) {
         let area = self.area_of(run.first);
         self.areas[area].used -= run.n;
-        self.used -= run.n;
     }
 }
 

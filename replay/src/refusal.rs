@@ -195,7 +195,7 @@ fn matching(plan: &Plan, base: u64) -> u128 {
 /// The order of areas for a CPU (SPEC 3.8).
 pub(crate) fn area_order(areas: usize, cpu: u32) -> impl Iterator<Item = usize> {
     let first = cpu as usize & (areas - 1);
-    (first..areas).chain(0..first)
+    (0..areas).map(move |k| if first + k < areas { first + k } else { first + k - areas })
 }
 
 /// The cause of a request that `plan` describes and no area of the pool could serve.

@@ -5,10 +5,8 @@
 
 use crate::allocator::{Allocator, Taken};
 use crate::plan::{Limits, Plan, Request};
-use crate::pool::Run;
-use crate::refusal::{self, Cause};
+use crate::refusal::Cause;
 use crate::rules::Coherent;
-use crate::walk::{Found, find};
 use trace::pool::SLOT_BYTES;
 
 /// The restricted pool's place among the allocator's.
@@ -38,23 +36,16 @@ impl Allocator {
     /// The cause. The state is then as before.
     pub fn alloc_coherent(&mut self, size: u64, cpu: u32, limits: &Limits) -> Result<Taken, Cause> {
         let rules = self.rules;
-        let (Some(rule), Some(pool)) = (rules.restricted, self.pools.get_mut(POOL)) else { return Err(Cause::NoPool) };
+        let Some(rule) = rules.restricted.filter(|_| self.pools.len() > POOL) else { return Err(Cause::NoPool) };
         let Some(size) = size.checked_next_multiple_of(PAGE).filter(|&size| size > 0) else { return Err(Cause::Empty) };
         let by_order = size.checked_next_power_of_two().map_or(u64::MAX, |bytes| bytes - 1);
         let align_mask = if rule == Coherent::Unaligned { 0 } else { by_order };
         let request = Request { orig_addr: 0, size, align_mask, cpu };
-        let mut plan = Plan::new(rules, pool.geometry().start, &request, limits);
+        let mut plan = Plan::new(rules, self.seen_start(POOL), &request, limits);
         // The mask aligns the buffer; it does not make it longer, as it does for an IOMMU's granules.
         plan.n = size.div_ceil(SLOT_BYTES);
-        let first = match find(pool, 0, &plan, rules.search) {
-            Found::Slot(first) => first,
-            found => return Err(refusal::cause(pool, &plan, cpu, found == Found::Livelock)),
-        };
-        pool.take(0, Run { first, n: plan.n }, 0);
-        let taken = Taken::at(pool.geometry(), POOL as u32, first, &plan);
-        self.used += plan.n;
-        self.high_water = self.high_water.max(self.used);
-        Ok(taken)
+        let taken = self.take_planned(POOL, &plan, cpu, limits);
+        taken.map_err(|stop| self.cause_planned(POOL, &plan, cpu, limits, stop))
     }
 
     /// Releases that read one entry past the end of the kernel's table, because they end with a pool that ends inside a

@@ -171,22 +171,36 @@ impl Allocator {
     #[cold]
     pub(crate) fn take_viewed(&mut self, pool_id: usize, request: &Request, limits: &Limits) -> Result<Taken, Stop> {
         let plan = Plan::new(self.rules(), self.seen_start(pool_id), request, limits);
+        if request.size == 0 {
+            return Err(Stop::Refused);
+        }
+        self.take_planned(pool_id, &plan, request.cpu, limits)
+    }
+
+    /// Takes slots for a plan made of where the pool is taken to begin.
+    pub(crate) fn take_planned(
+        &mut self,
+        pool_id: usize,
+        plan: &Plan,
+        cpu: u32,
+        limits: &Limits,
+    ) -> Result<Taken, Stop> {
         let search = self.rules().search;
         let view = self.views.get(pool_id).and_then(Option::as_ref);
-        let Some(pool) = self.pools.get_mut(pool_id).filter(|_| request.size > 0) else { return Err(Stop::Refused) };
-        for area in area_order(pool.areas().len(), request.cpu) {
+        let Some(pool) = self.pools.get_mut(pool_id) else { return Err(Stop::Refused) };
+        for area in area_order(pool.areas().len(), cpu) {
             let found = match view {
                 Some(view) if view.is_by_slot() => {
-                    BySlot { pool, plan: &plan, search, boundary: limits.boundary, view }.find(area)
+                    BySlot { pool, plan, search, boundary: limits.boundary, view }.find(area)
                 }
-                _ => find(pool, area, &plan, search),
+                _ => find(pool, area, plan, search),
             };
             match found {
                 Found::Slot(first) => {
                     pool.take(area, Run { first, n: plan.n }, plan.pad());
                     self.used += plan.n;
                     self.high_water = self.high_water.max(self.used);
-                    return Ok(Taken::at(pool.geometry(), pool_id as u32, first, &plan));
+                    return Ok(Taken::at(pool.geometry(), pool_id as u32, first, plan));
                 }
                 Found::Nothing => {}
                 Found::Livelock => return Err(Stop::Livelock),
@@ -198,16 +212,28 @@ impl Allocator {
     /// As [`Allocator::cause`], in a pool that is taken to lie elsewhere.
     pub(crate) fn cause_viewed(&mut self, pool_id: usize, request: &Request, limits: &Limits, stop: Stop) -> Cause {
         let plan = Plan::new(self.rules(), self.seen_start(pool_id), request, limits);
+        self.cause_planned(pool_id, &plan, request.cpu, limits, stop)
+    }
+
+    /// Why [`Allocator::take_planned`] has just failed.
+    pub(crate) fn cause_planned(
+        &mut self,
+        pool_id: usize,
+        plan: &Plan,
+        cpu: u32,
+        limits: &Limits,
+        stop: Stop,
+    ) -> Cause {
         let search = self.rules().search;
         let Some(pool) = self.pools.get_mut(pool_id) else { return Cause::NoPool };
-        let cause = refusal::cause(pool, &plan, request.cpu, stop == Stop::Livelock);
+        let cause = refusal::cause(pool, plan, cpu, stop == Stop::Livelock);
         let Some(Some(view)) = self.views.get(pool_id) else { return cause };
         let settled = [Cause::NoPool, Cause::Empty, Cause::TooLarge, Cause::TooLargeWithOffset, Cause::PoolFull];
         if settled.contains(&cause) || cause == Cause::Livelock || !view.is_by_slot() {
             return cause;
         }
-        let first = area_order(pool.areas().len(), request.cpu).next().unwrap_or(0);
-        BySlot { pool, plan: &plan, search, boundary: limits.boundary, view }.area_cause(first)
+        let first = area_order(pool.areas().len(), cpu).next().unwrap_or(0);
+        BySlot { pool, plan, search, boundary: limits.boundary, view }.area_cause(first)
     }
 
     /// Puts right what a refusal says of areas whose slots are looked at one by one.

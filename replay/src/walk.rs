@@ -7,6 +7,8 @@
 //! first free run on that chain, a segment at a time. What differs between the letters is how many sweeps there are
 //! and where they end; that is [`find`].
 
+use std::ops::Range;
+
 use trace::pool::SEGMENT_SLOTS;
 
 use crate::bits;
@@ -30,11 +32,47 @@ pub(crate) enum Found {
 
 /// Searches one area as the kernel of that letter does.
 pub(crate) fn find(pool: &mut SlotPool, area: usize, plan: &Plan, search: Search) -> Found {
-    find_on(pool, area, plan, search, false)
+    find_on(pool, area, plan, search, Before::Nothing)
 }
 
-/// As [`find`]; `swept` when the sweep to the area's end has just been made in vain.
-pub(crate) fn find_on(pool: &mut SlotPool, area: usize, plan: &Plan, search: Search, swept: bool) -> Found {
+/// What has been done for a request in an area.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Before {
+    Nothing,
+    /// It is one that [`area_that_may`] has named.
+    Named,
+    /// The sweep to its end was made, in vain.
+    Swept,
+}
+
+/// The first of some areas that may serve a request by what bounds say, mostly without a look at each; or just the first
+/// where they are not asked, as a search that finds nothing might not end.
+pub(crate) fn area_that_may(
+    pool: &mut SlotPool,
+    areas: Range<usize>,
+    plan: &Plan,
+    search: Search,
+) -> Option<(usize, Before)> {
+    let len = pool.area_slots();
+    if areas.is_empty() || !len.is_multiple_of(SEG) || matches!(search, Search::B | Search::BSplit) {
+        return Some((areas.start, Before::Nothing)).filter(|_| !areas.is_empty());
+    }
+    let segment = segment_that_may(pool, areas.start as u64 * len, areas.end as u64 * len, plan)?;
+    Some((pool.area_of(segment as u64 * SEG), Before::Named))
+}
+
+/// The first segment from one slot up to another that may have a run long enough at a slot that matches.
+fn segment_that_may(pool: &mut SlotPool, from: u64, to: u64, plan: &Plan) -> Option<usize> {
+    let Plan { n, shape, value, first, .. } = *plan;
+    let n = u32::try_from(n).ok().filter(|&n| (1..=SEGMENT_SLOTS).contains(&n))?;
+    let period = (shape.mask + 1).min(4);
+    let period = if period.is_power_of_two() { period as u32 } else { 1 };
+    let wanted = Wanted::new(n, value.wrapping_sub(first), period);
+    pool.bounds_mut().next((from / SEG) as usize, to.div_ceil(SEG) as usize, &wanted)
+}
+
+/// As [`find`], when something has been done before.
+pub(crate) fn find_on(pool: &mut SlotPool, area: usize, plan: &Plan, search: Search, before: Before) -> Found {
     let len = pool.area_slots();
     let state = pool.areas()[area];
     // No slots at all are asked for when an alignment mask wraps the size to nothing.
@@ -49,12 +87,17 @@ pub(crate) fn find_on(pool: &mut SlotPool, area: usize, plan: &Plan, search: Sea
     // Searches A and B begin at a multiple of the stride, C and D at the bare cursor.
     let begin = plan.shape.begin(state.index, len);
     let stride = plan.shape.stride;
-    let mut sweep = Sweep { base: area as u64 * len, pool, plan };
-    let hopeless = sweep.is_hopeless(len);
+    let base = area as u64 * len;
+    // A sweep made in vain has left little to be told apart.
+    let hopeless = before == Before::Nothing && segment_that_may(pool, base, base + len, plan).is_none();
+    let mut sweep = Sweep { base, pool, plan };
     if hopeless && matches!(search, Search::A | Search::C | Search::D) {
         return Found::Nothing;
     }
-    if !swept && let Some(slot) = sweep.first_fit(begin, len) {
+    if before != Before::Swept
+        && !hopeless
+        && let Some(slot) = sweep.first_fit(begin, len)
+    {
         return Found::Slot(slot);
     }
     let end = match search {
@@ -104,41 +147,62 @@ pub(crate) fn endless(pool: &mut SlotPool, area: usize, plan: &Plan) -> Option<E
 
 /// The first of the slots `from`, `from + step`, … below `to` that begins a free run of `n` slots (1 to 128) and crosses
 /// no boundary. `step` is a power of two up to 128, so a segment's share of these slots is a pattern of bits.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn first_in_step(
     pool: &mut SlotPool,
     from: u64,
     to: u64,
     step: u32,
     n: u32,
-    boundaries: Boundaries,
+    boundaries: &Boundaries,
 ) -> Option<u64> {
-    let allowed = boundaries.of_runs(n, pool);
-    let chain = bits::every(step, from);
-    let first = from / SEG;
-    let fits = |starts: u128, base: u64| {
-        let before_end = bits::below((to - base).min(SEG) as u32);
-        starts & chain & allowed.in_segment(base) & before_end
-    };
-    let mut next = first as usize;
     // Mostly what is left behind the last allocation in its segment will do, so bounds are not asked about that.
-    if from % SEG >= u64::from(step) {
-        let starts = bits::starts(pool.segment(next), n);
-        let found = fits(starts, first * SEG) & !bits::below((from % SEG) as u32);
-        if found != 0 {
-            return Some(first * SEG + u64::from(found.trailing_zeros()));
-        }
-        next += 1;
+    if from % SEG < u64::from(step) {
+        return in_segments(pool, from, from, to, step, n, boundaries);
     }
+    let at = (from % SEG) as u32;
+    let starts = bits::starts(pool.segment((from / SEG) as usize), n) & bits::every(step, from) & !bits::below(at);
+    let found = if boundaries.are_outside(n, pool) && to.is_multiple_of(SEG) {
+        starts
+    } else {
+        let base = from - u64::from(at);
+        starts & boundaries.of_runs(n, pool).in_segment(base) & bits::below((to - base).min(SEG) as u32)
+    };
+    if found == 0 {
+        return in_segments(pool, (from / SEG + 1) * SEG, from, to, step, n, boundaries);
+    }
+    Some(from - u64::from(at) + u64::from(found.trailing_zeros()))
+}
+
+/// As [`first_in_step`], from the segment on that `next` lies in.
+#[inline(never)]
+fn in_segments(
+    pool: &mut SlotPool,
+    next: u64,
+    from: u64,
+    to: u64,
+    step: u32,
+    n: u32,
+    boundaries: &Boundaries,
+) -> Option<u64> {
+    let chain = bits::every(step, from);
+    let allowed = if boundaries.are_outside(n, pool) && to.is_multiple_of(SEG) {
+        None
+    } else {
+        Some(boundaries.of_runs(n, pool))
+    };
     let wanted = Wanted::new(n, from, step);
-    let mut scan = Scan::new(next, to.div_ceil(SEG) as usize);
+    let mut scan = Scan::new((next / SEG) as usize, to.div_ceil(SEG) as usize);
     while let Some((group, mut hits)) = pool.bounds_mut().next_hits(&mut scan, &wanted) {
         while hits != 0 {
             let segment = group + hits.trailing_zeros() as usize;
             hits &= hits - 1;
             let base = segment as u64 * SEG;
             let starts = bits::starts(pool.segment(segment), n);
-            let found = fits(starts, base);
+            let mut found = starts & chain;
+            if let Some(allowed) = &allowed {
+                found &= allowed.in_segment(base) & bits::below((to - base).min(SEG) as u32);
+            }
             if found != 0 {
                 return Some(base + u64::from(found.trailing_zeros()));
             }
@@ -179,7 +243,7 @@ impl Sweep<'_> {
         let first = self.next_match(from, to)?;
         let n = u32::try_from(self.plan.n).ok().filter(|&n| n <= SEGMENT_SLOTS)?;
         match self.plan.shape.step {
-            Some(step) => first_in_step(self.pool, self.base + first, self.base + to, step, n, self.plan.boundaries),
+            Some(step) => first_in_step(self.pool, self.base + first, self.base + to, step, n, &self.plan.boundaries),
             None => self.fit_by_slot(first, to),
         }
     }
@@ -195,17 +259,6 @@ impl Sweep<'_> {
             at = self.next_match(i.checked_add(self.plan.shape.stride)?, to);
         }
         None
-    }
-
-    /// Whether no segment of the area may have a run long enough at a slot that matches: nothing then needs a sweep.
-    fn is_hopeless(&mut self, len: u64) -> bool {
-        let Plan { n, shape, value, first, .. } = *self.plan;
-        let Some(n) = u32::try_from(n).ok().filter(|&n| n <= SEGMENT_SLOTS) else { return true };
-        let period = (shape.mask + 1).min(4);
-        let period = if period.is_power_of_two() { period as u32 } else { 1 };
-        let wanted = Wanted::new(n, value.wrapping_sub(first), period);
-        let (from, to) = ((self.base / SEG) as usize, (self.base + len).div_ceil(SEG) as usize);
-        self.pool.bounds_mut().next(from, to, &wanted).is_none()
     }
 
     /// The last slot of the chain from `from` that lies below `to`.
@@ -248,14 +301,20 @@ impl Boundaries {
         ((self.shift + slot) & self.max_slots.wrapping_sub(1)).saturating_add(n) > self.max_slots
     }
 
+    /// Whether no run of `n` slots of a pool crosses one, as there is none inside the pool.
+    #[inline(always)]
+    pub fn are_outside(&self, n: u32, pool: &SlotPool) -> bool {
+        let first = self.shift & self.max_slots.wrapping_sub(1);
+        u64::from(n) <= self.max_slots && first + pool.geometry().nslabs <= self.max_slots
+    }
+
     /// For runs of `n` slots of a pool.
-    #[inline]
     pub fn of_runs(self, n: u32, pool: &SlotPool) -> Allowed {
         let Self { shift, max_slots } = self;
         let first = shift & max_slots.wrapping_sub(1);
         let everywhere = if u64::from(n) > max_slots {
             Some(0)
-        } else if first + pool.geometry().nslabs <= max_slots {
+        } else if self.are_outside(n, pool) {
             Some(u128::MAX)
         } else if max_slots <= SEG {
             // The first slots behind each boundary are allowed, up to the last from which a run reaches the next.

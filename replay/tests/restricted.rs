@@ -137,11 +137,13 @@ enum Step {
 }
 
 proptest! {
-    /// The path without a buffer, slot for slot; the pool may end inside a segment where the kernel allows for that.
+    /// The path without a buffer, slot for slot; the pool may end inside a segment where the kernel allows for that, and
+    /// segments may have another length than in any kernel.
     #[test]
     fn coherent_memory_as_in_the_literal_model(
-        at in 0..GENERATIONS.len(),
+        rules in prop::sample::select(GENERATIONS.iter().filter(|g| g.restricted.is_some()).collect::<Vec<_>>()),
         nslabs in prop::sample::select(vec![128u64, 256, 640, 100, 130]),
+        segment in prop::sample::select(vec![128u64, 128, 128, 16, 64, 256, 1024]),
         (min_align_mask, boundary) in prop::sample::select(vec![
             (0u64, u64::MAX), (0xfff, u64::MAX), (0xffff, 0xffff_ffff), (0, 0x1_ffff),
         ]),
@@ -151,13 +153,12 @@ proptest! {
             3 => any::<usize>().prop_map(Step::Free),
         ], 1..200),
     ) {
-        let rules = &GENERATIONS[at];
-        prop_assume!(rules.restricted.is_some());
-        let nslabs = if rules.dynamic.is_some() { nslabs } else { nslabs.next_multiple_of(128) };
+        let nslabs = if rules.dynamic.is_some() { nslabs } else { nslabs.next_multiple_of(segment.max(128)) };
         let limits = Limits { reach: u64::MAX, min_align_mask, boundary };
         let pool = Geometry { nslabs, ..OWN };
         let mut fast = Allocator::new(rules, &[BASE.pool, pool]);
-        let mut slow = Reference::new(rules, pool);
+        fast.cut_into(segment);
+        let mut slow = Reference::cut(rules, pool, segment);
         let aligned = ["v6_6y", "v6_9", "v6_10"].contains(&rules.id);
         let mut alive = Vec::new();
         for step in steps {

@@ -6,7 +6,7 @@ mod platform;
 mod restricted;
 mod terms;
 
-use crate::allocator::{Allocator, Stop, Taken};
+use crate::allocator::{Allocator, Known, Stop, Taken};
 use crate::copies::Copies;
 use crate::dispatch::Fallback;
 use crate::eras::{Era, IommuRule};
@@ -15,7 +15,7 @@ use crate::pages::Zones;
 use crate::param::Force;
 use crate::plan::{Limits, Request};
 use crate::policy::Setup;
-use crate::pool::Geometry;
+use crate::pool::{Geometry, Run};
 use crate::refusal::{Cause, Refusal};
 use crate::restricted::Restricted;
 use trace::pool::SLOT_BYTES;
@@ -222,6 +222,26 @@ impl Machine {
             Err(stop) if self.fallback != Fallback::None => self.fall_back(request, limits, stop),
             answer => answer,
         }
+    }
+
+    /// Who asks through [`Machine::allocate_known`], if requests need no more thought than that.
+    pub(crate) fn know(&self, limits: &Limits) -> Option<Known> {
+        if self.fallback == Fallback::None { self.allocator.know(limits) } else { None }
+    }
+
+    /// As [`Machine::allocate`], for a device that is known.
+    ///
+    /// # Errors
+    /// As [`Machine::allocate`].
+    #[inline(always)]
+    pub(crate) fn allocate_known(&mut self, known: &Known, request: &Request) -> Result<Taken, Stop> {
+        self.allocator.take_known(known, request)
+    }
+
+    /// Gives back what a known device was given.
+    #[inline(always)]
+    pub(crate) fn release_known(&mut self, pool: usize, run: Run) {
+        self.allocator.release_known(pool, run);
     }
 
     /// Asks the other pool, if the request may go there. What is told of a refusal is the device's own pool's.

@@ -9,7 +9,7 @@ use crate::bits;
 impl SlotPool {
     /// Cuts an empty pool into segments of so many slots, a power of two.
     pub(crate) fn cut_into(&mut self, segment_slots: u64) {
-        debug_assert!(segment_slots.is_power_of_two() && self.used == 0);
+        debug_assert!(segment_slots.is_power_of_two() && self.used() == 0);
         self.segment_slots = segment_slots;
     }
 

@@ -7,20 +7,21 @@
 
 mod dynamic;
 mod platform;
+mod play;
 mod read;
 
 use std::fmt::{self, Write};
 use std::time::Duration;
 
 use crate::allocator::{Allocator, Stop};
-use crate::machine::{FrameTable, Machine, Mapped, Platform, PlatformKind, PlatformSpec, Reason};
+use crate::machine::{FrameTable, Machine, Mapped, Platform, PlatformKind, PlatformSpec};
 use crate::pages::Buddy;
 use crate::param;
-use crate::plan::{Limits, Request};
+use crate::plan::Limits;
 use crate::policy::{Base, Policy, PolicyError};
 use crate::pool::Geometry;
-use crate::refusal::Cause;
 use platform::Told;
+use play::{Answer, Play};
 use read::{Fields, Reader};
 use trace::pool::P2mKind;
 
@@ -289,138 +290,6 @@ impl Timing {
     pub fn ns_per_pair(&self) -> Option<f64> {
         let requests = self.maps + self.unmaps;
         (requests > 0).then(|| self.elapsed.as_nanos() as f64 * 2.0 / requests as f64)
-    }
-}
-
-/// A script being played to a machine.
-struct Play<'a> {
-    script: &'a Script,
-    machine: Machine,
-    live: Vec<Live>,
-    /// Bus addresses by place; Xen sets only, elsewhere it is the bounce buffer's own.
-    dma_addrs: Vec<u64>,
-    /// Maps that were refused.
-    refused: u64,
-}
-
-/// What is mapped at a place: the address of its bounce buffer, or one that no bounce buffer has. A word, since a replay
-/// waits for these more than for anything else once the mappings alive do not fit the cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Live(u64);
-
-impl Live {
-    const NOTHING: Self = Self(u64::MAX);
-    const DIRECT: Self = Self(u64::MAX - 1);
-}
-
-/// What a step is answered.
-enum Answer {
-    Map(Result<Mapped, Stop>),
-    Unmapped,
-    /// Whether the worker was woken and ran.
-    Work(bool),
-    /// A change of frame tables that the kernel refuses.
-    Exists,
-    /// Nothing was there to be undone, or nothing was asked.
-    Nothing,
-}
-
-impl<'a> Play<'a> {
-    fn new(script: &'a Script, policy: &Policy) -> Result<Self, ScriptError> {
-        Ok(Self {
-            script,
-            machine: script.machine(policy)?,
-            live: vec![Live::NOTHING; script.alive],
-            dma_addrs: vec![0; if script.xen { script.alive } else { 0 }],
-            refused: 0,
-        })
-    }
-
-    /// Plays steps and drops the answers. Not generic, so that all of it is compiled together, here.
-    fn run(&mut self, steps: &[Step]) {
-        for step in steps {
-            // Nearly all steps of nearly all scripts, without the making of answers.
-            if let Step::Map { kind: Kind::Map, place, asker, cpu, orig_addr, size } = *step {
-                let Asker { ref limits, align_mask } = self.script.askers[asker as usize];
-                let taken = self.machine.allocate(&Request { orig_addr, size, align_mask, cpu }, limits);
-                self.refused += u64::from(taken.is_err());
-                self.live[place as usize] = taken.map_or(Live::NOTHING, |taken| Live(taken.tlb_addr));
-            } else if let Step::Unmap { kind: Kind::Map, place: Some(place), asker } = *step {
-                let limits = &self.script.askers[asker as usize].limits;
-                let live = std::mem::replace(&mut self.live[place as usize], Live::NOTHING);
-                if live != Live::NOTHING {
-                    self.machine.unmap_at(live.0, limits);
-                }
-            } else {
-                self.step(step);
-            }
-        }
-    }
-
-    fn step(&mut self, step: &Step) -> Answer {
-        match *step {
-            Step::Map { kind, place, asker, cpu, orig_addr, size } => {
-                let Asker { ref limits, align_mask } = self.script.askers[asker as usize];
-                let mapped = self.map(kind, &Request { orig_addr, size, align_mask, cpu }, limits);
-                self.live[place as usize] = match mapped {
-                    Ok(Mapped::Bounced { taken, dma_addr, .. }) => {
-                        self.remember(place, dma_addr);
-                        Live(taken.tlb_addr)
-                    }
-                    Ok(Mapped::Direct { dma_addr }) => {
-                        self.remember(place, dma_addr);
-                        Live::DIRECT
-                    }
-                    Err(_) => {
-                        self.refused += 1;
-                        Live::NOTHING
-                    }
-                };
-                return Answer::Map(mapped);
-            }
-            Step::Unmap { kind, place: Some(place), asker } => {
-                let limits = &self.script.askers[asker as usize].limits;
-                let tlb_addr = match std::mem::replace(&mut self.live[place as usize], Live::NOTHING) {
-                    Live::NOTHING => return Answer::Nothing,
-                    Live::DIRECT => None,
-                    Live(tlb_addr) => Some(tlb_addr),
-                };
-                if kind == Kind::Xmap {
-                    self.machine.unmap_from_bus(self.dma_addrs[place as usize], tlb_addr, limits);
-                } else if let Some(tlb_addr) = tlb_addr {
-                    self.machine.unmap_at(tlb_addr, limits);
-                }
-                return Answer::Unmapped;
-            }
-            Step::Change(number) => {
-                if !self.script.changes[number as usize].apply(self.machine.platform_mut()) {
-                    return Answer::Exists;
-                }
-            }
-            Step::Work => return Answer::Work(self.machine.allocator_mut().run_worker()),
-            Step::Unmap { place: None, .. } | Step::Mark => {}
-        }
-        Answer::Nothing
-    }
-
-    fn remember(&mut self, place: u32, dma_addr: u64) {
-        if let Some(known) = self.dma_addrs.get_mut(place as usize) {
-            *known = dma_addr;
-        }
-    }
-
-    fn map(&mut self, kind: Kind, request: &Request, limits: &Limits) -> Result<Mapped, Stop> {
-        match kind {
-            Kind::Map => {
-                let taken = self.machine.allocate(request, limits)?;
-                Ok(Mapped::Bounced { dma_addr: taken.tlb_addr, taken, reason: Reason::Forced })
-            }
-            Kind::Smap => self.machine.bounce(request, limits, Reason::Forced),
-            Kind::Xmap => self.machine.map(request, limits).map_err(|refused| match refused.cause {
-                Cause::Livelock => Stop::Livelock,
-                _ => Stop::Refused,
-            }),
-        }
     }
 }
 

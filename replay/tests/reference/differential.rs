@@ -26,17 +26,17 @@ pub struct Case {
     pub steps: Vec<Step>,
 }
 
-/// Plays a case to both and compares them after every step.
-pub fn compare(case: &Case) {
+/// Plays a case to both and compares their answers, cursors and counts after every step, the whole `list[]` after every
+/// so many steps and at the end.
+pub fn compare(case: &Case, every: usize) {
     let mut fast = Allocator::new(case.rules, &[case.pool]);
     fast.cut_into(case.segment);
     let mut slow = Reference::cut(case.rules, case.pool, case.segment);
     let mut alive: Vec<(u64, u64, u64, usize)> = Vec::new();
-    for step in &case.steps {
+    for (number, step) in (1..).zip(&case.steps) {
         match *step {
             Step::Map { request, device } => {
                 let limits = &case.devices[device];
-                let before: Vec<u32> = slow.list.clone();
                 let expected = slow.map(&request, limits);
                 let got = match fast.map(&request, limits) {
                     Ok(t) => {
@@ -44,7 +44,7 @@ pub fn compare(case: &Case) {
                     }
                     Err(Cause::Livelock) => Answer::Livelock,
                     Err(cause) => {
-                        explain_holds(&mut fast, &request, limits, cause, &before);
+                        explain_holds(&mut fast, &request, limits, cause, &slow.list);
                         Answer::Failed
                     }
                 };
@@ -62,18 +62,25 @@ pub fn compare(case: &Case) {
                 }
             }
         }
-        same_state(&fast, &slow, &alive, case.segment);
+        same_counts(&fast, &slow);
+        if number % every == 0 || number == case.steps.len() {
+            same_slots(&fast, &slow, &alive, case.segment);
+        }
     }
 }
 
-/// I1 to I5 and I9, and equality of the two states.
-fn same_state(fast: &Allocator, slow: &Reference, alive: &[(u64, u64, u64, usize)], segment: u64) {
+/// I5, and equality of cursors and counts.
+fn same_counts(fast: &Allocator, slow: &Reference) {
     let pool = &fast.pools()[0];
-    assert!(pool.list().eq(slow.list.iter().copied()), "list[] differs");
     for (area, state) in pool.areas().iter().enumerate() {
         assert_eq!((state.index, state.used), (slow.index[area], slow.used[area]), "area {}", area);
         assert!(state.index < pool.area_slots(), "I5");
     }
+}
+
+/// I1 to I4 and I9, and equality of `list[]`.
+fn same_slots(fast: &Allocator, slow: &Reference, alive: &[(u64, u64, u64, usize)], segment: u64) {
+    assert!(fast.pools()[0].list().eq(slow.list.iter().copied()), "list[] differs");
     let mut taken = vec![false; slow.list.len()];
     for &(_, first, n, _) in alive {
         assert!((1..=segment).contains(&n) && first % segment + n <= segment, "I1, I9");
@@ -116,12 +123,12 @@ fn placed_well(case: &Case, request: &Request, limits: &Limits, tlb_addr: u64, f
     }
 }
 
-/// A refusal's cause, held against a count over all slots; and that it changed nothing.
-fn explain_holds(fast: &mut Allocator, request: &Request, limits: &Limits, cause: Cause, before: &[u32]) {
+/// A refusal's cause, held against a count over all slots: a refusal changes none.
+fn explain_holds(fast: &mut Allocator, request: &Request, limits: &Limits, cause: Cause, list: &[u32]) {
     let refusal = fast.explain(request, limits, cause);
     assert_eq!(refusal.cause, cause);
-    let free = before.iter().filter(|&&run| run > 0).count() as u64;
-    let longest = before.iter().copied().max().unwrap_or(0);
+    let free = list.iter().filter(|&&run| run > 0).count() as u64;
+    let longest = list.iter().copied().max().unwrap_or(0);
     assert_eq!((refusal.free, refusal.largest_run), (free, longest));
     match cause {
         Cause::TooLarge | Cause::TooLargeWithOffset => assert!(refusal.slots > refusal.segment_slots),
