@@ -196,7 +196,7 @@ pub struct Clock {
 pub struct Losses {
     /// Records dropped because a ring buffer was full.
     pub ring_full: u64,
-    /// Probe hits the kernel skipped (`nmissed` of kretprobes, recursion).
+    /// Probe hits the kernel skipped because the same program was under way on that CPU, and that no copy of it told of.
     pub probe_missed: u64,
     /// Records that could not be understood.
     pub undecoded: u64,

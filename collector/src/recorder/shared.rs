@@ -67,10 +67,14 @@ impl Shared {
             notes.push(format!("{device} changed its limits while in use: it has a second row"));
         }
         let counters = self.lost();
+        let skipped = attach::recursion_misses(&self.programs);
         let recovered: u64 = counters.iter().map(|l| l.recovered).sum();
+        if recovered > skipped {
+            notes.push(told_twice(recovered - skipped));
+        }
         Losses {
             ring_full: counters.iter().map(|l| l.lost).sum(),
-            probe_missed: attach::recursion_misses(&self.programs).saturating_sub(recovered),
+            probe_missed: skipped.saturating_sub(recovered),
             undecoded: *undecoded,
             sg_truncated: *sg_truncated,
             p2m_changed: 0,
@@ -85,6 +89,14 @@ impl Shared {
         let notes = [start.losses.notes.as_slice(), around.notes.as_slice()].concat();
         Meta { losses: self.losses(&around.faults, notes), ..start.clone() }
     }
+}
+
+/// More hits were told of by copies of programs than the kernel skipped: it ran a copy before its program.
+fn told_twice(events: u64) -> String {
+    format!(
+        "{} events may stand here twice: copies of the probe's programs told of more than the kernel skipped",
+        field::count(events)
+    )
 }
 
 /// The account of each CPU that saw anything.
