@@ -112,30 +112,25 @@ pub(crate) fn starts(ones: u128, n: u32) -> u128 {
 
 /// Length of the longest run of ones.
 pub(crate) const fn longest_run(ones: u128) -> u32 {
-    if ones == 0 {
-        return 0;
-    }
     if ones == u128::MAX {
         return 128;
     }
-    // Double while a run that long exists, then add the halves that still fit.
-    let (mut left, mut have) = (ones, 1);
-    let mut half = 1;
-    while left & (left >> half) != 0 {
-        left &= left >> half;
-        have += half;
-        half = have;
-        if half >= 128 {
-            return 128;
-        }
+    // Where runs of 1, 2, 4, … ones start.
+    let mut doubled = [ones; 7];
+    let mut k = 1;
+    while k < 7 {
+        doubled[k] = doubled[k - 1] & doubled[k - 1] >> (1 << (k - 1));
+        k += 1;
     }
-    half /= 2;
-    while half > 0 {
-        if left & (left >> half) != 0 {
-            left &= left >> half;
-            have += half;
-        }
-        half /= 2;
+    // The longest is put together from the largest part down; whether a part fits is added, not asked.
+    let (mut left, mut have) = (u128::MAX, 0);
+    let mut k = 7;
+    while k > 0 {
+        k -= 1;
+        let more = left & doubled[k] >> have;
+        let fits = more != 0;
+        have += (fits as u32) << k;
+        left = if fits { more } else { left };
     }
     have
 }

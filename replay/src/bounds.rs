@@ -8,7 +8,9 @@
 //! too), so adding `128 - n` sets a byte's top bit exactly when the bound is at least `n`.
 //!
 //! Segments (and groups of them, one level up) are looked at in groups of 64. A group keeps each of the seven bounds in 64
-//! bytes of its own, a [`Lane`], in such an order that eight additions give a word with bit k set when segment k may do.
+//! bytes of its own, a [`Lane`]: four additions of sixteen bytes give a word with bit k set when segment k may do.
+
+use wide::i8x16;
 
 /// Segments of a group. One group of the upper level has a byte for each of 64 groups.
 const GROUP: usize = 64;
@@ -26,21 +28,19 @@ pub(crate) struct Bound(u64);
 /// Lanes of a group: one for each byte of a [`Bound`] that is used.
 const LANES: usize = 7;
 
-/// One bound of each of 64 segments: that of segment `8 j + k` is byte `j` of word `k`.
+/// One bound of each of 64 segments, in their order.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
 struct Lane([u8; GROUP]);
 
 impl Lane {
     /// The segments with a bound of at least `n`, as bits; `add` is `128 - n` in every byte.
-    #[inline]
+    #[inline(always)]
     fn at_least(&self, add: u64) -> u64 {
-        let (words, _) = self.0.as_chunks();
-        let mut found = 0;
-        for (k, &word) in words.iter().enumerate() {
-            found |= ((u64::from_le_bytes(word) + add) & TOPS) >> (7 - k);
-        }
-        found
+        let add = i8x16::splat(add as i8);
+        let (parts, _) = self.0.as_chunks();
+        let hits = |part: &[u8; 16]| u64::from((i8x16::new(part.map(|byte| byte as i8)) + add).to_bitmask());
+        parts.iter().rev().fold(0, |word, part| word << 16 | hits(part))
     }
 }
 
@@ -55,9 +55,8 @@ impl Group {
     /// Sets those of one of its 64.
     #[inline]
     fn set(&mut self, at: usize, bound: Bound) {
-        let byte = at % 8 * 8 + at / 8 % 8;
         for (lane, value) in self.0.iter_mut().zip(bound.0.to_le_bytes()) {
-            lane.0[byte] = value;
+            lane.0[at % GROUP] = value;
         }
     }
 }

@@ -156,25 +156,51 @@ pub(crate) fn first_in_step(
     n: u32,
     boundaries: &Boundaries,
 ) -> Option<u64> {
-    // Mostly what is left behind the last allocation in its segment will do, so bounds are not asked about that.
-    if from % SEG < u64::from(step) {
-        return in_segments(pool, from, from, to, step, n, boundaries);
-    }
-    let at = (from % SEG) as u32;
-    let starts = bits::starts(pool.segment((from / SEG) as usize), n) & bits::every(step, from) & !bits::below(at);
-    let found = if boundaries.are_outside(n, pool) && to.is_multiple_of(SEG) {
-        starts
+    if boundaries.are_outside(n, pool) {
+        first_allowed(pool, from, to, step, n, |_| u128::MAX)
     } else {
-        let base = from - u64::from(at);
-        starts & boundaries.of_runs(n, pool).in_segment(base) & bits::below((to - base).min(SEG) as u32)
-    };
-    if found == 0 {
-        return in_segments(pool, (from / SEG + 1) * SEG, from, to, step, n, boundaries);
+        first_between(pool, from, to, step, n, boundaries)
     }
-    Some(from - u64::from(at) + u64::from(found.trailing_zeros()))
 }
 
-/// As [`first_in_step`], from the segment on that `next` lies in.
+/// As [`first_in_step`], where there are boundaries in the pool.
+#[inline(never)]
+fn first_between(pool: &mut SlotPool, from: u64, to: u64, step: u32, n: u32, boundaries: &Boundaries) -> Option<u64> {
+    let allowed = boundaries.of_runs(n, pool);
+    first_allowed(pool, from, to, step, n, |base| allowed.in_segment(base))
+}
+
+/// As [`first_in_step`]; `allowed` says where runs may begin in the segment at a slot.
+#[inline(always)]
+fn first_allowed(
+    pool: &mut SlotPool,
+    from: u64,
+    to: u64,
+    step: u32,
+    n: u32,
+    allowed: impl Fn(u64) -> u128,
+) -> Option<u64> {
+    // Mostly what is left behind the last allocation in its segment will do, so bounds are not asked about that.
+    if from % SEG < u64::from(step) {
+        return in_segments(pool, from, from, to, step, n, allowed);
+    }
+    let at = (from % SEG) as u32;
+    let base = from - u64::from(at);
+    let starts = bits::starts(pool.segment((from / SEG) as usize), n) & bits::every(step, from) & !bits::below(at);
+    let found = starts & allowed(base) & up_to(base, to);
+    if found == 0 {
+        return in_segments(pool, base + SEG, from, to, step, n, allowed);
+    }
+    Some(base + u64::from(found.trailing_zeros()))
+}
+
+/// The slots below `to` of the segment at slot `base`.
+#[inline(always)]
+fn up_to(base: u64, to: u64) -> u128 {
+    bits::below((to - base).min(SEG) as u32)
+}
+
+/// As [`first_allowed`], from the segment on that `next` lies in.
 #[inline(never)]
 fn in_segments(
     pool: &mut SlotPool,
@@ -183,14 +209,8 @@ fn in_segments(
     to: u64,
     step: u32,
     n: u32,
-    boundaries: &Boundaries,
+    allowed: impl Fn(u64) -> u128,
 ) -> Option<u64> {
-    let chain = bits::every(step, from);
-    let allowed = if boundaries.are_outside(n, pool) && to.is_multiple_of(SEG) {
-        None
-    } else {
-        Some(boundaries.of_runs(n, pool))
-    };
     let wanted = Wanted::new(n, from, step);
     let mut scan = Scan::new((next / SEG) as usize, to.div_ceil(SEG) as usize);
     while let Some((group, mut hits)) = pool.bounds_mut().next_hits(&mut scan, &wanted) {
@@ -199,10 +219,7 @@ fn in_segments(
             hits &= hits - 1;
             let base = segment as u64 * SEG;
             let starts = bits::starts(pool.segment(segment), n);
-            let mut found = starts & chain;
-            if let Some(allowed) = &allowed {
-                found &= allowed.in_segment(base) & bits::below((to - base).min(SEG) as u32);
-            }
+            let found = starts & bits::every(step, from) & allowed(base) & up_to(base, to);
             if found != 0 {
                 return Some(base + u64::from(found.trailing_zeros()));
             }
@@ -266,7 +283,7 @@ impl Sweep<'_> {
         let first = self.next_match(from, to)?;
         if let Some(step) = self.plan.shape.step {
             let step = u64::from(step);
-            return Some(first + (to - 1 - first) / step * step);
+            return Some(first + ((to - 1 - first) & !(step - 1)));
         }
         let mut last = first;
         while let Some(next) = last.checked_add(self.plan.shape.stride).and_then(|i| self.next_match(i, to)) {
