@@ -55,6 +55,26 @@ fn the_first_slot_stands_before_the_padding_at_both_ends() {
 }
 
 #[test]
+fn slots_of_pools_that_came_later_stand_by_address_and_are_counted() {
+    let mut decoder = Decoder::new(0, vec![pool()], false);
+    decoder.record(bytes_of(&device(0)));
+    // The first address behind the pool, and its last.
+    let behind = decoder.record(bytes_of(&event(kind::SLOT_ALLOC, 0x1020_0000))).unwrap();
+    assert_eq!((behind.tlb_addr, behind.first_slot), (Some(0x1020_0000), None));
+    let last = decoder.record(bytes_of(&event(kind::SLOT_ALLOC, 0x101f_ffff))).unwrap();
+    assert_eq!(last.first_slot, Some(1023));
+    decoder.record(bytes_of(&event(kind::SLOT_FREE, 0x1020_0000))).unwrap();
+    // A refusal lies nowhere.
+    let refused = decoder.record(bytes_of(&event(kind::SLOT_ALLOC, u64::MAX))).unwrap();
+    assert_eq!((refused.op, decoder.faults().elsewhere), (Op::SlotFailed, 1));
+    // Where the pool is not known nothing can be said.
+    let mut blind = Decoder::new(0, Vec::new(), false);
+    blind.record(bytes_of(&device(0)));
+    blind.record(bytes_of(&event(kind::SLOT_ALLOC, 0x1020_0000))).unwrap();
+    assert_eq!(blind.faults().elsewhere, 0);
+}
+
+#[test]
 fn events_stand_in_the_order_of_the_ring_buffer_whatever_the_clocks_say() {
     let mut decoder = Decoder::new(0, vec![pool()], false);
     decoder.record(bytes_of(&device(0)));
