@@ -111,23 +111,19 @@ pub(crate) fn starts(ones: u128, n: u32) -> u128 {
 }
 
 /// Length of the longest run of ones.
-pub(crate) const fn longest_run(ones: u128) -> u32 {
+pub(crate) fn longest_run(ones: u128) -> u32 {
     if ones == u128::MAX {
         return 128;
     }
     // Where runs of 1, 2, 4, … ones start.
     let mut doubled = [ones; 7];
-    let mut k = 1;
-    while k < 7 {
+    for k in 1..doubled.len() {
         doubled[k] = doubled[k - 1] & doubled[k - 1] >> (1 << (k - 1));
-        k += 1;
     }
     // The longest is put together from the largest part down; whether a part fits is added, not asked.
     let (mut left, mut have) = (u128::MAX, 0);
-    let mut k = 7;
-    while k > 0 {
-        k -= 1;
-        let more = left & doubled[k] >> have;
+    for (k, starts) in doubled.iter().enumerate().rev() {
+        let more = left & starts >> have;
         let fits = more != 0;
         have += (fits as u32) << k;
         left = if fits { more } else { left };
