@@ -26,8 +26,8 @@ pub struct Faults {
     pub latest_ns: u64,
     /// Threads whose names were given up for later ones.
     pub tasks_forgotten: u64,
-    /// Allocations in other pools than the recording began with.
-    pub elsewhere: u64,
+    /// Allocations outside the pools the recording began with.
+    pub other_pools: u64,
 }
 
 /// What became of one CPU's records on this side of the ring buffer.
@@ -397,7 +397,7 @@ impl Decoder {
                     0
                 };
                 let slot = target.and_then(|tlb| self.slot(tlb));
-                self.faults.elsewhere += u64::from(target.is_some() && slot.is_none() && !self.pools.is_empty());
+                self.faults.other_pools += u64::from(target.is_some() && slot.is_none() && !self.pools.is_empty());
                 event.first_slot = slot.map(|slot| slot.saturating_sub(pad));
                 if let Some(tlb) = target.filter(|_| pad > 0) {
                     self.padded.insert(tlb, pad);

@@ -66,12 +66,12 @@ fn slots_of_pools_that_came_later_stand_by_address_and_are_counted() {
     decoder.record(bytes_of(&event(kind::SLOT_FREE, 0x1020_0000))).unwrap();
     // A refusal lies nowhere.
     let refused = decoder.record(bytes_of(&event(kind::SLOT_ALLOC, u64::MAX))).unwrap();
-    assert_eq!((refused.op, decoder.faults().elsewhere), (Op::SlotFailed, 1));
+    assert_eq!((refused.op, decoder.faults().other_pools), (Op::SlotFailed, 1));
     // Where the pool is not known nothing can be said.
     let mut blind = Decoder::new(0, Vec::new(), false);
     blind.record(bytes_of(&device(0)));
     blind.record(bytes_of(&event(kind::SLOT_ALLOC, 0x1020_0000))).unwrap();
-    assert_eq!(blind.faults().elsewhere, 0);
+    assert_eq!(blind.faults().other_pools, 0);
 }
 
 #[test]

@@ -49,7 +49,7 @@ impl Shared {
 
     /// The losses up to now, those of p2m left out.
     pub(crate) fn losses(&self, faults: &Faults, mut notes: Vec<String>) -> Losses {
-        let Faults { undecoded, sg_truncated, changed_devices, late, latest_ns, tasks_forgotten, elsewhere } = faults;
+        let Faults { undecoded, sg_truncated, changed_devices, late, latest_ns, tasks_forgotten, other_pools } = faults;
         if *latest_ns >= SKEW_NS {
             notes.push(format!(
                 "{} records came behind one with a later time, by {} at most, and were given that time: the CPUs' clocks disagree, or an interrupt came between a time stamp and its place in the ring buffer",
@@ -63,10 +63,10 @@ impl Shared {
                 field::count(*tasks_forgotten)
             ));
         }
-        if *elsewhere > 0 {
+        if *other_pools > 0 {
             notes.push(format!(
-                "{} slot allocations lie in none of the pools there were at the start: in one the kernel added (CONFIG_SWIOTLB_DYNAMIC), in one of their own (transient) or in a device's (restricted). They stand in the trace by address; what else such pools hold is not in it, and no policy is judged by them",
-                field::count(*elsewhere)
+                "{} slot allocations lie in none of the pools there were at the start: in one the kernel added (CONFIG_SWIOTLB_DYNAMIC), in one of their own (transient) or in a device's (restricted). They stand in the trace by address alone, and verify does not judge them",
+                field::count(*other_pools)
             ));
         }
         for device in changed_devices {
