@@ -68,6 +68,8 @@ pub struct Script {
     /// Where pages for new pools come from.
     region: Buddy,
     steps: Vec<Step>,
+    /// What is asked for, of each map in order.
+    asks: Vec<Ask>,
     /// What the script calls the mapping of each map and unmap, in order.
     names: Vec<u64>,
     /// Who asks, by the number used in `steps`.
@@ -78,31 +80,38 @@ pub struct Script {
     alive: usize,
 }
 
-/// A line that asks or changes something; 32 bytes, for scripts have millions.
+/// A line that asks or changes something; 8 bytes, as a replay reads millions of them and hardly anything else that is not in a
+/// cache. What more a map says are its [`Ask`].
 #[derive(Clone, Copy, Debug)]
 enum Step {
     /// `place` is the mapping's number among those alive; a number is used again once it has been undone.
     Map {
         kind: Kind,
         place: u32,
-        asker: u32,
-        cpu: u32,
-        orig_addr: u64,
-        size: u64,
     },
-    /// Undoes what was mapped last at `place`, or nothing: a mapping undone twice has no place.
+    /// Undoes what was mapped last at `place`.
     Unmap {
         kind: Kind,
-        place: Option<u32>,
-        asker: u32,
+        place: u32,
     },
+    /// Undoes what has been undone before, which is nothing.
+    UnmapAgain(Kind),
     Change(u32),
     /// The growth worker may run.
     Work,
     Mark,
 }
 
-const _: () = assert!(size_of::<Step>() == 32);
+const _: () = assert!(size_of::<Step>() == 8);
+
+/// What a map asks for, and who asks.
+#[derive(Clone, Copy, Debug)]
+struct Ask {
+    orig_addr: u64,
+    size: u64,
+    asker: u32,
+    cpu: u32,
+}
 
 /// A device, and the alignment mask its requests come with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -149,11 +158,12 @@ impl Script {
                 reader.line(&mut Fields { line: number + 1, fields: line.split(',') })?;
             }
         }
-        let Reader { pool, force, xen, told, steps, names, askers, changes, places, region, .. } = reader;
+        let Reader { pool, force, xen, told, steps, asks, names, askers, changes, places, region, .. } = reader;
         let pool = pool.ok_or(ScriptError::NoPool)?;
         let xen = xen.unwrap_or(false);
         let platform = if xen { told.xen() } else { PlatformSpec::new(PlatformKind::Native) };
-        Ok(Self { pool, force, xen, platform, told, steps, names, askers, changes, alive: places as usize, region })
+        let alive = places as usize;
+        Ok(Self { pool, force, xen, platform, told, steps, asks, names, askers, changes, alive, region })
     }
 
     /// Whether the script asks for the whole decision of a guest of Xen.
@@ -206,7 +216,7 @@ impl Script {
                 (&Step::Map { kind, .. }, Answer::Map(mapped)) => {
                     write_map(out, kind, *names.next().unwrap_or(&0), mapped, allocator)?;
                 }
-                (&Step::Unmap { kind, .. }, answer) => {
+                (&(Step::Unmap { kind, .. } | Step::UnmapAgain(kind)), answer) => {
                     let (name, blanks) = (kind.words().1, if kind == Kind::Xmap { ",," } else { "," });
                     let skip = if matches!(answer, Answer::Nothing) { "SKIP" } else { "" };
                     writeln!(out, "{name},{},{skip}{blanks},{used}", names.next().unwrap_or(&0))?;
@@ -236,7 +246,7 @@ impl Script {
         play.run(before);
         let count = |which: fn(&Step) -> bool| timed.iter().filter(|step| which(step)).count() as u64;
         let maps = count(|step| matches!(step, Step::Map { .. }));
-        let unmaps = count(|step| matches!(step, Step::Unmap { .. }));
+        let unmaps = count(|step| matches!(step, Step::Unmap { .. } | Step::UnmapAgain(_)));
         play.refused = 0;
         let begin = clock();
         play.run(timed);

@@ -1,6 +1,6 @@
 //! A script played to a machine, step by step.
 
-use super::{Asker, Kind, Script, ScriptError, Step};
+use super::{Ask, Asker, Kind, Script, ScriptError, Step};
 use crate::allocator::{Known, Stop, Taken};
 use crate::machine::{Machine, Mapped, Reason};
 use crate::plan::{Limits, Request};
@@ -17,10 +17,19 @@ pub(super) struct Play<'a> {
     live: Vec<Live>,
     /// Bus addresses by place; Xen sets only, elsewhere it is the bounce buffer's own.
     dma_addrs: Vec<u64>,
-    /// Addresses of bounce buffers by place, where those who ask are not known.
-    tlb_addrs: Vec<u64>,
+    /// Bounce buffers by place, where those who ask are not known.
+    buffers: Vec<Buffer>,
+    /// Maps played so far.
+    asked: usize,
     /// Maps that were refused.
     pub refused: u64,
+}
+
+/// A bounce buffer and whose it is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Buffer {
+    tlb_addr: u64,
+    asker: u32,
 }
 
 /// What is mapped at a place: which slots if those who ask are known, else whether it has a bounce buffer. Half a word,
@@ -71,36 +80,55 @@ impl<'a> Play<'a> {
         let known: Vec<_> = script.askers.iter().map(known).collect::<Option<_>>().unwrap_or_default();
         Ok(Self {
             script,
-            tlb_addrs: vec![0; if known.is_empty() { script.alive } else { 0 }],
+            buffers: vec![Buffer::default(); if known.is_empty() { script.alive } else { 0 }],
             known,
             machine,
             live: vec![Live::NOTHING; script.alive],
             dma_addrs: vec![0; if script.xen { script.alive } else { 0 }],
+            asked: 0,
             refused: 0,
         })
     }
 
     /// Plays steps and drops the answers. Not generic, so that all of it is compiled together, here.
     pub fn run(&mut self, steps: &[Step]) {
+        if self.known.is_empty() {
+            for step in steps {
+                self.step(step);
+            }
+            return;
+        }
+        let Script { asks, askers, .. } = self.script;
+        let mut rest = &asks[self.asked..];
         for step in steps {
             // Nearly all steps of nearly all scripts, without the making of answers.
-            match *step {
-                Step::Map { kind: Kind::Map, place, asker, cpu, orig_addr, size }
-                    if let Some(known) = self.known.get(asker as usize) =>
-                {
-                    let align_mask = self.script.askers[asker as usize].align_mask;
-                    let taken = self.machine.allocate_known(known, &Request { orig_addr, size, align_mask, cpu });
+            match (*step, rest) {
+                (Step::Unmap { kind: Kind::Map, place }, _) => {
+                    self.release(place);
+                }
+                (Step::Map { kind: Kind::Map, place }, [Ask { orig_addr, size, asker, cpu }, others @ ..]) => {
+                    rest = others;
+                    let (&orig_addr, &size, &cpu, asker) = (orig_addr, size, cpu, *asker as usize);
+                    let request = Request { orig_addr, size, align_mask: askers[asker].align_mask, cpu };
+                    let taken = self.machine.allocate_known(&self.known[asker], &request);
                     self.refused += u64::from(taken.is_err());
                     self.live[place as usize] = taken.map_or(Live::NOTHING, |taken| Live::slots(&taken));
                 }
-                Step::Unmap { kind: Kind::Map, place: Some(place), .. } if !self.known.is_empty() => {
-                    self.release(place);
-                }
                 _ => {
+                    self.asked = asks.len() - rest.len();
                     self.step(step);
+                    rest = &asks[self.asked..];
                 }
             }
         }
+        self.asked = asks.len() - rest.len();
+    }
+
+    /// What the next map asks for.
+    fn ask(&mut self) -> Ask {
+        let ask = self.script.asks[self.asked];
+        self.asked += 1;
+        ask
     }
 
     /// Gives back what a known device has at a place; `false` when that is nothing.
@@ -117,15 +145,19 @@ impl<'a> Play<'a> {
 
     pub fn step(&mut self, step: &Step) -> Answer {
         match *step {
-            Step::Map { kind, place, asker, cpu, orig_addr, size } => {
+            Step::Map { kind, place } => {
+                let Ask { orig_addr, size, asker, cpu } = self.ask();
                 let Asker { ref limits, align_mask } = self.script.askers[asker as usize];
                 let mapped = self.map(kind, &Request { orig_addr, size, align_mask, cpu }, asker, limits);
+                if let Some(buffer) = self.buffers.get_mut(place as usize) {
+                    buffer.asker = asker;
+                }
                 self.live[place as usize] = match mapped {
                     Ok(Mapped::Bounced { taken, dma_addr, .. }) => {
                         self.remember(place, dma_addr);
-                        match self.tlb_addrs.get_mut(place as usize) {
-                            Some(tlb_addr) => {
-                                *tlb_addr = taken.tlb_addr;
+                        match self.buffers.get_mut(place as usize) {
+                            Some(buffer) => {
+                                buffer.tlb_addr = taken.tlb_addr;
                                 Live::BOUNCED
                             }
                             None => Live::slots(&taken),
@@ -142,15 +174,16 @@ impl<'a> Play<'a> {
                 };
                 return Answer::Map(mapped);
             }
-            Step::Unmap { place: Some(place), .. } if !self.known.is_empty() => {
+            Step::Unmap { place, .. } if !self.known.is_empty() => {
                 return if self.release(place) { Answer::Unmapped } else { Answer::Nothing };
             }
-            Step::Unmap { kind, place: Some(place), asker } => {
+            Step::Unmap { kind, place } => {
+                let Buffer { tlb_addr, asker } = self.buffers[place as usize];
                 let limits = &self.script.askers[asker as usize].limits;
                 let tlb_addr = match std::mem::replace(&mut self.live[place as usize], Live::NOTHING) {
                     Live::NOTHING => return Answer::Nothing,
                     Live::DIRECT => None,
-                    _ => Some(self.tlb_addrs[place as usize]),
+                    _ => Some(tlb_addr),
                 };
                 if kind == Kind::Xmap {
                     self.machine.unmap_from_bus(self.dma_addrs[place as usize], tlb_addr, limits);
@@ -165,7 +198,7 @@ impl<'a> Play<'a> {
                 }
             }
             Step::Work => return Answer::Work(self.machine.allocator_mut().run_worker()),
-            Step::Unmap { place: None, .. } | Step::Mark => {}
+            Step::UnmapAgain(_) | Step::Mark => {}
         }
         Answer::Nothing
     }
@@ -238,7 +271,7 @@ mod tests {
                 let policy = Policy::parse(&id).unwrap();
                 let mut plays = [(); 3].map(|()| Play::new(&script, &policy).unwrap());
                 plays[2].known.clear();
-                plays[2].tlb_addrs = vec![0; script.alive];
+                plays[2].buffers = vec![Buffer::default(); script.alive];
                 for step in &script.steps {
                     let [timed, answered, unknown] = &mut plays;
                     timed.run(std::slice::from_ref(step));

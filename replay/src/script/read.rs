@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::str::FromStr;
 
 use super::platform::Told;
-use super::{Asker, Change, Kind, ScriptError, Step};
+use super::{Ask, Asker, Change, Kind, ScriptError, Step};
 use crate::machine::FrameTable;
 use crate::pages::Buddy;
 use crate::plan::Limits;
@@ -21,6 +21,7 @@ pub(super) struct Reader {
     pub told: Told,
     devices: HashMap<u64, Limits>,
     pub steps: Vec<Step>,
+    pub asks: Vec<Ask>,
     pub names: Vec<u64>,
     pub askers: Vec<Asker>,
     asker_numbers: HashMap<Asker, u32>,
@@ -29,8 +30,8 @@ pub(super) struct Reader {
     pub places: u32,
     /// Places whose mappings have been undone.
     vacant: Vec<u32>,
-    /// Where each mapping is, and whose; nothing once it has been undone.
-    mappings: HashMap<u64, Option<(u32, u32)>>,
+    /// Where each mapping is; nothing once it has been undone.
+    mappings: HashMap<u64, Option<u32>>,
 }
 
 impl Reader {
@@ -98,12 +99,13 @@ impl Reader {
         let asker = self.asker(f, Asker { limits, align_mask })?;
         let place = match self.mappings.get(&name) {
             // Mapped again without having been undone: what was there is forgotten.
-            Some(&Some((place, _))) => place,
+            Some(&Some(place)) => place,
             _ => self.place(f)?,
         };
-        self.mappings.insert(name, Some((place, asker)));
+        self.mappings.insert(name, Some(place));
         self.names.push(name);
-        self.steps.push(Step::Map { kind, place, asker, cpu, orig_addr, size });
+        self.steps.push(Step::Map { kind, place });
+        self.asks.push(Ask { orig_addr, size, asker, cpu });
         Ok(())
     }
 
@@ -113,10 +115,10 @@ impl Reader {
         let Some(mapping) = self.mappings.get_mut(&name) else {
             return Err(f.wrong(format!("mapping {name} is undone, but was never made")));
         };
-        let (place, asker) = mapping.take().unzip();
+        let place = mapping.take();
         self.vacant.extend(place);
         self.names.push(name);
-        self.steps.push(Step::Unmap { kind, place, asker: asker.unwrap_or(0) });
+        self.steps.push(place.map_or(Step::UnmapAgain(kind), |place| Step::Unmap { kind, place }));
         Ok(())
     }
 
