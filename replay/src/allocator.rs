@@ -6,7 +6,7 @@ use crate::pool::{Geometry, Run, SlotPool};
 use crate::refusal::{self, Cause, Refusal};
 use crate::rules::Generation;
 use crate::view::View;
-use crate::walk::{Before, Found, area_that_may, find_on};
+use crate::walk::{Before, Found, area_that_may, find_in_named, find_on};
 use trace::pool::SLOT_BYTES;
 
 /// Slots taken for a mapping.
@@ -287,11 +287,19 @@ fn walk(pool: &mut SlotPool, pool_id: usize, profile: &Profile, request: &Reques
     let (plan, search) = (profile.plan(request), profile.search());
     let areas = pool.areas().len();
     let own = request.cpu as usize & (areas - 1);
-    let mut swept = swept.then_some((own, Before::Swept));
+    let (mut swept, first) = match if swept { profile.done(pool) } else { Before::Nothing } {
+        Before::Swept => (Some((own, Before::Swept)), own),
+        Before::Searched => (None, own + 1),
+        _ => (None, own),
+    };
     // From the CPU's area to the last, then from the first (SPEC 3.8).
-    for (mut next, end) in [(own, areas), (0, own)] {
+    for (mut next, end) in [(first, areas), (0, own)] {
         while let Some((area, before)) = swept.take().or_else(|| area_that_may(pool, next..end, &plan, search)) {
-            match find_on(pool, area, &plan, search, before) {
+            let found = match before {
+                Before::Named => find_in_named(pool, area, &plan, search),
+                _ => find_on(pool, area, &plan, search, before),
+            };
+            match found {
                 Found::Slot(first) => {
                     pool.take(area, Run { first, n: plan.n }, plan.pad());
                     return Ok(Taken::at(pool.geometry(), pool_id as u32, first, &plan));

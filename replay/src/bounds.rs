@@ -217,6 +217,18 @@ impl Bounds {
         None
     }
 
+    /// Which segments may do of `segments` from `first` on, as bits from the lowest; they are of one group.
+    #[inline(always)]
+    pub fn of_area(&self, first: usize, segments: usize, wanted: &Wanted) -> u64 {
+        let all = self.segments.get(first / GROUP).map_or(0, |group| group.0[wanted.lane].at_least(wanted.add));
+        all >> (first % GROUP) & u64::MAX >> GROUP.saturating_sub(segments)
+    }
+
+    /// Whether areas of so many segments each lie in one group.
+    pub fn is_in_a_group(segments: usize) -> bool {
+        segments.is_power_of_two() && segments <= GROUP
+    }
+
     /// The first group from `from` on that may hold a segment that may do.
     #[inline(never)]
     fn next_group(&self, from: usize, wanted: &Wanted) -> Option<usize> {

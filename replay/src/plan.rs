@@ -5,7 +5,7 @@ use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
 
 use crate::pool::SlotPool;
 use crate::rules::{AlignMask, Generation, Search, SizeRule};
-use crate::walk::{Boundaries, first_in_step};
+use crate::walk::{Before, Boundaries, both_sweeps, first_around};
 
 const SLOT_MASK: u64 = SLOT_BYTES - 1;
 const PAGE: u64 = 4096;
@@ -70,6 +70,9 @@ pub(crate) struct Shape {
     round: u64,
     /// Distance of the matching slots the walk looks at, when it is the same power of two all along and fits a segment.
     pub step: Option<u32>,
+    /// Whether a second sweep, from the area's first slot up, ends before the cursor and goes on looking at slots `step` apart
+    /// from those of the first.
+    pub comes_round: bool,
 }
 
 /// A device against a pool: what of a [`Plan`] does not depend on the request.
@@ -195,11 +198,16 @@ impl Profile {
         }
     }
 
+    /// What [`Profile::first_sweep`] has done once it was in vain.
+    pub fn done(&self, pool: &SlotPool) -> Before {
+        if both_sweeps(pool, &self.shapes[0]) { Before::Searched } else { Before::Swept }
+    }
+
     /// What the first sweep of an ordinary request finds in its CPU's area. It is what [`find`](crate::walk::find) would
     /// find, with less ado: nearly all requests end here.
     ///
     /// # Errors
-    /// Whether it was made and found nothing; else the request takes more thought.
+    /// Whether that was done in vain; else the request takes more thought.
     #[inline(always)]
     pub fn first_sweep(&self, pool: &mut SlotPool, area: usize, request: &Request) -> Result<Ordinary, bool> {
         let &Request { orig_addr: orig, size, align_mask, .. } = request;
@@ -209,7 +217,7 @@ impl Profile {
         let lo = orig & self.ma & SLOT_MASK;
         let n = (size + lo + SLOT_MASK) / SLOT_BYTES;
         let shape = &self.shapes[usize::from(size + lo >= PAGE)];
-        let (Some(state), Some(step)) = (pool.areas().get(area), shape.step) else { return Err(false) };
+        let Some(state) = pool.areas().get(area) else { return Err(false) };
         let len = pool.area_slots();
         let begin = shape.begin(state.index, len);
         let base = area as u64 * len;
@@ -224,7 +232,7 @@ impl Profile {
         if roomy && u64::from(pool.run_at(slot)) >= n && !self.boundaries.cross(slot, n) {
             return Ok(Ordinary { slot, n, lo });
         }
-        let slot = first_in_step(pool, slot, base + len, step, n as u32, &self.boundaries).ok_or(true)?;
+        let slot = first_around(pool, area, shape, slot, n as u32, &self.boundaries).ok_or(true)?;
         Ok(Ordinary { slot, n, lo })
     }
 }
@@ -315,6 +323,12 @@ impl Shape {
             Search::A | Search::B | Search::BSplit => stride.wrapping_sub(1),
             Search::C | Search::D => 0,
         };
-        Self { stride, mask, like: like >> 11, round, step }
+        let comes_round = match rules.search {
+            // Both begin at a multiple of the stride.
+            Search::A => true,
+            Search::B | Search::BSplit => false,
+            Search::C | Search::D => step.is_some_and(|step| mask + 1 == u64::from(step)),
+        };
+        Self { stride, mask, like: like >> 11, round, step, comes_round }
     }
 }

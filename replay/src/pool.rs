@@ -58,6 +58,8 @@ pub struct SlotPool {
     area_slots: u64,
     /// Bits to shift a slot number by to get its area, where areas are a power of two or there is but one.
     area_shift: Option<u32>,
+    /// See [`SlotPool::has_small_areas`].
+    small_areas: bool,
     areas: Vec<AreaState>,
     segments: Vec<Segment>,
     bounds: Bounds,
@@ -140,6 +142,7 @@ impl SlotPool {
                 0 | 1 => Some(u64::BITS - 1),
                 _ => area_slots.is_power_of_two().then(|| area_slots.trailing_zeros()),
             },
+            small_areas: area_slots.is_multiple_of(SEG) && Bounds::is_in_a_group((area_slots / SEG) as usize),
             areas: vec![AreaState::default(); geometry.areas.max(1) as usize],
             segments: vec![Segment::EMPTY; segments],
             bounds: Bounds::new(segments),
@@ -187,6 +190,12 @@ impl SlotPool {
     #[inline]
     pub fn area_slots(&self) -> u64 {
         self.area_slots
+    }
+
+    /// Whether the bounds of all segments of an area are in one group.
+    #[inline]
+    pub(crate) fn has_small_areas(&self) -> bool {
+        self.small_areas
     }
 
     /// Slots of a segment, the most one mapping can have.

@@ -13,7 +13,7 @@ use trace::pool::SEGMENT_SLOTS;
 
 use crate::bits;
 use crate::bounds::{Scan, Wanted};
-use crate::plan::Plan;
+use crate::plan::{Plan, Shape};
 use crate::pool::SlotPool;
 use crate::rules::Search;
 
@@ -43,6 +43,8 @@ pub(crate) enum Before {
     Named,
     /// The sweep to its end was made, in vain.
     Swept,
+    /// It was searched, in vain.
+    Searched,
 }
 
 /// The first of some areas that may serve a request by what bounds say, mostly without a look at each; or just the first
@@ -123,6 +125,124 @@ pub(crate) fn find_on(pool: &mut SlotPool, area: usize, plan: &Plan, search: Sea
     }
 }
 
+/// As [`find`], in an area that [`area_that_may`] has named; with one look at its bounds where that will do.
+pub(crate) fn find_in_named(pool: &mut SlotPool, area: usize, plan: &Plan, search: Search) -> Found {
+    let (shape, len, state) = (&plan.shape, pool.area_slots(), pool.areas()[area]);
+    let base = area as u64 * len;
+    let begin = shape.begin(state.index, len);
+    let ahead = plan.value.wrapping_sub(plan.first + base + begin) & shape.mask;
+    match shape.step {
+        Some(_)
+            if both_sweeps(pool, shape)
+                && !plan.never
+                && (1..=len.wrapping_sub(state.used).min(SEG)).contains(&plan.n)
+                && begin + ahead < len =>
+        {
+            let found = first_around(pool, area, shape, base + begin + ahead, plan.n as u32, &plan.boundaries);
+            found.map_or(Found::Nothing, Found::Slot)
+        }
+        _ => find_on(pool, area, plan, search, Before::Named),
+    }
+}
+
+/// What is found from slot `from` on by the sweep to the area's end, or by both sweeps where one look at its bounds will do for
+/// them ([`both_sweeps`]). The request's shape has a step, its length is 1 to 128.
+#[inline(always)]
+pub(crate) fn first_around(
+    pool: &mut SlotPool,
+    area: usize,
+    shape: &Shape,
+    from: u64,
+    n: u32,
+    boundaries: &Boundaries,
+) -> Option<u64> {
+    if boundaries.are_outside(n, pool) {
+        around_allowed(pool, area, shape, from, n, |_| u128::MAX)
+    } else {
+        around_between(pool, area, shape, from, n, boundaries)
+    }
+}
+
+/// As [`first_around`], where there are boundaries in the pool.
+#[inline(never)]
+fn around_between(
+    pool: &mut SlotPool,
+    area: usize,
+    shape: &Shape,
+    from: u64,
+    n: u32,
+    boundaries: &Boundaries,
+) -> Option<u64> {
+    let allowed = boundaries.of_runs(n, pool);
+    around_allowed(pool, area, shape, from, n, |base| allowed.in_segment(base))
+}
+
+/// As [`first_around`]; `allowed` says where runs may begin in the segment at a slot.
+#[inline(always)]
+fn around_allowed(
+    pool: &mut SlotPool,
+    area: usize,
+    shape: &Shape,
+    from: u64,
+    n: u32,
+    allowed: impl Fn(u64) -> u128,
+) -> Option<u64> {
+    let (step, to) = (shape.step?, (area as u64 + 1) * pool.area_slots());
+    if let Some(slot) = look(pool, from, to, step, n, &allowed) {
+        return Some(slot);
+    }
+    if both_sweeps(pool, shape) {
+        rest_around(pool, area, shape, from, n, allowed)
+    } else {
+        in_segments(pool, behind(from, step), from, to, step, n, allowed)
+    }
+}
+
+/// Whether [`first_around`] makes both sweeps.
+#[inline(always)]
+pub(crate) fn both_sweeps(pool: &SlotPool, shape: &Shape) -> bool {
+    shape.comes_round && pool.has_small_areas()
+}
+
+/// Both sweeps behind the first [`look`], in an area with bounds in one group ([`SlotPool::has_small_areas`]).
+#[inline(never)]
+fn rest_around(
+    pool: &mut SlotPool,
+    area: usize,
+    shape: &Shape,
+    from: u64,
+    n: u32,
+    allowed: impl Fn(u64) -> u128,
+) -> Option<u64> {
+    let (step, len) = (shape.step?, pool.area_slots());
+    let base = area as u64 * len;
+    let (first, at) = ((base / SEG) as usize, from - base);
+    let wanted = Wanted::new(n, at, step);
+    // In the order they are come to: one that was looked at already comes again at last.
+    let behind = behind(at, step) as u32;
+    let mut hits = pool.bounds_mut().of_area(first, (len / SEG) as usize, &wanted).rotate_right(behind);
+    // Where the second sweep ends, as in `find_on`; search A has nothing to overshoot, its cursor being a multiple of the stride.
+    let last = at + ((len - 1 - at) & !u64::from(step - 1));
+    let begin = shape.begin(pool.areas().get(area)?.index, len);
+    let end = base + begin.saturating_sub((last + shape.stride).saturating_sub(len));
+    while hits != 0 {
+        let in_area = (hits.trailing_zeros() + behind) % u64::BITS;
+        hits &= hits - 1;
+        let segment = first + in_area as usize;
+        let here = segment as u64 * SEG;
+        let to = if in_area >= behind { base + len } else { end };
+        let starts = bits::starts(pool.segment(segment), n);
+        let found = starts & bits::every(step, at) & allowed(here) & up_to(here, to);
+        if found != 0 {
+            return Some(here + u64::from(found.trailing_zeros()));
+        }
+        if starts & bits::every(step.min(4), at) == 0 {
+            pool.disappoint(segment, &wanted);
+        }
+    }
+    None
+}
+
 /// How a walk goes that does not end (SPEC 3.4). Slots are counted from the area's first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endless {
@@ -180,27 +300,36 @@ fn first_allowed(
     n: u32,
     allowed: impl Fn(u64) -> u128,
 ) -> Option<u64> {
-    // Mostly what is left behind the last allocation in its segment will do, so bounds are not asked about that.
+    look(pool, from, to, step, n, &allowed)
+        .or_else(|| in_segments(pool, behind(from, step), from, to, step, n, allowed))
+}
+
+/// As [`first_allowed`] in the segment `from` lies in. Mostly what is left behind the last allocation will do, so bounds are not
+/// asked about that, unless it is a whole segment.
+#[inline(always)]
+fn look(pool: &SlotPool, from: u64, to: u64, step: u32, n: u32, allowed: impl Fn(u64) -> u128) -> Option<u64> {
     if from % SEG < u64::from(step) {
-        return in_segments(pool, from, from, to, step, n, allowed);
+        return None;
     }
-    let at = (from % SEG) as u32;
-    let base = from - u64::from(at);
-    let starts = bits::starts(pool.segment((from / SEG) as usize), n) & bits::every(step, from) & !bits::below(at);
-    let found = starts & allowed(base) & up_to(base, to);
-    if found == 0 {
-        return in_segments(pool, base + SEG, from, to, step, n, allowed);
-    }
-    Some(base + u64::from(found.trailing_zeros()))
+    let base = from - from % SEG;
+    let starts = bits::starts(pool.segment((from / SEG) as usize), n) & bits::every(step, from);
+    let found = starts & !bits::below((from % SEG) as u32) & allowed(base) & up_to(base, to);
+    (found != 0).then(|| base + u64::from(found.trailing_zeros()))
+}
+
+/// The segment behind what [`look`] has looked at.
+#[inline]
+fn behind(from: u64, step: u32) -> u64 {
+    from / SEG + u64::from(from % SEG >= u64::from(step))
 }
 
 /// The slots below `to` of the segment at slot `base`.
 #[inline(always)]
 fn up_to(base: u64, to: u64) -> u128 {
-    bits::below((to - base).min(SEG) as u32)
+    bits::below(to.saturating_sub(base).min(SEG) as u32)
 }
 
-/// As [`first_allowed`], from the segment on that `next` lies in.
+/// As [`first_allowed`], from segment `next` on.
 #[inline(never)]
 fn in_segments(
     pool: &mut SlotPool,
@@ -212,7 +341,7 @@ fn in_segments(
     allowed: impl Fn(u64) -> u128,
 ) -> Option<u64> {
     let wanted = Wanted::new(n, from, step);
-    let mut scan = Scan::new((next / SEG) as usize, to.div_ceil(SEG) as usize);
+    let mut scan = Scan::new(next as usize, to.div_ceil(SEG) as usize);
     while let Some((group, mut hits)) = pool.bounds_mut().next_hits(&mut scan, &wanted) {
         while hits != 0 {
             let segment = group + hits.trailing_zeros() as usize;
