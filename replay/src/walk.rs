@@ -188,14 +188,27 @@ fn around_allowed(
     allowed: impl Fn(u64) -> u128,
 ) -> Option<u64> {
     let (step, to) = (shape.step?, (area as u64 + 1) * pool.area_slots());
-    if let Some(slot) = look(pool, from, to, step, n, &allowed) {
-        return Some(slot);
+    match look(pool, from, to, step, n, &allowed) {
+        None => beyond(pool, area, shape, from, n, allowed),
+        found => found,
     }
+}
+
+/// As [`first_around`], behind the first [`look`].
+#[inline(never)]
+fn beyond(
+    pool: &mut SlotPool,
+    area: usize,
+    shape: &Shape,
+    from: u64,
+    n: u32,
+    allowed: impl Fn(u64) -> u128,
+) -> Option<u64> {
     if both_sweeps(pool, shape) {
-        rest_around(pool, area, shape, from, n, allowed)
-    } else {
-        in_segments(pool, behind(from, step), from, to, step, n, allowed)
+        return rest_around(pool, area, shape, from, n, allowed);
     }
+    let (step, to) = (shape.step?, (area as u64 + 1) * pool.area_slots());
+    in_segments(pool, behind(from, step), from, to, step, n, allowed)
 }
 
 /// Whether [`first_around`] makes both sweeps.
@@ -205,7 +218,7 @@ pub(crate) fn both_sweeps(pool: &SlotPool, shape: &Shape) -> bool {
 }
 
 /// Both sweeps behind the first [`look`], in an area with bounds in one group ([`SlotPool::has_small_areas`]).
-#[inline(never)]
+#[inline(always)]
 fn rest_around(
     pool: &mut SlotPool,
     area: usize,
@@ -313,8 +326,11 @@ fn look(pool: &SlotPool, from: u64, to: u64, step: u32, n: u32, allowed: impl Fn
     }
     let base = from - from % SEG;
     let starts = bits::starts(pool.segment((from / SEG) as usize), n) & bits::every(step, from);
-    let found = starts & !bits::below((from % SEG) as u32) & allowed(base) & up_to(base, to);
-    (found != 0).then(|| base + u64::from(found.trailing_zeros()))
+    let found = starts & !bits::below((from % SEG) as u32) & allowed(base) & bits::below((to - base).min(SEG) as u32);
+    if found == 0 {
+        return None;
+    }
+    Some(base + u64::from(found.trailing_zeros()))
 }
 
 /// The segment behind what [`look`] has looked at.
@@ -330,7 +346,7 @@ fn up_to(base: u64, to: u64) -> u128 {
 }
 
 /// As [`first_allowed`], from segment `next` on.
-#[inline(never)]
+#[inline(always)]
 fn in_segments(
     pool: &mut SlotPool,
     next: u64,
