@@ -324,9 +324,9 @@ impl Shape {
             Search::C | Search::D => 0,
         };
         let comes_round = match rules.search {
-            // Both begin at a multiple of the stride.
+            // Both begin at a multiple of the stride, so a walk comes to where it began unless addresses are compared.
             Search::A => true,
-            Search::B | Search::BSplit => false,
+            Search::B | Search::BSplit => mask == 0 && step.is_some(),
             Search::C | Search::D => step.is_some_and(|step| mask + 1 == u64::from(step)),
         };
         Self { stride, mask, like: like >> 11, round, step, comes_round }

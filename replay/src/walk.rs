@@ -56,7 +56,8 @@ pub(crate) fn area_that_may(
     search: Search,
 ) -> Option<(usize, Before)> {
     let len = pool.area_slots();
-    if areas.is_empty() || !len.is_multiple_of(SEG) || matches!(search, Search::B | Search::BSplit) {
+    let may_not_end = matches!(search, Search::B | Search::BSplit) && !plan.shape.comes_round;
+    if areas.is_empty() || !len.is_multiple_of(SEG) || may_not_end {
         return Some((areas.start, Before::Nothing)).filter(|_| !areas.is_empty());
     }
     let segment = segment_that_may(pool, areas.start as u64 * len, areas.end as u64 * len, plan)?;
@@ -234,7 +235,8 @@ fn rest_around(
     // In the order they are come to: one that was looked at already comes again at last.
     let behind = behind(at, step) as u32;
     let mut hits = pool.bounds_mut().of_area(first, (len / SEG) as usize, &wanted).rotate_right(behind);
-    // Where the second sweep ends, as in `find_on`; search A has nothing to overshoot, its cursor being a multiple of the stride.
+    // Where the second sweep ends, as in `find_on`; searches A and B have nothing to overshoot, their cursor being
+    // a multiple of the stride.
     let last = at + ((len - 1 - at) & !u64::from(step - 1));
     let begin = shape.begin(pool.areas().get(area)?.index, len);
     let end = base + begin.saturating_sub((last + shape.stride).saturating_sub(len));
