@@ -4,8 +4,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
 use crate::progress::Step;
 use crate::{cache, package, process};
@@ -68,9 +69,25 @@ pub fn program(name: &str) -> Result<PathBuf> {
 /// A test fails, or does not build.
 pub fn test(arguments: &[String]) -> Result<()> {
     let step = Step::loud("tests");
+    if arguments.is_empty() {
+        build_tests()?;
+    }
     process::run(cargo("test")?.args(SELECTION).arg("--no-fail-fast").args(arguments))?;
     step.done();
     Ok(())
+}
+
+/// Builds all tests, and beside them the program as it is handed out, which some of them ask for: one processor of two is
+/// idle while the last crates of polars are built, and none while a guest runs.
+fn build_tests() -> Result<()> {
+    let mut tests = cargo("test")?;
+    tests.args(SELECTION).arg("--no-run");
+    thread::scope(|scope| {
+        let packaged = scope.spawn(package::program);
+        process::run(&mut tests)?;
+        packaged.join().map_err(|_| anyhow!("building the packaged program panicked"))??;
+        Ok(())
+    })
 }
 
 /// Builds and runs an example of one package, quietly.
