@@ -68,6 +68,12 @@ pub(crate) fn ns_a_pair(pairs: u32) -> f64 {
     (cpu_of_thread() - began).as_nanos() as f64 / f64::from(pairs)
 }
 
+/// The kernel's number of this thread, as events have it.
+pub(crate) fn thread_id() -> u32 {
+    // SAFETY: it may be called at any time, and does not fail.
+    unsafe { libc::gettid() }.cast_unsigned()
+}
+
 /// Pairs at so many a second, in small bursts; returns how many there were.
 pub(crate) fn pairs_at(rate: f64, span: Duration) -> u64 {
     const BURST: u64 = 100;

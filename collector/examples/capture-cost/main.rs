@@ -77,7 +77,8 @@ fn program<'a>(recorder: &'a mut Recorder, name: &str) -> Result<&'a mut BtfTrac
 
 /// The pair alone, with a program that only looks, and with one that writes: in turns.
 fn added(cpus: &Cpus, folder: &Path, pairs: u32, mode: Mode) -> Result<()> {
-    let mut recorder = start(cpus, folder.join(format!("{mode}.swio")), ROOMY, mode)?;
+    let path = folder.join(format!("{mode}.swio"));
+    let mut recorder = start(cpus, path.clone(), ROOMY, mode)?;
     let types = aya::Btf::from_sys_fs()?;
     for name in ["bench_filter", "bench_events"] {
         program(&mut recorder, name)?.load("task_rename", &types)?;
@@ -107,7 +108,17 @@ fn added(cpus: &Cpus, folder: &Path, pairs: u32, mode: Mode) -> Result<()> {
         (recorded - filtered) / 2.0
     );
     let expected = ROUNDS as u64 * u64::from(pairs) * 2;
-    println!("  {} events of {expected} stored, {} lost", summary.events, summary.meta.losses.ring_full);
+    // The program looks at this process only, but the recorder's threads are named too when they start.
+    let load = load::thread_id();
+    let mut others = 0;
+    for event in trace::Trace::open(&path)?.events() {
+        others += u64::from(event?.tid != load);
+    }
+    println!(
+        "  {} events of {expected} stored, {} lost; {others} of the recorder's threads beside",
+        summary.events - others,
+        summary.meta.losses.ring_full
+    );
     Ok(())
 }
 
