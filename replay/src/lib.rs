@@ -37,6 +37,7 @@ pub mod allocator;
 pub mod axis;
 mod bits;
 pub mod boot;
+mod boundaries;
 mod bounds;
 mod checker;
 pub mod closely;

@@ -3,9 +3,10 @@
 use trace::Device;
 use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
 
+use crate::boundaries::Boundaries;
 use crate::pool::SlotPool;
 use crate::rules::{AlignMask, Generation, Search, SizeRule};
-use crate::walk::{Before, Boundaries, both_sweeps, first_around};
+use crate::walk::{Before, both_sweeps, first_around};
 
 const SLOT_MASK: u64 = SLOT_BYTES - 1;
 const PAGE: u64 = 4096;
@@ -323,12 +324,12 @@ impl Shape {
             Search::A | Search::B | Search::BSplit => stride.wrapping_sub(1),
             Search::C | Search::D => 0,
         };
-        let comes_round = match rules.search {
+        let comes_round = step.is_some_and(|step| match rules.search {
             // Both begin at a multiple of the stride, so a walk comes to where it began unless addresses are compared.
             Search::A => true,
-            Search::B | Search::BSplit => mask == 0 && step.is_some(),
-            Search::C | Search::D => step.is_some_and(|step| mask + 1 == u64::from(step)),
-        };
+            Search::B | Search::BSplit => mask == 0,
+            Search::C | Search::D => mask + 1 == u64::from(step),
+        });
         Self { stride, mask, like: like >> 11, round, step, comes_round }
     }
 }

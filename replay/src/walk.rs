@@ -12,6 +12,7 @@ use std::ops::Range;
 use trace::pool::SEGMENT_SLOTS;
 
 use crate::bits;
+use crate::boundaries::Boundaries;
 use crate::bounds::{Scan, Wanted};
 use crate::plan::{Plan, Shape};
 use crate::pool::SlotPool;
@@ -132,18 +133,12 @@ pub(crate) fn find_in_named(pool: &mut SlotPool, area: usize, plan: &Plan, searc
     let base = area as u64 * len;
     let begin = shape.begin(state.index, len);
     let ahead = plan.value.wrapping_sub(plan.first + base + begin) & shape.mask;
-    match shape.step {
-        Some(_)
-            if both_sweeps(pool, shape)
-                && !plan.never
-                && (1..=len.wrapping_sub(state.used).min(SEG)).contains(&plan.n)
-                && begin + ahead < len =>
-        {
-            let found = first_around(pool, area, shape, base + begin + ahead, plan.n as u32, &plan.boundaries);
-            found.map_or(Found::Nothing, Found::Slot)
-        }
-        _ => find_on(pool, area, plan, search, Before::Named),
+    let fits = (1..=len.wrapping_sub(state.used).min(SEG)).contains(&plan.n);
+    if !both_sweeps(pool, shape) || plan.never || !fits || begin + ahead >= len {
+        return find_on(pool, area, plan, search, Before::Named);
     }
+    let found = first_around(pool, area, shape, base + begin + ahead, plan.n as u32, &plan.boundaries);
+    found.map_or(Found::Nothing, Found::Slot)
 }
 
 /// What is found from slot `from` on by the sweep to the area's end, or by both sweeps where one look at its bounds will do for
@@ -243,16 +238,10 @@ fn rest_around(
     while hits != 0 {
         let in_area = (hits.trailing_zeros() + behind) % u64::BITS;
         hits &= hits - 1;
-        let segment = first + in_area as usize;
-        let here = segment as u64 * SEG;
         let to = if in_area >= behind { base + len } else { end };
-        let starts = bits::starts(pool.segment(segment), n);
-        let found = starts & bits::every(step, at) & allowed(here) & up_to(here, to);
-        if found != 0 {
-            return Some(here + u64::from(found.trailing_zeros()));
-        }
-        if starts & bits::every(step.min(4), at) == 0 {
-            pool.disappoint(segment, &wanted);
+        let found = in_segment(pool, first + in_area as usize, at, to, step, n, &wanted, &allowed);
+        if found.is_some() {
+            return found;
         }
     }
     None
@@ -364,17 +353,37 @@ fn in_segments(
         while hits != 0 {
             let segment = group + hits.trailing_zeros() as usize;
             hits &= hits - 1;
-            let base = segment as u64 * SEG;
-            let starts = bits::starts(pool.segment(segment), n);
-            let found = starts & bits::every(step, from) & allowed(base) & up_to(base, to);
-            if found != 0 {
-                return Some(base + u64::from(found.trailing_zeros()));
-            }
-            // Runs that are there, but outside the sweep or across a boundary, may serve another request.
-            if starts & bits::every(step.min(4), from) == 0 {
-                pool.disappoint(segment, &wanted);
+            let found = in_segment(pool, segment, from, to, step, n, &wanted, &allowed);
+            if found.is_some() {
+                return found;
             }
         }
+    }
+    None
+}
+
+/// The first slot below `to` of a segment that bounds have named; where it disappoints, its bound is lowered.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "the inside of two loops, whose variables these are")]
+fn in_segment(
+    pool: &mut SlotPool,
+    segment: usize,
+    from: u64,
+    to: u64,
+    step: u32,
+    n: u32,
+    wanted: &Wanted,
+    allowed: impl Fn(u64) -> u128,
+) -> Option<u64> {
+    let base = segment as u64 * SEG;
+    let starts = bits::starts(pool.segment(segment), n);
+    let found = starts & bits::every(step, from) & allowed(base) & up_to(base, to);
+    if found != 0 {
+        return Some(base + u64::from(found.trailing_zeros()));
+    }
+    // Runs that are there, but outside the sweep or across a boundary, may serve another request.
+    if starts & bits::every(step.min(4), from) == 0 {
+        pool.disappoint(segment, wanted);
     }
     None
 }
@@ -437,74 +446,5 @@ impl Sweep<'_> {
             last = next;
         }
         Some(last)
-    }
-}
-
-/// A device's segment boundaries in a pool (SPEC 3, `span`).
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Boundaries {
-    /// SPEC 3, `shift`.
-    pub shift: u64,
-    /// Slots between boundaries; 0 when the device's boundary mask is not one less than a power of two.
-    pub max_slots: u64,
-}
-
-/// From which slots runs of some length cross none of a device's segment boundaries.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Allowed {
-    boundaries: Boundaries,
-    n: u32,
-    /// Allowed starts of any segment, unless boundaries lie further apart than that and inside the pool.
-    everywhere: Option<u128>,
-}
-
-impl Boundaries {
-    /// Whether a run of `n` slots from `slot` crosses one.
-    #[inline]
-    pub fn cross(&self, slot: u64, n: u64) -> bool {
-        ((self.shift + slot) & self.max_slots.wrapping_sub(1)).saturating_add(n) > self.max_slots
-    }
-
-    /// Whether no run of `n` slots of a pool crosses one, as there is none inside the pool.
-    #[inline(always)]
-    pub fn are_outside(&self, n: u32, pool: &SlotPool) -> bool {
-        let first = self.shift & self.max_slots.wrapping_sub(1);
-        u64::from(n) <= self.max_slots && first + pool.geometry().nslabs <= self.max_slots
-    }
-
-    /// For runs of `n` slots of a pool.
-    pub fn of_runs(self, n: u32, pool: &SlotPool) -> Allowed {
-        let Self { shift, max_slots } = self;
-        let first = shift & max_slots.wrapping_sub(1);
-        let everywhere = if u64::from(n) > max_slots {
-            Some(0)
-        } else if self.are_outside(n, pool) {
-            Some(u128::MAX)
-        } else if max_slots <= SEG {
-            // The first slots behind each boundary are allowed, up to the last from which a run reaches the next.
-            let behind_boundary = bits::below(max_slots as u32 - n + 1);
-            let period = bits::every(max_slots as u32, 0);
-            Some(behind_boundary.wrapping_mul(period).rotate_left(first.wrapping_neg() as u32 & (SEG - 1) as u32))
-        } else {
-            None
-        };
-        Allowed { boundaries: self, n, everywhere }
-    }
-}
-
-impl Allowed {
-    /// Of the segment at pool slot `base`.
-    #[inline]
-    pub fn in_segment(&self, base: u64) -> u128 {
-        if let Some(everywhere) = self.everywhere {
-            return everywhere;
-        }
-        let to_boundary = (self.boundaries.shift + base).wrapping_neg() & (self.boundaries.max_slots - 1);
-        if to_boundary >= SEG {
-            return u128::MAX;
-        }
-        // Not from `n - 1` before the boundary to just before it.
-        let before = to_boundary as u32;
-        !bits::run((before + 1).saturating_sub(self.n), before.min(self.n - 1))
     }
 }
