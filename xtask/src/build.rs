@@ -77,8 +77,8 @@ pub fn test(arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Builds all tests, and beside them the program as it is handed out, which some of them ask for: one processor of two is
-/// idle while the last crates of polars are built, and none while a guest runs.
+/// Builds all tests, and beside them the program as it is handed out, which some of them ask for: else a test builds it, and
+/// those behind it wait for minutes.
 fn build_tests() -> Result<()> {
     let mut tests = cargo("test")?;
     tests.args(SELECTION).arg("--no-run");
