@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::backends::{Backend, Family, Hook, SOURCES, Source};
 use crate::btf::Btf;
+use crate::error::chain;
 use crate::options::Mode;
 
 /// The object built by build.rs, packed.
@@ -264,20 +265,6 @@ fn explain(error: &ProgramError) -> String {
         };
     }
     chain(error)
-}
-
-/// An error and its causes in a line; causes that the text before them repeats are left out.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// Takes a program out of the kernel, its links first.

@@ -70,3 +70,17 @@ fn reasons(choices: &[Choice]) -> String {
     };
     format!("{}; {}", of("map"), of("slot_alloc"))
 }
+
+/// An error and its causes in a line; causes that the text before them repeats are left out.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -6,19 +6,20 @@
 //! | [`trigger`] | [`Trigger`]: when to write |
 //! | [`retention`] | [`Keep`]: which of the earlier dumps stay |
 //! | `dump` | a window as a trace |
+//! | `writing` | the thread that writes it, and what became of it |
 
 pub(crate) mod dump;
 pub mod retention;
 pub mod trigger;
 pub mod window;
+mod writing;
 
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use trace::{Meta, SnapshotSlot, TraceError};
+use trace::{Meta, SnapshotSlot};
 
 pub use retention::Keep;
 pub use trigger::{BadTrigger, Trigger};
@@ -28,6 +29,7 @@ use crate::recorder::drain::Batch;
 use crate::recorder::shared::Shared;
 use trigger::Watch;
 use window::Window;
+use writing::Dumps;
 
 /// What a flight recorder does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +59,12 @@ pub struct Flown {
     pub dumps: Vec<PathBuf>,
     /// Triggers in the pause after a dump, which wrote nothing.
     pub passed_over: u64,
+    /// Dumps that could not be written, those that were made good by a later one included.
+    pub failed: u64,
+    /// Why the last of these was not written.
+    pub last_failure: Option<String>,
+    /// What triggered the last dump, when that failed: what led to it is in none.
+    pub unwritten: Option<String>,
     /// Devices seen.
     pub devices: usize,
 }
@@ -69,7 +77,6 @@ struct Pending {
 
 /// The thread's state.
 pub(crate) struct Keeper {
-    path: PathBuf,
     flight: Flight,
     meta: Meta,
     window: Window,
@@ -77,8 +84,7 @@ pub(crate) struct Keeper {
     pending: Option<Pending>,
     /// Before this no trigger but a signal counts.
     paused_until: Instant,
-    writing: Option<JoinHandle<Result<PathBuf, TraceError>>>,
-    flown: Flown,
+    dumps: Dumps,
 }
 
 impl Keeper {
@@ -87,17 +93,12 @@ impl Keeper {
         let window = Window::new(flight.window_bytes, &meta, snapshot);
         let watch = Watch::new(&flight.triggers, window.before());
         let paused_until = Instant::now();
-        let flown = Flown::default();
-        Self { path, flight, meta, window, watch, pending: None, paused_until, writing: None, flown }
+        Self { flight, meta, window, watch, pending: None, paused_until, dumps: Dumps::new(path) }
     }
 
-    /// Runs until the drainer ends; a trigger that still waits then is written without what follows.
-    pub(crate) fn run(
-        mut self,
-        batches: &Receiver<Batch>,
-        shared: &Shared,
-        mut around: Around,
-    ) -> Result<Flown, TraceError> {
+    /// Runs until the drainer ends; a trigger that still waits then is written without what follows. A dump that fails ends
+    /// nothing: what it should have held is in memory and tried again.
+    pub(crate) fn run(mut self, batches: &Receiver<Batch>, shared: &Shared, mut around: Around) -> Flown {
         let mut caught_up = Instant::now();
         loop {
             match batches.recv_timeout(TICK) {
@@ -114,6 +115,7 @@ impl Keeper {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             shared.bytes.store(self.window.bytes() as u64, Ordering::Relaxed);
+            self.dumps.look();
             if shared.dump.swap(false, Ordering::Relaxed) {
                 self.fire("signal".to_owned(), true);
             }
@@ -122,15 +124,18 @@ impl Keeper {
                 caught_up = Instant::now();
             }
             if self.pending.as_ref().is_some_and(|pending| Instant::now() >= pending.due) {
-                self.write(shared, &mut around)?;
+                self.write(shared, &mut around);
             }
         }
-        if self.pending.is_some() {
-            self.write(shared, &mut around)?;
+        self.dumps.wait();
+        if self.pending.is_none() {
+            // Whatever was in the way of the last dump may be gone.
+            let again = self.dumps.flown.unwritten.clone();
+            self.pending = again.map(|reason| Pending { reason, due: Instant::now() });
         }
-        self.finish_writing()?;
-        self.flown.devices = around.devices.0.len();
-        Ok(self.flown)
+        self.write(shared, &mut around);
+        self.dumps.wait();
+        Flown { devices: around.devices.0.len(), ..self.dumps.flown }
     }
 
     /// Takes note of a trigger; `asked` by hand. Further ones before the dump is written are part of it.
@@ -138,23 +143,28 @@ impl Keeper {
         if self.pending.is_some() {
             return;
         }
-        if !asked && Instant::now() < self.paused_until {
-            self.flown.passed_over += 1;
-            return;
+        let now = Instant::now();
+        let paused_until = if asked { now } else { self.paused_until };
+        match due(now, self.flight.after, paused_until, self.dumps.flown.unwritten.is_some()) {
+            Some(due) => self.pending = Some(Pending { reason, due }),
+            None => self.dumps.flown.passed_over += 1,
         }
-        self.pending = Some(Pending { reason, due: Instant::now() + self.flight.after });
     }
 
-    /// Writes the window in a thread of its own, so that events are taken meanwhile.
-    fn write(&mut self, shared: &Shared, around: &mut Around) -> Result<(), TraceError> {
-        // One at a time: two would compete for the disk, and for the memory of one window each.
-        self.finish_writing()?;
-        let Some(Pending { reason, .. }) = self.pending.take() else { return Ok(()) };
-        around.catch_up();
-        around.stacks.catch_up();
+    /// The metadata with the losses up to now.
+    fn meta_now(&self, shared: &Shared, around: &Around) -> Meta {
         let mut meta = shared.meta(&self.meta, around);
         meta.losses.stacks_missed += around.stacks.unread();
-        meta.capture.trigger = Some(reason);
+        meta
+    }
+
+    /// Has the window written, if a trigger asks for it.
+    fn write(&mut self, shared: &Shared, around: &mut Around) {
+        let Some(Pending { reason, .. }) = self.pending.take() else { return };
+        around.catch_up();
+        around.stacks.catch_up();
+        let mut meta = self.meta_now(shared, around);
+        meta.capture.trigger = Some(reason.clone());
         let dump = dump::Dump {
             window: self.window.clone(),
             meta,
@@ -163,28 +173,37 @@ impl Keeper {
             frames: around.stacks.frames().to_vec(),
             p2m: around.runs(),
         };
-        let (path, keep) = (self.path.clone(), self.flight.keep);
-        let work = move || {
-            let path = dump.write(&path)?;
+        let (base, keep) = (self.dumps.base().to_owned(), self.flight.keep);
+        self.dumps.start(reason, move || {
+            let path = dump.write(&base)?;
             retention::clear(&path, &keep);
             Ok(path)
-        };
-        let thread = thread::Builder::new().name("dump".to_owned()).spawn(work);
-        let started = thread.map_err(|source| TraceError::Io {
-            doing: "start a thread to write",
-            path: self.path.clone(),
-            source,
-        })?;
-        self.writing = Some(started);
+        });
         self.paused_until = Instant::now() + PAUSE;
-        Ok(())
     }
+}
 
-    fn finish_writing(&mut self) -> Result<(), TraceError> {
-        if let Some(writing) = self.writing.take() {
-            let written = writing.join().unwrap_or_else(|_| Err(TraceError::Sealer { path: self.path.clone() }))?;
-            self.flown.dumps.push(written);
-        }
-        Ok(())
+/// When a trigger's dump is due; nothing when it is passed over because one was written a moment ago. With `unwritten`, what
+/// that should have held is not on disk, and this one waits for the end of the pause.
+fn due(now: Instant, after: Duration, paused_until: Instant, unwritten: bool) -> Option<Instant> {
+    match now < paused_until {
+        false => Some(now + after),
+        true if unwritten => Some(paused_until.max(now + after)),
+        true => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn triggers_in_the_pause_are_passed_over_unless_the_last_dump_failed() {
+        let now = Instant::now();
+        let [second, minute] = [1, 60].map(Duration::from_secs);
+        assert_eq!(due(now, second, now, false), Some(now + second));
+        assert_eq!(due(now, second, now + PAUSE, false), None);
+        assert_eq!(due(now, second, now + PAUSE, true), Some(now + PAUSE));
+        assert_eq!(due(now, minute, now + PAUSE, true), Some(now + minute));
     }
 }

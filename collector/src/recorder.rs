@@ -122,7 +122,7 @@ impl Sink {
         match self {
             Self::Trace(writer, feeder) => write::write(*writer, feeder, batches, shared, meta, around)
                 .map(|written| Output::Trace(Box::new(written))),
-            Self::Flight(keeper) => Ok(Output::Flight(keeper.run(batches, shared, around)?)),
+            Self::Flight(keeper) => Ok(Output::Flight(keeper.run(batches, shared, around))),
             Self::Feed(feeder) => {
                 let around = feeder.run(batches, shared, meta, around);
                 Ok(Output::Told(around.devices.0.len(), around.notes))
