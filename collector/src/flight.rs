@@ -24,11 +24,12 @@ use trace::{Meta, SnapshotSlot};
 pub use retention::Keep;
 pub use trigger::{BadTrigger, Trigger};
 
+use crate::kernel::clock;
 use crate::recorder::around::Around;
 use crate::recorder::drain::Batch;
 use crate::recorder::shared::Shared;
 use trigger::Watch;
-use window::Window;
+use window::{Tally, Window};
 use writing::Dumps;
 
 /// What a flight recorder does.
@@ -51,6 +52,8 @@ const PAUSE: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(50);
 /// How often new p2m entries and stacks are read.
 const CATCH_UP: Duration = Duration::from_millis(200);
+/// How often losses are read that no event tells of: a dump counts those of its window and of up to so long before it.
+const MARK: Duration = Duration::from_secs(1);
 
 /// What a flight recorder has done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -100,6 +103,7 @@ impl Keeper {
     /// nothing: what it should have held is in memory and tried again.
     pub(crate) fn run(mut self, batches: &Receiver<Batch>, shared: &Shared, mut around: Around) -> Flown {
         let mut caught_up = Instant::now();
+        let mut marked = caught_up;
         loop {
             match batches.recv_timeout(TICK) {
                 Ok(mut batch) => {
@@ -122,6 +126,13 @@ impl Keeper {
             if caught_up.elapsed() >= CATCH_UP {
                 around.catch_up();
                 caught_up = Instant::now();
+            }
+            if marked.elapsed() >= MARK {
+                let lost = Tally::of(&self.meta_now(shared, &around).losses);
+                // Read after the losses: they all came before it.
+                let now = clock(libc::CLOCK_MONOTONIC).saturating_sub(self.meta.clock.monotonic_ns);
+                self.window.mark(now, lost);
+                marked = Instant::now();
             }
             if self.pending.as_ref().is_some_and(|pending| Instant::now() >= pending.due) {
                 self.write(shared, &mut around);

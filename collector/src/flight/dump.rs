@@ -30,11 +30,13 @@ impl Dump {
             last_ns = event.time_ns;
             lost += event.count.unwrap_or(0);
         }
-        if meta.losses.ring_full > lost {
-            let all = field::count(meta.losses.ring_full);
-            meta.losses.notes.push(format!("{all} records were lost since the flight recorder began"));
-        }
+        let all: Vec<_> = meta.losses.by_cause().collect();
+        // What was lost to a full ring buffer has events in its place, the rest was read once in a while.
         meta.losses.ring_full = lost;
+        window.lost_before().take_from(&mut meta.losses);
+        let earlier = all.into_iter().zip(meta.losses.by_cause()).filter(|((_, all), (_, here))| all > here);
+        let notes: Vec<_> = earlier.map(|((what, all), (_, here))| since_the_beginning(what, all, here)).collect();
+        meta.losses.notes.extend(notes);
         meta.clock.monotonic_ns += first_ns;
         meta.clock.realtime_ns += first_ns;
         meta.clock.duration_ns = last_ns - first_ns;
@@ -61,6 +63,15 @@ impl Dump {
             }
         }
     }
+}
+
+/// Losses of which only some belong to a dump.
+fn since_the_beginning(what: &str, all: u64, here: u64) -> String {
+    format!(
+        "{what}: {} since the flight recorder began, {} of them counted here; earlier ones can show in what was held at the beginning",
+        field::count(all),
+        field::count(here)
+    )
 }
 
 #[allow(clippy::too_many_arguments, reason = "the second half of write, split so that its errors can be caught")]
@@ -102,9 +113,11 @@ fn fill(
 
 #[cfg(test)]
 mod tests {
+    use super::super::window::Tally;
     use super::*;
     use trace::Trace;
     use trace::held::samples::{alloc, free, meta};
+    use trace::meta::Losses;
 
     #[test]
     fn a_dump_is_a_trace_that_begins_with_its_window() {
@@ -129,5 +142,37 @@ mod tests {
         assert_eq!(trace.snapshot().len() as u64, used);
         assert!(trace.snapshot().iter().any(|slot| slot.slot == 500));
         assert_eq!(trace.tasks(), [task(1, 0)]);
+    }
+
+    #[test]
+    fn a_dump_counts_the_losses_of_its_window_and_tells_of_earlier_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let losses =
+            Losses { probe_missed: 1_005, undecoded: 3, sg_truncated: 2, stacks_missed: 1, ..Losses::default() };
+        let begun = meta(512, 1);
+        let mut window = Window::new(2048, &begun, &[]);
+        window.push(&alloc(1_000, 500, 2));
+        // All of one cause, some of another and none of the others were lost by then.
+        window.mark(1_001, Tally { probe_missed: 1_000, undecoded: 3, ..Tally::default() });
+        let dump = |window: &Window| {
+            let meta = Meta { losses: losses.clone(), ..begun.clone() };
+            let window = window.clone();
+            let dump = Dump { window, meta, devices: Vec::new(), tasks: Vec::new(), frames: Vec::new(), p2m: None };
+            Trace::open(dump.write(&folder.path().join("f.swio")).unwrap()).unwrap().meta().losses.clone()
+        };
+        assert_eq!(dump(&window), losses, "a window that holds everything has lost everything");
+        for time in 1..200 {
+            window.push(&alloc(1_000 + time * 10, time as u32, 1));
+            window.push(&free(1_005 + time * 10, time as u32));
+        }
+        let here = dump(&window);
+        assert_eq!((here.probe_missed, here.undecoded, here.sg_truncated, here.stacks_missed), (5, 0, 2, 1));
+        assert_eq!(here.notes.len(), 2);
+        assert!(
+            here.notes[0].starts_with("probe hits the kernel skipped: 1,005 since the flight recorder began, 5 of")
+        );
+        assert!(
+            here.notes[1].starts_with("records that could not be understood: 3 since the flight recorder began, 0")
+        );
     }
 }
