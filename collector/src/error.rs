@@ -26,6 +26,9 @@ pub enum CollectorError {
     /// A filter's pattern.
     #[error("--device or --driver: {0}")]
     Pattern(#[from] crate::glob::GlobError),
+    /// Options that contradict each other.
+    #[error(transparent)]
+    Options(#[from] crate::options::OptionsError),
     /// The object could not be loaded at all.
     #[error("the kernel does not take the probe: {reason}. `swioscope doctor` shows what this kernel offers")]
     Load {

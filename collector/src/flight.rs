@@ -45,6 +45,14 @@ pub struct Flight {
     pub keep: Keep,
 }
 
+impl Flight {
+    /// What keeps triggers from doing what they say on this machine, in words.
+    #[must_use]
+    pub fn doubts(&self, meta: &Meta) -> Vec<String> {
+        self.triggers.iter().filter_map(|trigger| trigger.doubt(meta)).collect()
+    }
+}
+
 /// After a dump that was not asked for by hand, this long no other: a pool that stays full refuses mappings without end,
 /// and writing them all down would only add to its load.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -93,6 +101,8 @@ pub(crate) struct Keeper {
 impl Keeper {
     /// A flight recorder whose dumps are named after `path`.
     pub(crate) fn new(path: PathBuf, flight: Flight, meta: Meta, snapshot: &[SnapshotSlot]) -> Self {
+        // The notes tell it at the end, which may be weeks away.
+        flight.doubts(&meta).iter().for_each(|doubt| tracing::warn!("{doubt}"));
         let window = Window::new(flight.window_bytes, &meta, snapshot);
         let watch = Watch::new(&flight.triggers, window.before());
         let paused_until = Instant::now();

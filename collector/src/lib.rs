@@ -51,5 +51,5 @@ pub mod tasks;
 pub use doctor::{Check, Doctor, doctor};
 pub use error::CollectorError;
 pub use flight::Flight;
-pub use options::{Filters, Mode, Only, Options};
+pub use options::{Filters, Mode, Only, Options, OptionsError};
 pub use recorder::{Recorder, Stats, Summary};

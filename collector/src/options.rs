@@ -8,7 +8,7 @@ use probe::settings::{self, Globs, Settings};
 use trace::{Direction, Feed};
 
 use crate::backends::Family;
-use crate::flight::Flight;
+use crate::flight::{Flight, Trigger};
 use crate::glob::{self, GlobError};
 use crate::host;
 
@@ -78,6 +78,23 @@ impl Filters {
         all.into_iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| (k.to_owned(), v)).collect()
     }
 
+    /// The options that leave out slots which are taken while the events of others are kept, so that slots in use cannot be
+    /// counted. `--only bounces` does not, nor do all directions that a mapping can have.
+    #[must_use]
+    pub fn hiding_slots(&self) -> Vec<&'static str> {
+        let Self { devices, drivers, directions, min_size, only } = self;
+        let mapped = [Direction::ToDevice, Direction::FromDevice, Direction::Bidirectional];
+        let all = [
+            ("--device", !devices.is_empty()),
+            ("--driver", !drivers.is_empty()),
+            ("--dir", !directions.is_empty() && !mapped.iter().all(|way| directions.contains(way))),
+            // A slot is never taken for less than a byte.
+            ("--min-size", *min_size > 1),
+            ("--only failures", *only == Only::Failures),
+        ];
+        all.into_iter().filter(|(_, hides)| *hides).map(|(option, _)| option).collect()
+    }
+
     /// The patterns as the probe takes them.
     ///
     /// # Errors
@@ -102,6 +119,22 @@ impl Filters {
             ..Settings::FULL
         }
     }
+}
+
+/// Options that contradict each other.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OptionsError {
+    /// Slots are to be counted that are not seen.
+    #[error(
+        "--trigger {trigger} counts the slots that everybody has in use, {} leaves some of them out: record without it and filter the traces (`swioscope query`), or wait for another trigger (failure, signal)",
+        .filters.join(" with ")
+    )]
+    SlotsLeftOut {
+        /// The trigger that counts.
+        trigger: Trigger,
+        /// The filters, as they are given.
+        filters: Vec<&'static str>,
+    },
 }
 
 /// What to record, and where to.
@@ -148,6 +181,20 @@ impl Options {
         }
     }
 
+    /// Whether all that is asked for can be had together.
+    ///
+    /// # Errors
+    /// What does not go with what.
+    pub fn check(&self) -> Result<(), OptionsError> {
+        let triggers = self.flight.iter().flat_map(|flight| &flight.triggers);
+        let counts = triggers.copied().find(|trigger| matches!(trigger, Trigger::HighWater(_)));
+        let filters = self.filters.hiding_slots();
+        match counts {
+            Some(trigger) if !filters.is_empty() => Err(OptionsError::SlotsLeftOut { trigger, filters }),
+            _ => Ok(()),
+        }
+    }
+
     /// What the probe is told.
     #[must_use]
     pub fn settings(&self) -> Settings {
@@ -164,7 +211,10 @@ impl Options {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::flight::Keep;
 
     #[test]
     fn what_is_asked_for_reaches_the_probe_and_meta_json() {
@@ -187,5 +237,46 @@ mod tests {
         options.mode = Mode::Aggregate;
         assert_eq!((options.settings().stacks, options.settings().aggregate), (settings::STACKS_NONE, 1));
         assert!(Mode::Bounces.attaches("slot_alloc") && !Mode::Bounces.attaches("map") && Mode::Full.attaches("map"));
+    }
+
+    #[test]
+    fn slots_are_counted_only_where_all_are_seen() {
+        use Direction::{Bidirectional, FromDevice, ToDevice};
+        let flight = |triggers: &[Trigger]| Flight {
+            window_bytes: 1 << 20,
+            triggers: triggers.to_vec(),
+            after: Duration::ZERO,
+            keep: Keep { count: 1, bytes: 1, age: Duration::ZERO },
+        };
+        let check = |filters: Filters, triggers: &[Trigger]| {
+            Options { filters, flight: Some(flight(triggers)), ..Options::new("f.swio", "") }.check()
+        };
+        let none = Filters::default();
+        let name = || vec!["nvme*".to_owned()];
+        let hiding = [
+            ("--device", Filters { devices: name(), ..none.clone() }),
+            ("--driver", Filters { drivers: name(), ..none.clone() }),
+            ("--dir", Filters { directions: vec![ToDevice, FromDevice], ..none.clone() }),
+            ("--min-size", Filters { min_size: 4096, ..none.clone() }),
+            ("--only failures", Filters { only: Only::Failures, ..none.clone() }),
+        ];
+        for (option, filters) in hiding {
+            assert_eq!(filters.hiding_slots(), [option]);
+            // The probe is told of each, so that it does leave something out.
+            assert_ne!(filters.settings(), Settings::FULL);
+            let error = check(filters.clone(), &[Trigger::Failure, Trigger::HighWater(90)]).unwrap_err().to_string();
+            assert!(
+                error.starts_with("--trigger hiwater:90% ") && error.contains(&format!(", {option} leaves")),
+                "{error}"
+            );
+            assert_eq!(check(filters, &[Trigger::Failure, Trigger::Signal]), Ok(()));
+        }
+        let showing = [
+            none.clone(),
+            Filters { only: Only::Bounces, ..none.clone() },
+            Filters { directions: vec![Bidirectional, ToDevice, FromDevice], ..none },
+        ];
+        showing.into_iter().for_each(|filters| assert_eq!(check(filters, &[Trigger::HighWater(90)]), Ok(())));
+        assert_eq!(Options::new("t.swio", "").check(), Ok(()));
     }
 }

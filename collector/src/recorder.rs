@@ -148,6 +148,7 @@ impl Recorder {
     /// # Errors
     /// See [`CollectorError`]. Nothing is left behind then.
     pub fn start(options: &Options) -> Result<Self, CollectorError> {
+        options.check()?;
         let missing: Vec<_> = privilege::missing().into_iter().filter(|m| m.required).collect();
         if !missing.is_empty() {
             return Err(CollectorError::NotAllowed { missing });
@@ -250,6 +251,7 @@ impl Recorder {
         let mut meta = meta;
         // Also where only notes are shown, answers then say what they are made from.
         meta.losses.notes.extend(meta.capture.partial());
+        meta.losses.notes.extend(options.flight.as_ref().map(|flight| flight.doubts(&meta)).unwrap_or_default());
         let feeder = options.feed.clone().map(|feed| Feeder::new(feed, clock_base.monotonic_ns));
         let snapshot = if feeder.is_some() { slots.clone() } else { Vec::new() };
         let sink = match (&options.flight, feeder) {

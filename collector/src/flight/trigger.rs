@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use trace::{Event, Op, field};
+use trace::{Event, Meta, Op, field};
 
 use trace::held::Held;
 
@@ -47,6 +47,32 @@ impl fmt::Display for Trigger {
             Self::HighWater(percent) => write!(f, "hiwater:{percent}%"),
             Self::Signal => f.write_str("signal"),
         }
+    }
+}
+
+impl Trigger {
+    /// Why this machine and what is recorded of it keep a trigger from doing what it says, in words; nothing when they do not.
+    pub(super) fn doubt(self, meta: &Meta) -> Option<String> {
+        let Self::HighWater(_) = self else { return None };
+        let sees = |event: &str| meta.capture.backends.contains_key(event);
+        let ever = if meta.pools.first().is_none_or(|pool| pool.nslabs == 0) {
+            "how many slots the default pool has is not known"
+        } else if !sees("slot_alloc") {
+            "no slot is seen to be taken"
+        } else if !sees("slot_free") {
+            return Some(format!(
+                "--trigger {self} counts all slots taken as held, because none is seen to be given back: it comes too early, and once (`swioscope doctor` says why)"
+            ));
+        } else if meta.snapshot_ns.is_none() {
+            return Some(format!(
+                "--trigger {self} counts from zero, because the slots held at the start could not be read: it comes too late by as many, or never (`swioscope doctor` says why)"
+            ));
+        } else {
+            return None;
+        };
+        Some(format!(
+            "--trigger {self} never comes, because {ever}: give --trigger failure or signal as well (`swioscope doctor` says why)"
+        ))
     }
 }
 
@@ -118,5 +144,27 @@ mod tests {
         assert_eq!(watch.see(&alloc(1, 0, 99)), None);
         let failed = Event { size: Some(4096), ..Event::new(Op::SlotFailed, 2, 0, 0, 0) };
         assert_eq!(watch.see(&failed).unwrap(), "failure: slot_failed of 4 KiB");
+    }
+
+    #[test]
+    fn a_high_water_mark_that_cannot_be_seen_is_told() {
+        let mut meta = meta(100, 1);
+        for event in ["slot_alloc", "slot_free"] {
+            meta.capture.backends.insert(event.to_owned(), "kprobe".to_owned());
+        }
+        let doubt = |meta: &trace::Meta| Trigger::HighWater(90).doubt(meta);
+        assert_eq!(doubt(&meta), None);
+        let without = |event: &str| {
+            let mut meta = meta.clone();
+            meta.capture.backends.remove(event);
+            doubt(&meta).unwrap()
+        };
+        assert!(without("slot_alloc").starts_with("--trigger hiwater:90% never comes, because no slot is seen"));
+        assert!(without("slot_free").contains("too early"));
+        meta.snapshot_ns = None;
+        assert!(doubt(&meta).unwrap().starts_with("--trigger hiwater:90% counts from zero"));
+        meta.pools.clear();
+        assert!(doubt(&meta).unwrap().starts_with("--trigger hiwater:90% never comes, because how many slots"));
+        assert_eq!(Trigger::Failure.doubt(&meta), None);
     }
 }
