@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::backends::{Backend, Family, Hook, SOURCES, Source};
 use crate::btf::Btf;
 use crate::error::chain;
+use crate::host;
 use crate::options::Mode;
 
 /// The object built by build.rs, packed.
@@ -110,6 +111,11 @@ pub fn load(layout: &probe::Layout, setup: &Setup) -> Result<Ebpf, String> {
     // Diagnostics nobody reads cost nothing: the level is a constant to the verifier, which drops the dead code.
     let level = log::max_level() as u8;
     let object = object().map_err(|error| chain(&error))?;
+    if setup.settings.aggregate != 0 {
+        let (devices, cpus) = (setup.settings.devices, host::host().possible_cpus);
+        let bytes = trace::field::bytes(host::sums_bytes(devices, cpus));
+        tracing::info!("sums of {devices} devices at most, for {cpus} CPUs: {bytes} of the kernel's memory");
+    }
     EbpfLoader::new()
         .override_global("LAYOUT", &words[..], true)
         .override_global("AYA_LOG_LEVEL", &level, true)

@@ -28,6 +28,8 @@ pub struct Faults {
     pub tasks_forgotten: u64,
     /// Allocations outside the pools the recording began with.
     pub other_pools: u64,
+    /// Devices that came when all places for sums were taken: by address, their names.
+    pub without_sums: BTreeMap<u64, String>,
 }
 
 /// What became of one CPU's records on this side of the ring buffer.
@@ -280,6 +282,10 @@ impl Decoder {
         }
         if known.is_some() && correct.is_none() {
             self.faults.changed_devices.push(device.name.clone());
+        }
+        // Where nobody has a number there are no sums.
+        if record.number >= wire::NO_NUMBER && !self.numbered.is_empty() {
+            self.faults.without_sums.insert(record.device, device.name.clone());
         }
         match self.devices.get_mut(id as usize) {
             Some(row) => *row = device,

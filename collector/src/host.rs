@@ -38,15 +38,33 @@ pub(crate) fn line(path: impl AsRef<Path>) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim_end().to_owned())
 }
 
-/// How many devices sums are kept of at most, 8 KiB a CPU each: those on the PCI bus, as many that come later, and some that
-/// are on other buses.
+/// How many devices sums are kept of at most: those on the PCI bus, as many that come later, and some that are on other
+/// buses, as far as the memory for it goes. What becomes of the others is told by `Shared::losses`.
 pub(crate) fn devices() -> u32 {
     let pci = fs::read_dir("/sys/bus/pci/devices").map_or(0, Iterator::count);
-    u32::try_from(2 * pci + 64).map_or(DEVICES, |count| count.min(DEVICES))
+    places(pci, host().possible_cpus)
 }
 
-/// More than this would be too much of the kernel's memory.
+/// Places for devices on a machine with so many PCI devices and CPUs that can exist.
+fn places(pci: usize, cpus: u32) -> u32 {
+    let wanted = pci.saturating_mul(2).saturating_add(64).min(DEVICES as usize);
+    let room = SUMS_BYTES / sums_bytes(1, cpus);
+    // Not above DEVICES, so within u32.
+    (wanted as u64).min(room.max(u64::from(FEW_DEVICES))) as u32
+}
+
+/// The kernel's memory that sums of so many devices take, which cannot be swapped: all of it from the start, for every CPU
+/// that can exist.
+pub(crate) fn sums_bytes(devices: u32, cpus: u32) -> u64 {
+    size_of::<probe::sums::Cell>() as u64 * u64::from(probe::sums::CELLS) * u64::from(devices) * u64::from(cpus.max(1))
+}
+
+/// More devices than this are not expected, nor looked through once a second.
 const DEVICES: u32 = 1024;
+/// The kernel's memory that sums may take: 1,024 devices on 8 CPUs, 34 on 256.
+const SUMS_BYTES: u64 = 64 << 20;
+/// So many devices have sums whatever it takes, which is more than [`SUMS_BYTES`] from 1,111 CPUs on.
+const FEW_DEVICES: u32 = 8;
 
 /// Whether the kernel preempts tasks also while they run in it, programs of ours included. Where neither the mode nor the
 /// kernel's name says no, it may.
@@ -100,6 +118,25 @@ mod tests {
         assert!(
             by(None, "#1 SMP PREEMPT_DYNAMIC Debian") && by(None, "#1 SMP PREEMPT_RT") && !by(None, "#1 SMP Debian")
         );
+    }
+
+    #[test]
+    fn sums_take_a_bounded_part_of_the_kernels_memory() {
+        assert_eq!(sums_bytes(1, 1), 7_552);
+        // What the machine has, on a small one.
+        assert_eq!([places(0, 1), places(20, 8), places(200, 8), places(2_000, 8)], [64, 104, 464, 1_024]);
+        // What the memory allows, on a large one.
+        assert_eq!([places(200, 64), places(200, 256), places(20, 512)], [138, 34, 17]);
+        for cpus in [1, 2, 7, 16, 64, 255, 256, 1_000, 1_110] {
+            for pci in [0, 10, 200, 100_000] {
+                let places = places(pci, cpus);
+                assert!((FEW_DEVICES..=DEVICES).contains(&places), "{places} places of {pci} on {cpus} CPUs");
+                assert!(sums_bytes(places, cpus) <= SUMS_BYTES, "{places} places of {pci} on {cpus} CPUs");
+            }
+        }
+        // A few always, also where nothing is known of the machine.
+        assert_eq!([places(200, 8_192), places(usize::MAX, u32::MAX)], [FEW_DEVICES; 2]);
+        assert_eq!([places(0, 0), places(usize::MAX, 0)], [64, DEVICES]);
     }
 
     #[test]

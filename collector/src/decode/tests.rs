@@ -239,3 +239,20 @@ fn what_comes_late_on_its_own_cpu_says_before_what_it_belongs() {
     let old = decoder.record(bytes_of(&at(950, 0, kind::MAP))).unwrap();
     assert_eq!(old.since_ns, Some(1_000 + STAMPS as u64));
 }
+
+#[test]
+fn devices_that_came_when_the_places_for_sums_were_taken_are_told() {
+    let numbered = |at: u64, number: u64| wire::Device { device: ADDRESS + at, number, ..device(0) };
+    let mut decoder = Decoder::new(0, vec![pool()], false);
+    // Where there are no sums nobody has a number.
+    decoder.record(bytes_of(&numbered(0, wire::NO_NUMBER)));
+    assert!(decoder.faults().without_sums.is_empty());
+    decoder.record(bytes_of(&numbered(0x1000, 0)));
+    let mut late = numbered(0x2000, wire::NO_NUMBER);
+    decoder.record(bytes_of(&late));
+    // Told again, with other limits: still one device.
+    late.limits.min_align_mask = 0xfff;
+    decoder.record(bytes_of(&late));
+    let told: Vec<_> = decoder.faults().without_sums.clone().into_iter().collect();
+    assert_eq!(told, [(ADDRESS + 0x2000, "nvme0".to_owned())]);
+}

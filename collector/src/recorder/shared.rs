@@ -49,7 +49,16 @@ impl Shared {
 
     /// The losses up to now, those of p2m left out.
     pub(crate) fn losses(&self, faults: &Faults, mut notes: Vec<String>) -> Losses {
-        let Faults { undecoded, sg_truncated, changed_devices, late, latest_ns, tasks_forgotten, other_pools } = faults;
+        let Faults {
+            undecoded,
+            sg_truncated,
+            changed_devices,
+            late,
+            latest_ns,
+            tasks_forgotten,
+            other_pools,
+            without_sums,
+        } = faults;
         if *latest_ns >= SKEW_NS {
             notes.push(format!(
                 "{} records came behind one with a later time, by {} at most, and were given that time: the CPUs' clocks disagree, or an interrupt came between a time stamp and its place in the ring buffer",
@@ -68,6 +77,9 @@ impl Shared {
                 "{} slot allocations lie in none of the pools there were at the start: in one the kernel added (CONFIG_SWIOTLB_DYNAMIC), in one of their own (transient) or in a device's (restricted). They stand in the trace by address alone, and verify does not judge them",
                 field::count(*other_pools)
             ));
+        }
+        if !without_sums.is_empty() {
+            notes.push(no_place(without_sums.values()));
         }
         for device in changed_devices {
             notes.push(format!("{device} changed its limits while in use: it has a second row"));
@@ -102,6 +114,17 @@ fn told_twice(events: u64) -> String {
     format!(
         "{} events may stand here twice: copies of the probe's programs told of more than the kernel skipped",
         field::count(events)
+    )
+}
+
+/// Devices that have no sums.
+fn no_place<'a>(names: impl ExactSizeIterator<Item = &'a String>) -> String {
+    const SHOWN: usize = 5;
+    let (count, names) = (names.len(), names.take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", "));
+    let more = if count > SHOWN { ", …" } else { "" };
+    format!(
+        "{} devices have no sums, because all places for them were taken when they came ({names}{more}): their events are among the records lost, and nothing else is known of them. Record those with --mode full and --device",
+        field::count(count as u64)
     )
 }
 
@@ -154,5 +177,14 @@ mod tests {
         let gaps = unreported(&[CpuLoss::default(), lost], 1_000);
         assert_eq!((gaps.len(), gaps[0].cpu, gaps[0].count), (1, 1, Some(3)));
         assert_eq!((gaps[0].since_ns, gaps[0].time_ns), (Some(100), 300));
+    }
+
+    #[test]
+    fn devices_without_sums_are_named_and_counted() {
+        let names: Vec<_> = (0..7).map(|n| format!("0000:00:0{n}.0")).collect();
+        let note = no_place(names.iter());
+        assert!(note.starts_with("7 devices have no sums") && note.contains("(0000:00:00.0, "), "{note}");
+        assert!(note.contains("0000:00:04.0, …)") && !note.contains("0000:00:05.0"), "{note}");
+        assert!(no_place(names[..5].iter()).contains("0000:00:04.0)"));
     }
 }
