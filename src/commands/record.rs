@@ -94,6 +94,8 @@ pub(crate) fn run(args: &RecordArgs) -> anyhow::Result<ExitCode> {
             eprintln!("the command ended with {status}; the trace is kept");
             ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
         }
+        // Said by the summary; a script has to learn of it too.
+        _ if summary.flown.as_ref().is_some_and(|flown| flown.failed > 0) => ExitCode::FAILURE,
         _ if args.strict && losses.events() + losses.stacks_missed > 0 => ExitCode::from(LOST),
         _ => ExitCode::SUCCESS,
     })
@@ -132,7 +134,10 @@ fn options(args: &RecordArgs) -> anyhow::Result<Options> {
     };
     let filters = filters(&args.filters)?;
     let options = Options::new(&args.output, describe(args));
-    Ok(Options { ring_bytes, mode: args.mode, filters, stacks: args.stacks, flight, backend: args.backend, ..options })
+    let options =
+        Options { ring_bytes, mode: args.mode, filters, stacks: args.stacks, flight, backend: args.backend, ..options };
+    options.check().map_err(|error| Usage(error.to_string()))?;
+    Ok(options)
 }
 
 /// The size of a ring buffer, if the kernel takes it.

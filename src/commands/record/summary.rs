@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use collector::Summary;
+use collector::flight::Flown;
 use trace::meta::{CpuCount, Losses};
 use trace::sums::{Bucket, Reading, Sum};
 use trace::{Device, Op, Trace, field};
@@ -63,12 +64,7 @@ pub(in crate::commands) fn text(summary: &Summary) -> anyhow::Result<String> {
     }
     writeln!(text, "{} device(s)", summary.devices)?;
     if let Some(flown) = &summary.flown {
-        for dump in &flown.dumps {
-            writeln!(text, "  {}{}", dump.display(), if dump.exists() { "" } else { ", removed since to make room" })?;
-        }
-        if flown.passed_over > 0 {
-            writeln!(text, "  {} trigger(s) soon after one that was written", field::count(flown.passed_over))?;
-        }
+        text.push_str(&dumps(flown)?);
     }
     if let Some((reading, devices)) = &summary.sums {
         if !reading.sums.is_empty() {
@@ -91,6 +87,27 @@ pub(in crate::commands) fn text(summary: &Summary) -> anyhow::Result<String> {
     }
     for note in &losses.notes {
         writeln!(text, "  note: {note}")?;
+    }
+    Ok(text)
+}
+
+/// What a flight recorder wrote, and what it did not.
+fn dumps(flown: &Flown) -> Result<String, std::fmt::Error> {
+    let mut text = String::new();
+    for dump in &flown.dumps {
+        writeln!(text, "  {}{}", dump.display(), if dump.exists() { "" } else { ", removed since to make room" })?;
+    }
+    if flown.passed_over > 0 {
+        writeln!(text, "  {} trigger(s) soon after one that was written", field::count(flown.passed_over))?;
+    }
+    if let Some(why) = &flown.last_failure {
+        writeln!(text, "  {} trace(s) could not be written, the last because: {why}", field::count(flown.failed))?;
+    }
+    if let Some(trigger) = &flown.unwritten {
+        writeln!(
+            text,
+            "  what led to `{trigger}` is in none of them: make room, or see to the cause, and record again"
+        )?;
     }
     Ok(text)
 }
@@ -168,6 +185,15 @@ fn quantile<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dumps_that_failed_are_told_with_their_cause() {
+        let flown = Flown { failed: 2, last_failure: Some("no space".to_owned()), ..Flown::default() };
+        assert_eq!(dumps(&flown).unwrap(), "  2 trace(s) could not be written, the last because: no space\n");
+        let lost = Flown { unwritten: Some("failure: slot_failed".to_owned()), ..flown };
+        assert!(dumps(&lost).unwrap().contains("what led to `failure: slot_failed` is in none of them"));
+        assert_eq!(dumps(&Flown::default()).unwrap(), "");
+    }
 
     #[test]
     fn a_quantile_is_the_end_of_its_bucket() {
