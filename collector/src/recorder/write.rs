@@ -83,11 +83,9 @@ pub(super) fn write(
             if began >= keep_at {
                 tables(&mut writer, &mut around);
                 writer.set_meta(shared.meta(meta, &around));
-                writer.flush()?;
                 keep_at = Instant::now() + KEEP.max(began.elapsed() * KEEP_SHARE);
-            } else {
-                writer.flush()?;
             }
+            writer.flush_events()?;
             shared.bytes.store(writer.bytes_written(), Ordering::Relaxed);
         }
     }

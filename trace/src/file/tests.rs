@@ -89,6 +89,31 @@ fn a_closed_trace_reads_back_whole() {
     assert_eq!(read(&path), [map(3), map(5)]);
 }
 
+/// A disk that takes its time with a table: a pipe in the table's place, which nobody reads yet.
+#[test]
+fn events_do_not_wait_for_tables() {
+    let (_folder, path) = place();
+    let mut writer = Writer::create(&path, Meta::new()).unwrap();
+    let pipe = path.join("devices.parquet.tmp");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    writer.set_devices(vec![device(0)]);
+    for time in 1..4 {
+        writer.push(&map(time)).unwrap();
+        writer.flush_events().unwrap();
+        assert_eq!(read(&path).len() as u64, time);
+    }
+    assert_eq!(Trace::open(&path).unwrap().devices(), []);
+    // Read at last; what went into a pipe cannot be synced, which is told once, and saved again.
+    let reader = std::thread::spawn(move || fs::read(pipe).unwrap());
+    let error = writer.flush().unwrap_err();
+    assert!(matches!(&error, TraceError::Io { path, .. } if path.ends_with("devices.parquet.tmp")), "{error:?}");
+    assert!(!reader.join().unwrap().is_empty());
+    assert_eq!(Trace::open(&path).unwrap().devices(), [device(0)]);
+    writer.flush().unwrap();
+    writer.close(Meta::new()).unwrap();
+    assert_eq!((read(&path).len(), Trace::open(&path).unwrap().devices().len()), (3, 1));
+}
+
 #[test]
 fn a_trace_appears_under_its_name_when_it_can_be_opened() {
     let (folder, path) = place();

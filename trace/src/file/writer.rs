@@ -8,13 +8,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 
 use super::open_segment::{self, Frame, OpenSegment};
-use super::table::{self, TableWriter, write_table};
-use super::{
-    DEVICES, HISTOGRAMS, META, OCCUPANCY, OPEN, P2M, SNAPSHOT, STACKS, SUMS, TASKS, TraceError, replace, replace_bytes,
-    sealed_name, waiting_name,
-};
+use super::table::{self, TableWriter};
+use super::tables::Tables;
+use super::{OPEN, TraceError, replace, sealed_name, waiting_name};
 use crate::meta::{FORMAT, TOOL};
-use crate::sums::{Bucket, Occupancy, Reading, Sum};
+use crate::sums::Reading;
 use crate::{Device, Event, Meta, P2mRun, SnapshotSlot, StackFrame, Task};
 
 /// A segment is sealed when it has this many events, which takes some 30 MB of memory: a dom0 may have little…
@@ -49,15 +47,9 @@ pub struct Writer {
     pub(super) segment_events: u64,
     /// What went wrong here, for the losses.
     notes: Vec<String>,
-    meta: Kept<Meta>,
-    devices: Kept<Vec<Device>>,
-    tasks: Kept<Vec<Task>>,
-    stacks: Kept<Vec<StackFrame>>,
-    snapshot: Kept<Vec<SnapshotSlot>>,
-    p2m: Kept<Vec<P2mRun>>,
-    sums: Kept<Vec<Sum>>,
-    histograms: Kept<Vec<Bucket>>,
-    occupancy: Kept<Vec<Occupancy>>,
+    tables: Tables,
+    /// Saves some of them meanwhile.
+    saver: Option<JoinHandle<(Tables, Result<(), TraceError>)>>,
     /// Nothing is left to save when dropped.
     done: bool,
 }
@@ -83,30 +75,6 @@ struct Sealer {
 struct Sealed {
     bytes: u64,
     dropped: u64,
-}
-
-/// A value and the state of its file.
-#[derive(Debug, Default)]
-struct Kept<T> {
-    value: T,
-    changed: bool,
-    bytes: u64,
-}
-
-impl<T: PartialEq> Kept<T> {
-    /// Saving syncs the disk, so what is the same already is not saved again.
-    fn set(&mut self, value: T) {
-        self.changed |= self.bytes == 0 || self.value != value;
-        self.value = value;
-    }
-
-    fn save(&mut self, write: impl FnOnce(&T) -> Result<u64, TraceError>) -> Result<(), TraceError> {
-        if self.changed {
-            self.bytes = write(&self.value)?;
-            self.changed = false;
-        }
-        Ok(())
-    }
 }
 
 impl Writer {
@@ -174,21 +142,14 @@ impl Writer {
             sealed_bytes: 0,
             segment_events: SEGMENT_EVENTS,
             notes: Vec::new(),
-            meta: Kept::default(),
-            devices: Kept::default(),
-            tasks: Kept::default(),
-            stacks: Kept::default(),
-            snapshot: Kept::default(),
-            p2m: Kept::default(),
-            sums: Kept::default(),
-            histograms: Kept::default(),
-            occupancy: Kept::default(),
+            tables: Tables::default(),
+            saver: None,
             // Until everything is in place a failure removes it all.
             done: true,
         };
-        writer.devices.changed = true;
+        writer.tables.devices.touch();
         writer.set_meta(meta);
-        writer.save_tables()?;
+        writer.tables.save(&writer.root)?;
         writer.done = false;
         Ok(writer)
     }
@@ -218,64 +179,105 @@ impl Writer {
 
     /// Registers a device, replacing one of the same id. Written at the next [`Writer::flush`].
     pub fn device(&mut self, device: Device) {
-        let devices = &mut self.devices.value;
+        let mut devices = self.tables.devices.value().clone();
         match devices.iter_mut().find(|d| d.id == device.id) {
-            Some(known) if *known == device => return,
             Some(known) => *known = device,
             None => devices.push(device),
         }
-        self.devices.changed = true;
+        self.tables.devices.set(devices);
     }
 
     /// Replaces all devices. Written at the next [`Writer::flush`].
     pub fn set_devices(&mut self, devices: Vec<Device>) {
-        self.devices.set(devices);
+        self.tables.devices.set(devices);
     }
 
     /// Replaces all threads. Written at the next [`Writer::flush`].
     pub fn set_tasks(&mut self, tasks: Vec<Task>) {
-        self.tasks.set(tasks);
+        self.tables.tasks.set(tasks);
     }
 
     /// Replaces all kernel stacks. Written at the next [`Writer::flush`].
     pub fn set_stacks(&mut self, frames: Vec<StackFrame>) {
-        self.stacks.set(frames);
+        self.tables.stacks.set(frames);
     }
 
     /// Replaces the slots in use when recording began; when they were read is `snapshot_ns` of [`Meta`].
     /// Written at the next [`Writer::flush`].
     pub fn set_snapshot(&mut self, slots: Vec<SnapshotSlot>) {
-        self.snapshot.set(slots);
+        self.tables.snapshot.set(slots);
     }
 
     /// Replaces the frame table. Written at the next [`Writer::flush`].
     pub fn set_p2m(&mut self, runs: Vec<P2mRun>) {
-        self.p2m.set(runs);
+        self.tables.p2m.set(runs);
     }
 
     /// Replaces what an aggregate recording came to. Written at the next [`Writer::flush`].
     pub fn set_sums(&mut self, reading: Reading) {
         let Reading { sums, histograms, occupancy } = reading;
-        self.sums.set(sums);
-        self.histograms.set(histograms);
-        self.occupancy.set(occupancy);
+        self.tables.sums.set(sums);
+        self.tables.histograms.set(histograms);
+        self.tables.occupancy.set(occupancy);
     }
 
     /// Replaces the metadata, such as the losses so far. Written at the next [`Writer::flush`].
     pub fn set_meta(&mut self, meta: Meta) {
         let mut meta = Meta { tool: TOOL.to_owned(), format: FORMAT, closed: false, ..meta };
         meta.losses.notes.extend_from_slice(&self.notes);
-        self.meta.set(meta);
+        self.tables.meta.set(meta);
     }
 
-    /// Writes what was pushed or set so far, so that it survives this process. Meant to be called a few times a second.
+    /// Writes what was pushed or set so far, so that it survives this process, and a power cut but for the last events.
     ///
     /// # Errors
     /// When a file cannot be written, or the sealing of an earlier segment failed (its events are safe).
     pub fn flush(&mut self) -> Result<(), TraceError> {
         self.still_there()?;
         self.write_frame()?;
-        self.save_tables()
+        let earlier = self.finish_saver();
+        self.tables.save(&self.root)?;
+        earlier
+    }
+
+    /// Writes the events pushed so far, so that they survive this process; tables follow in a thread of their own, as soon as
+    /// the disk takes them, which can be seconds on one that others keep busy. Meant to be called a few times a second.
+    ///
+    /// # Errors
+    /// As [`Writer::flush`], of tables those of an earlier call.
+    pub fn flush_events(&mut self) -> Result<(), TraceError> {
+        self.still_there()?;
+        self.write_frame()?;
+        if self.saver.as_ref().is_some_and(|saver| !saver.is_finished()) {
+            return Ok(());
+        }
+        self.finish_saver()?;
+        let Some(mut tables) = self.tables.take_changed() else { return Ok(()) };
+        let root = self.root.clone();
+        let work = move || {
+            let saved = tables.save(&root);
+            (tables, saved)
+        };
+        let saver = thread::Builder::new().name("tables".to_owned()).spawn(work);
+        match saver {
+            Ok(saver) => self.saver = Some(saver),
+            Err(source) => {
+                self.tables.touch_all();
+                return Err(TraceError::io("start a thread to write", &self.root, source));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the tables being saved, if there are any. Those that could not be are saved again.
+    fn finish_saver(&mut self) -> Result<(), TraceError> {
+        let Some(saver) = self.saver.take() else { return Ok(()) };
+        let Ok((tables, saved)) = saver.join() else {
+            self.tables.touch_all();
+            return Err(TraceError::Sealer { path: self.root.clone() });
+        };
+        self.tables.take_back(&tables);
+        saved
     }
 
     /// A file without a name can be written to for ever, to no use.
@@ -289,10 +291,7 @@ impl Writer {
     /// Bytes of the trace on disk so far, events not yet flushed left out.
     #[must_use]
     pub fn bytes_written(&self) -> u64 {
-        let events = [self.devices.bytes, self.tasks.bytes, self.stacks.bytes, self.snapshot.bytes, self.p2m.bytes];
-        let sums = [self.sums.bytes, self.histograms.bytes, self.occupancy.bytes];
-        let tables = events.into_iter().chain(sums).sum::<u64>();
-        self.sealed_bytes + self.open.bytes + self.meta.bytes + tables
+        self.sealed_bytes + self.open.bytes + self.tables.bytes()
     }
 
     /// Ends the trace: seals every segment and writes `meta` marked as closed.
@@ -302,8 +301,8 @@ impl Writer {
     pub fn close(mut self, meta: Meta) -> Result<(), TraceError> {
         self.still_there()?;
         self.write_frame()?;
-        // An error of the sealer is not final: what it could not seal is tried again below.
-        let _ = self.finish_sealer();
+        // Neither's error is final: what could not be sealed or saved is tried again below.
+        let _ = (self.finish_sealer(), self.finish_saver());
         self.set_meta(meta);
         for number in std::mem::take(&mut self.waiting) {
             let sealed = seal(&self.root, &waiting_name(number), number)?;
@@ -319,37 +318,18 @@ impl Writer {
             fs::remove_file(&path).map_err(|e| TraceError::io("remove", &path, e))?;
         }
         // Metadata is saved after the tables: a trace that says it is closed is complete.
-        self.meta.value.closed = true;
-        self.meta.changed = true;
-        self.save_tables()?;
+        let meta = Meta { closed: true, ..self.tables.meta.value().clone() };
+        self.tables.meta.set(meta);
+        self.tables.save(&self.root)?;
         self.done = true;
         Ok(())
     }
 
     /// Removes everything that was written, and the folder if it was made here. What cannot be removed stays.
     pub fn abort(mut self) {
-        let _ = self.finish_sealer();
+        let _ = (self.finish_sealer(), self.finish_saver());
         self.done = true;
         remove(&self.root, self.made_folder);
-    }
-
-    fn save_tables(&mut self) -> Result<(), TraceError> {
-        let root = &self.root;
-        self.devices.save(|rows| write_table(&root.join(DEVICES), rows))?;
-        self.tasks.save(|rows| write_table(&root.join(TASKS), rows))?;
-        self.stacks.save(|rows| write_table(&root.join(STACKS), rows))?;
-        self.snapshot.save(|rows| write_table(&root.join(SNAPSHOT), rows))?;
-        self.p2m.save(|rows| write_table(&root.join(P2M), rows))?;
-        self.sums.save(|rows| write_table(&root.join(SUMS), rows))?;
-        self.histograms.save(|rows| write_table(&root.join(HISTOGRAMS), rows))?;
-        self.occupancy.save(|rows| write_table(&root.join(OCCUPANCY), rows))?;
-        self.meta.save(|meta| {
-            let path = root.join(META);
-            let mut text =
-                serde_json::to_vec_pretty(meta).map_err(|reason| TraceError::Meta { path: path.clone(), reason })?;
-            text.push(b'\n');
-            replace_bytes(&path, &text)
-        })
     }
 
     fn write_frame(&mut self) -> Result<(), TraceError> {
@@ -411,8 +391,9 @@ impl Writer {
         self.sealed_bytes += sealed.bytes;
         if sealed.dropped > 0 {
             let note = format!("segment {number}: {} bytes could not be read back when it was sealed", sealed.dropped);
-            self.meta.value.losses.notes.push(note.clone());
-            self.meta.changed = true;
+            let mut meta = self.tables.meta.value().clone();
+            meta.losses.notes.push(note.clone());
+            self.tables.meta.set(meta);
             self.notes.push(note);
         }
     }
