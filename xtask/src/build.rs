@@ -115,7 +115,7 @@ fn claim() -> Result<()> {
         _ => {
             let packages = PACKAGES.iter().flat_map(|package| ["--package", package]);
             process::run(bare_cargo("clean")?.args(["--quiet", "--release"]).args(packages.clone()))?;
-            let dist = ["--quiet", "--profile", "dist", "--target", &package::target()];
+            let dist = ["--quiet", "--profile", "dist", "--target", &package::Kind::default().target()];
             process::run(bare_cargo("clean")?.args(dist).args(packages))?;
         }
     }

@@ -52,7 +52,14 @@ enum Task {
     #[command(subcommand)]
     Bench(BenchTask),
     /// Build the program that is handed out: record-only, static, at most 10 MB
-    Package,
+    Package {
+        /// With comparisons and screens, as large as that makes it (the first time half an hour)
+        #[arg(long)]
+        full: bool,
+        /// With musl for a C library
+        #[arg(long)]
+        musl: bool,
+    },
     /// Real kernels in QEMU
     #[command(subcommand)]
     Lab(LabTask),
@@ -139,7 +146,7 @@ fn main() -> ExitCode {
         Task::Demo { offline, print } => demo::run(offline, print),
         Task::Test { arguments } => test(&arguments),
         Task::Fuzz { seconds } => fuzz::run(seconds),
-        Task::Package => package(),
+        Task::Package { full, musl } => package(package::Kind { full, musl }),
         Task::Bench(BenchTask::Capture { guest: Some(kernels) }) => bench::capture_in_guests(&kernels),
         Task::Bench(BenchTask::Capture { guest: None }) => bench::capture_here(),
         Task::Lab(LabTask::Run(args)) => {
@@ -170,9 +177,9 @@ fn test(arguments: &[String]) -> Result<()> {
     build::test(arguments)
 }
 
-fn package() -> Result<()> {
+fn package(kind: package::Kind) -> Result<()> {
     setup::install(&setup::announce(Purpose::Build)?)?;
-    let path = package::run()?;
+    let path = package::run(kind)?;
     println!("{} ({})", path.display(), package::megabytes(&path));
     Ok(())
 }

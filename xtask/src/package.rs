@@ -1,51 +1,89 @@
-//! The program that is handed out: record-only and static, small enough to be dropped into a bare dom0.
+//! The program that is handed out: static, and mostly record-only, small enough to be dropped into a bare dom0.
 //!
-//! Built in a profile of its own, `dist` (see the workspace's Cargo.toml), without the comparisons and screens and so
-//! without polars.
+//! That one is built in a profile of its own, `dist` (see the workspace's Cargo.toml), without the comparisons and screens and
+//! so without polars; the full one with them, as it is tested otherwise.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::progress::Step;
-use crate::{build, cache, process};
+use crate::{cache, process};
 
 /// The most it may have, in bytes: what still fits beside a kernel on a rescue medium.
 pub const LIMIT: u64 = 10_000_000;
 
-/// The target it is built for: this machine's, with the C library that every toolchain comes with.
-#[must_use]
-pub fn target() -> String {
-    format!("{}-unknown-linux-gnu", std::env::consts::ARCH)
+/// What is packaged; by default the record-only program, with the C library that every toolchain comes with.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Kind {
+    /// With comparisons, plans and screens; as large as that makes it.
+    pub full: bool,
+    /// With musl for a C library, which rustup and the archive have (`x86_64-unknown-linux-musl`, musl-tools).
+    pub musl: bool,
 }
 
-/// Builds it and returns its path. What is up to date is not built again.
+impl Kind {
+    /// The target it is built for: this machine's.
+    #[must_use]
+    pub fn target(self) -> String {
+        format!("{}-unknown-linux-{}", std::env::consts::ARCH, if self.musl { "musl" } else { "gnu" })
+    }
+}
+
+/// Builds the record-only program and returns its path. What is up to date is not built again.
 ///
 /// # Errors
-/// It does not build, needs something of the machine it is run on, or is larger than [`LIMIT`].
+/// As [`build`].
 pub fn program() -> Result<PathBuf> {
-    let target = target();
-    let mut build = build::cargo("build")?;
-    build.args(["--quiet", "--profile", "dist", "--target", &target, "--no-default-features", "--bin", "swioscope"]);
+    build(Kind::default())
+}
+
+/// Builds a program and returns its path. What is up to date is not built again.
+///
+/// # Errors
+/// It does not build, needs something of the machine it is run on, or is record-only and larger than [`LIMIT`].
+pub fn build(kind: Kind) -> Result<PathBuf> {
+    let target = kind.target();
+    if kind.musl {
+        has_musl(&target)?;
+    }
+    let mut build = crate::build::cargo("build")?;
+    let (profile, folder) = if kind.full { ("release", "release") } else { ("dist", "dist") };
+    build.args(["--quiet", "--profile", profile, "--target", &target, "--bin", "swioscope"]);
+    if !kind.full {
+        build.arg("--no-default-features");
+    }
     // With a target named, build scripts and macros stay as they are.
     build.env("RUSTFLAGS", "-C target-feature=+crt-static").env_remove("CARGO_ENCODED_RUSTFLAGS");
     process::run(&mut build)?;
-    let path = cache::target_dir()?.join(&target).join("dist/swioscope");
+    let path = cache::target_dir()?.join(&target).join(folder).join("swioscope");
     let program = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     ensure!(is_static(&program), "{} is not static: it asks for an interpreter", path.display());
     let bytes = program.len();
-    ensure!(bytes as u64 <= LIMIT, "{} has {bytes} bytes, more than the {LIMIT} it may have", path.display());
+    let fits = kind.full || bytes as u64 <= LIMIT;
+    ensure!(fits, "{} has {bytes} bytes, more than the {LIMIT} it may have", path.display());
     Ok(path)
 }
 
-/// Builds it, and says where it is and how large.
+/// Whether there is what it takes to build for musl, which `setup` does not install: nothing else here needs it.
+fn has_musl(target: &str) -> Result<()> {
+    let mut print = Command::new("rustc");
+    print.args(["--print", "target-libdir", "--target", target]);
+    let libraries = process::output(&mut print)?;
+    ensure!(Path::new(libraries.trim()).is_dir(), "this toolchain has no {target}: rustup target add {target}");
+    ensure!(process::find("musl-gcc").is_some(), "there is no musl-gcc: apt-get install musl-tools");
+    Ok(())
+}
+
+/// Builds a program, and says where it is and how large.
 ///
 /// # Errors
-/// As [`program`].
-pub fn run() -> Result<PathBuf> {
+/// As [`build`].
+pub fn run(kind: Kind) -> Result<PathBuf> {
     let step = Step::loud("packaging (the first time takes some minutes)");
-    let path = program()?;
+    let path = build(kind)?;
     step.done();
     Ok(path)
 }
