@@ -39,6 +39,7 @@ sg n=10 elements=4 size=300k
 resource n=20 size=4k
 coherent n=40 size=8k window=4
 coherent n=20 size=12k
+coherent n=3 size=64m
 leak n=5 size=4k
 leak n=3 size=64k dir=from
 exhaust n=20000 size=64k
@@ -79,7 +80,7 @@ const SOURCES: [(&str, &[&str]); 10] = [
     ("unmap_sg", &["sg_unmaps", "sg_unmapped_elements"]),
     ("sync", &["syncs_for_cpu", "sync_for_cpu_bytes", "syncs_for_device", "sync_for_device_bytes"]),
     ("sync_sg", &["sg_syncs_for_cpu", "sg_syncs_for_device"]),
-    ("alloc", &["allocs", "alloc_bytes"]),
+    ("alloc", &["allocs", "alloc_bytes", "allocs_failed"]),
     ("free", &["frees"]),
     ("slot_alloc", &["slots_taken", "slots_refused"]),
     ("slot_free", &["slots_given_back"]),
@@ -195,6 +196,7 @@ fn counted(events: &[Event]) -> Counts {
                 add("allocs", 1);
                 add("alloc_bytes", size);
             }
+            (Op::AllocFailed, _) => add("allocs_failed", 1),
             (Op::Free, _) => add("frees", 1),
             (Op::SlotAlloc, _) => add("slots_taken", 1),
             (Op::SlotFree, _) => add("slots_given_back", 1),
@@ -271,6 +273,12 @@ fn counts_are_exact(kernel: Kernel, xen: bool, cpus: u32) {
     if cpus == 1 {
         used_slots_agree(&recording);
     }
+    // But for those whose thread changed its CPU meanwhile.
+    let events = events(&recording.trace);
+    let single = |event: &&Event| event.op == Op::Map && event.sg_index.is_none();
+    let maps = events.iter().filter(single).filter(|event| event.attrs.unwrap_or(0) & MMIO == 0);
+    let timed = maps.clone().filter(|event| event.latency_ns.is_some()).count();
+    assert!(timed as f64 > 0.99 * maps.count() as f64, "{timed} mappings have a latency");
     if matches!(kernel, Kernel::V6_12 | Kernel::V7_2) {
         let told = &recording.trace.meta().capture.backends;
         assert!(SOURCES.iter().all(|(source, _)| told.contains_key(*source)), "{told:?}");

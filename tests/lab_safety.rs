@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use trace::{Event, Op, Trace};
@@ -188,6 +189,7 @@ as_user() { # NAME CAPABILITIES
 as_user none ""
 as_user one +bpf
 as_user two +bpf,+perfmon
+as_user three +bpf,+perfmon,+syslog
 as_user most +bpf,+perfmon,+syslog,+sys_rawio,+dac_read_search,+sys_nice
 as_user old +sys_admin
 
@@ -224,6 +226,17 @@ fn rights(kernel: Kernel) {
     }
     let two = recorded("two");
     assert!(two.meta().losses.notes.iter().any(|note| note.starts_with("no snapshot of the pool")));
+    // Nobody takes a pool that could not be looked at for one that is not there.
+    assert!(two.meta().pools.is_empty() && two.meta().pool_unknown.is_some(), "{:?}", two.meta());
+    for command in ["verify", "replay", "plan"] {
+        let output = Command::new(SWIOSCOPE).arg(command).arg(out.join("user/two.swio")).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("with CAP_SYSLOG"), "{command}: {said}");
+    }
+    // The kernel's log says where it is, the command line that all is forced into it.
+    let three = recorded("three");
+    let forced = three.meta().pools.iter().map(|pool| (pool.nslabs, pool.force_bounce)).collect::<Vec<_>>();
+    assert_eq!((forced, &three.meta().pool_unknown), (vec![(8192, true)], &None));
     recorded("old");
     let most = recorded("most");
     assert!(most.meta().snapshot_ns.is_some(), "{:?}", most.meta().losses.notes);

@@ -94,6 +94,9 @@ pub fn compare(
 /// check of the model the slots' own.
 pub(crate) fn load(trace: &Trace, progress: impl Fn(Stage)) -> Result<(Load, TraceFacts), AnalysisError> {
     let meta = trace.meta();
+    if let Some(why) = &meta.pool_unknown {
+        return Err(AnalysisError::PoolUnknown { path: trace.path().to_owned(), why: why.clone() });
+    }
     let p2m = (!trace.p2m().is_empty()).then(|| P2m::from_runs(trace.p2m()));
     let pool = meta.pools.first();
     let around = Surroundings { pool, snapshot: trace.snapshot(), snapshot_ns: meta.snapshot_ns, p2m: p2m.as_ref() };

@@ -51,6 +51,16 @@ pub enum AnalysisError {
         /// What is wrong with it.
         source: replay::PolicyError,
     },
+    /// The recorder could not find the pool: what bounced cannot be told from what did not, nor replayed.
+    #[error(
+        "{} does not know its machine's bounce pool: {why}\nWhat bounced in reality cannot be told from what did not, so nothing can be replayed; record again as root, or with CAP_SYSLOG", .path.display()
+    )]
+    PoolUnknown {
+        /// The trace.
+        path: PathBuf,
+        /// Why, as its recorder put it.
+        why: String,
+    },
     /// The data-frame library refused a query.
     #[error("could not query the trace")]
     Frame(#[from] polars::error::PolarsError),

@@ -76,7 +76,7 @@ const COPIES: [&str; 2] = ["_2", "_3"];
 /// The program that has its copy on every kernel.
 const RELEASES: &str = "release_fentry";
 /// Programs that tell of nothing themselves.
-const NOTERS: [&str; 2] = ["tbl_map_fentry", "map_page_fentry"];
+const NOTERS: [&str; 3] = ["tbl_map_fentry", "map_page_fentry", "map_phys_fentry"];
 
 impl Setup {
     /// Everything, through a ring buffer of this size.
@@ -146,7 +146,10 @@ pub fn attach(
     copies: bool,
 ) -> Attached {
     let sources = SOURCES.iter().filter(|source| mode.attaches(source.event));
-    let take = |backend: &_| take(&mut ebpf, btf, kernel, tbl_map_form, copies, backend);
+    let take = |backend: &Backend| match backend.times_tracepoints() && mode == Mode::Aggregate {
+        true => Err("a second program for each mapping is too dear for this mode".to_owned()),
+        false => take(&mut ebpf, btf, kernel, tbl_map_form, copies, backend),
+    };
     let choices = choose(sources, family, take);
     Attached { ebpf, choices }
 }

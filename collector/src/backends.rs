@@ -91,14 +91,35 @@ const fn fexit(program: &'static str, function: &'static str) -> Program {
 const BOUNDED_CAVEAT: &str = "elements of a scatterlist beyond the 128th are counted, not recorded";
 const KPROBE_CAVEAT: &str = "the kernel skips kprobes that are hit while another one runs (1 to 3.5 % under load)";
 
+const UNTIMED_CAVEAT: &str = "how long mapping took is not seen";
+
+/// What notes when a mapping begins.
+const MAP_PAGE_BEGINS: Program =
+    Program { name: "map_page_fentry", hook: Hook::Fentry { function: "dma_map_page_attrs" } };
+const MAP_PHYS_BEGINS: Program = Program { name: "map_phys_fentry", hook: Hook::Fentry { function: "dma_map_phys" } };
+
 /// Every event and the ways to get it.
 pub const SOURCES: &[Source] = &[
     Source {
         event: "map",
         backends: &[
             Backend {
+                name: "tp_btf dma:dma_map_phys, timed by fentry",
+                programs: &[tracepoint("dma_map", "dma_map_phys", 6), MAP_PHYS_BEGINS],
+                caveat: None,
+            },
+            Backend {
                 name: "tp_btf dma:dma_map_phys",
                 programs: &[tracepoint("dma_map", "dma_map_phys", 6)],
+                caveat: Some(UNTIMED_CAVEAT),
+            },
+            Backend {
+                name: "tp_btf dma:dma_map_page, timed by fentry",
+                programs: &[
+                    tracepoint("dma_map", "dma_map_page", 6),
+                    tracepoint("dma_map_resource", "dma_map_resource", 6),
+                    MAP_PAGE_BEGINS,
+                ],
                 caveat: None,
             },
             Backend {
@@ -107,13 +128,13 @@ pub const SOURCES: &[Source] = &[
                     tracepoint("dma_map", "dma_map_page", 6),
                     tracepoint("dma_map_resource", "dma_map_resource", 6),
                 ],
-                caveat: None,
+                caveat: Some(UNTIMED_CAVEAT),
             },
             Backend {
                 name: "fexit dma_map_page_attrs",
                 programs: &[
-                    // The entry first, so that no return is seen whose beginning was not.
-                    Program { name: "map_page_fentry", hook: Hook::Fentry { function: "dma_map_page_attrs" } },
+                    // First, so that no return is seen whose beginning was not.
+                    MAP_PAGE_BEGINS,
                     fexit("map_page_fexit", "dma_map_page_attrs"),
                     fexit("map_resource_fexit", "dma_map_resource"),
                 ],
@@ -376,6 +397,13 @@ impl Backend {
     #[must_use]
     pub fn family(&self) -> Option<Family> {
         self.programs.first().map(|program| program.hook.family())
+    }
+
+    /// Whether it watches where calls begin only to time what a tracepoint tells.
+    #[must_use]
+    pub fn times_tracepoints(&self) -> bool {
+        let begins = |program: &Program| matches!(program.hook, Hook::Fentry { .. });
+        self.family() == Some(Family::Tracepoint) && self.programs.iter().any(begins)
     }
 }
 

@@ -379,7 +379,7 @@ impl Decoder {
         let device = self.by_address.get_mut(&wire.device)?;
         let target = (wire.has & has::TARGET != 0 && !failed).then_some(wire.target);
         let id = device.row(op, target, wire.size);
-        device.used |= id == device.id && !matches!(op, Op::Alloc | Op::Free);
+        device.used |= id == device.id && !matches!(op, Op::Alloc | Op::AllocFailed | Op::Free);
         let min_align = u64::from(device.limits.min_align_mask);
 
         let mut event = Event {
@@ -446,7 +446,8 @@ pub(crate) fn op(kind: u8, failed: bool) -> Option<Op> {
         (kind::UNMAP, _) => Op::Unmap,
         (kind::SYNC_FOR_CPU, _) => Op::SyncForCpu,
         (kind::SYNC_FOR_DEVICE, _) => Op::SyncForDevice,
-        (kind::ALLOC, _) => Op::Alloc,
+        (kind::ALLOC, false) => Op::Alloc,
+        (kind::ALLOC, true) => Op::AllocFailed,
         (kind::FREE, _) => Op::Free,
         (kind::SLOT_ALLOC, false) => Op::SlotAlloc,
         (kind::SLOT_ALLOC, true) => Op::SlotFailed,

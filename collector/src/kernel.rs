@@ -103,7 +103,7 @@ impl Kernel {
         // "software IO TLB: area num 4."
         let nareas =
             log.lines().rev().find_map(|l| l.split_once("IO TLB: area num ")?.1.trim_end_matches('.').parse().ok());
-        pools::from_log(&log, nslabs, nareas.unwrap_or(1))
+        pools::from_log(&log, &self.host.cmdline, nslabs, nareas.unwrap_or(1))
     }
 }
 

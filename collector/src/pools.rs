@@ -251,9 +251,10 @@ fn short_list(layout: &PoolLayout, entry: &[u8]) -> u16 {
     entry.get(at..at + 2).map_or(0, |b| u16::from_le_bytes([b[0], b[1]]))
 }
 
-/// What debugfs and the kernel log tell of the pool when memory cannot be read: start and size, no state.
+/// What debugfs, the kernel log and the command line tell of the pool when memory cannot be read: start and size, and
+/// whether everything was asked to bounce; no state. That encrypted memory forces it too is not told by any of them.
 #[must_use]
-pub fn from_log(log: &str, nslabs: Option<u64>, nareas: u32) -> Option<Pool> {
+pub fn from_log(log: &str, cmdline: &str, nslabs: Option<u64>, nareas: u32) -> Option<Pool> {
     // "software IO TLB: mapped [mem 0x0000000099e00000-0x000000009de00000] (64MB)"
     let line = log.lines().rev().find(|l| l.contains("IO TLB: mapped [mem "))?;
     let (_, range) = line.split_once("[mem ")?;
@@ -263,7 +264,14 @@ pub fn from_log(log: &str, nslabs: Option<u64>, nareas: u32) -> Option<Pool> {
     let (start, end) = (hex(start)?, hex(end)?);
     // The end is exclusive.
     let nslabs = nslabs.unwrap_or(end.checked_sub(start)? / trace::pool::SLOT_BYTES);
-    Some(Pool { start, nslabs, nareas, force_bounce: false, can_grow: false, areas: Vec::new() })
+    Some(Pool { start, nslabs, nareas, force_bounce: is_forced(cmdline), can_grow: false, areas: Vec::new() })
+}
+
+/// Whether the command line asks for everything to bounce, by the last word that ends a `swiotlb=` (SPEC 2.2).
+fn is_forced(cmdline: &str) -> bool {
+    let values = cmdline.split_whitespace().filter_map(|word| word.strip_prefix("swiotlb="));
+    let words = values.filter_map(|value| value.rsplit(',').next());
+    words.filter(|word| ["force", "noforce"].contains(word)).next_back() == Some("force")
 }
 
 #[cfg(test)]
@@ -273,8 +281,19 @@ mod tests {
     #[test]
     fn the_kernel_log_tells_where_the_pool_is() {
         let log = "[    0.1] x\n[    0.2] software IO TLB: mapped [mem 0x0000000099e00000-0x000000009de00000] (64MB)\n";
-        let pool = from_log(log, None, 1).unwrap();
-        assert_eq!((pool.start, pool.nslabs), (0x99e0_0000, 32768));
-        assert_eq!(from_log("software IO TLB: mapped [mem nonsense", None, 1), None);
+        let pool = from_log(log, "quiet swiotlb=32768,force", None, 1).unwrap();
+        assert_eq!((pool.start, pool.nslabs, pool.force_bounce), (0x99e0_0000, 32768, true));
+        assert_eq!(from_log("software IO TLB: mapped [mem nonsense", "", None, 1), None);
+    }
+
+    #[test]
+    fn the_command_line_tells_whether_all_is_forced() {
+        for forced in ["swiotlb=force", "a swiotlb=65536,4,force b", "swiotlb=noforce swiotlb=8192,force swiotlb=16384"]
+        {
+            assert!(is_forced(forced), "{forced}");
+        }
+        for not in ["", "swiotlb=65536", "swiotlb=force swiotlb=noforce", "xswiotlb=force", "swiotlb=force,4"] {
+            assert!(!is_forced(not), "{not}");
+        }
     }
 }

@@ -48,7 +48,7 @@ use crate::privilege;
 use crate::stacks::Stacks;
 use crate::sums::Sums;
 use around::Around;
-use drain::{Batch, Drainer, Early};
+use drain::{Batch, Drainer, Early, Gatherer};
 use feed::Feeder;
 use shared::Shared;
 use write::Written;
@@ -139,6 +139,9 @@ impl Sink {
 
 /// How often p2m, stacks, threads and the losses so far are written at most, which syncs the disk.
 pub(crate) const KEEP: Duration = Duration::from_secs(2);
+/// Why the pool is unknown when the kernel's log does not help either.
+const NOT_IN_LOG: &str =
+    "the kernel's log, which says where the pool is, cannot be read (CAP_SYSLOG) or no longer goes back so far";
 /// Batches waiting for the disk at most.
 const QUEUE: usize = 64;
 
@@ -188,6 +191,7 @@ impl Recorder {
         };
         let mut ring = RingBuf::try_from(map(&mut ebpf, "EVENTS")?).map_err(|e| load(e.to_string()))?;
         let early = Early::take(&mut ring, clock_base.monotonic_ns);
+        let gatherer = Gatherer::start(ring)?;
         let losses = PerCpuArray::try_from(map(&mut ebpf, "LOSSES")?).map_err(|e| load(e.to_string()))?;
         let stacks = StackTraceMap::try_from(map(&mut ebpf, "STACKS")?).map_err(|e| load(e.to_string()))?;
         let sums = match options.mode {
@@ -200,11 +204,16 @@ impl Recorder {
 
         let snapshot = kernel.snapshot();
         let snapshot_ns = clock(libc::CLOCK_MONOTONIC) - clock_base.monotonic_ns;
+        let mut pool_unknown = None;
         let (pools, slots, exact, taken) = match snapshot {
             Ok(s) => (s.pools, s.slots, s.exact, true),
             Err(why) => {
                 notes.push(format!("no snapshot of the pool: {why}"));
-                (kernel.pool_from_log().into_iter().collect(), Vec::new(), false, false)
+                let pool = kernel.pool_from_log();
+                if pool.is_none() {
+                    pool_unknown = Some(format!("{why}; {NOT_IN_LOG}"));
+                }
+                (pool.into_iter().collect(), Vec::new(), false, false)
             }
         };
         let pads = kernel.pool_layout().is_ok_and(|l| l.pads.is_some());
@@ -214,7 +223,7 @@ impl Recorder {
             decoder.look_with(Devices::new(btf, &kernel.symbols, memory));
         }
         early.events.iter().enumerate().for_each(|(cpu, &events)| decoder.leave_out(cpu, events));
-        let first = early.kept.iter().filter_map(|record| decoder.record(record)).collect();
+        let mut first: Vec<_> = early.kept.iter().filter_map(|record| decoder.record(record)).collect();
         for slot in &slots {
             decoder.padded(slot.slot, slot.pad_slots, slot.orig_addr);
         }
@@ -234,6 +243,7 @@ impl Recorder {
             host: kernel.host,
             xen: kernel.xen,
             pools,
+            pool_unknown,
             snapshot_ns: taken.then_some(snapshot_ns),
             snapshot_exact: exact,
             capture: Capture {
@@ -278,6 +288,8 @@ impl Recorder {
             summed: Mutex::default(),
         };
         let around = Around::new(p2m, Stacks::new(stacks));
+        let (ring, gathered) = gatherer.finish()?;
+        first.extend(gathered.iter().filter_map(|record| decoder.record(record)));
         let (sender, receiver) = sync_channel(QUEUE);
         let drainer = Drainer { first, ring, logger, decoder, sums, sender };
         let recorder = Self::spawn(options.path.clone(), ebpf, choices, meta, shared, drainer, receiver, around, sink)?;
@@ -304,7 +316,7 @@ impl Recorder {
         let writing = {
             let shared = Arc::clone(&shared);
             if let Some(p2m) = &mut around.p2m {
-                meta.pools.iter().for_each(|pool| p2m.see(pool.start, pool.nslabs * trace::pool::SLOT_BYTES));
+                meta.pools.iter().for_each(|pool| p2m.see_pool(pool.start, pool.nslabs * trace::pool::SLOT_BYTES));
             }
             let meta = meta.clone();
             let work = move || {

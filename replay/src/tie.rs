@@ -107,8 +107,8 @@ impl<'a> Tie<'a> {
             Op::SlotAlloc => self.slot_allocs += 1,
             Op::Alloc => self.alloc(event),
             Op::Free => self.free(event),
-            // Slot events are else for verifying.
-            Op::SlotFailed | Op::SlotFree | Op::Bounce => {}
+            // Slot events are else for verifying; what a coherent buffer would have been is not known.
+            Op::SlotFailed | Op::SlotFree | Op::Bounce | Op::AllocFailed => {}
         }
     }
 

@@ -110,7 +110,13 @@ pub(crate) fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let trace = Trace::open(&args.trace)?;
     let meta = trace.meta();
     let Some(pool) = meta.pools.first() else {
-        bail!("{} has no bounce pool, so no slot was ever chosen", args.trace.display());
+        let path = args.trace.display();
+        match &meta.pool_unknown {
+            Some(why) => bail!(
+                "{path} does not know its machine's bounce pool: {why}\nWhere slots lie in it cannot be told; record again as root, or with CAP_SYSLOG"
+            ),
+            None => bail!("{path} has no bounce pool, so no slot was ever chosen"),
+        }
     };
     let tried = generations(args, &trace)?;
     let events = trace.events().collect::<Result<Vec<Event>, _>>()?;

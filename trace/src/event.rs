@@ -27,6 +27,8 @@ crate::words! {
         Bounce = "bounce",
         /// Records were lost between two times on one CPU.
         Lost = "lost",
+        /// A coherent buffer was asked for and refused.
+        AllocFailed = "alloc_failed",
     }
 }
 

@@ -10,7 +10,7 @@ use crate::Pool;
 pub const TOOL: &str = "swioscope";
 
 /// The format this crate writes. A reader takes any minor version of its own major version.
-pub const FORMAT: Format = Format { major: 1, minor: 2 };
+pub const FORMAT: Format = Format { major: 1, minor: 3 };
 
 /// Version of the trace format; docs/trace-format.md has the compatibility promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,8 +37,11 @@ pub struct Meta {
     /// What the kernel's types tell of its bounce allocator; absent in traces of format 1.0, and where there is no BTF.
     #[serde(default)]
     pub allocator: Option<AllocatorTypes>,
-    /// Bounce pools, the default one first; empty when the machine has none.
+    /// Bounce pools, the default one first; empty when the machine has none, or [its pool is unknown](Self::pool_unknown).
     pub pools: Vec<Pool>,
+    /// Why it is not known whether there is a pool, and where; absent when it is, and in traces before format 1.3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool_unknown: Option<String>,
     /// Time of the pool snapshot in nanoseconds since the recording began; absent when none could be taken.
     pub snapshot_ns: Option<u64>,
     /// Whether the pool stood still while the snapshot was read, so that slot choices can be predicted from it.
@@ -65,6 +68,7 @@ impl Meta {
             xen: None,
             allocator: None,
             pools: Vec::new(),
+            pool_unknown: None,
             snapshot_ns: None,
             snapshot_exact: false,
             capture: Capture::default(),
@@ -202,7 +206,7 @@ pub struct Losses {
     pub undecoded: u64,
     /// Elements of scatterlists longer than the probe walks.
     pub sg_truncated: u64,
-    /// Frames whose p2m entry changed between the start and the end of the recording.
+    /// Frames whose p2m entry changed between the start and the end of the recording, or was another when they were mapped.
     pub p2m_changed: u64,
     /// Kernel stacks that were asked for and could not be kept; their events are there.
     #[serde(default)]

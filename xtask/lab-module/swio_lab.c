@@ -44,6 +44,8 @@ MODULE_PARM_DESC(keep_leaks, "leave what `leak` mapped when the module goes");
 
 /* The most bytes a buffer can have: the largest block the page allocator gives on every kernel here. */
 #define BUFFER_MAX ((size_t)PAGE_SIZE << 10)
+/* More than the page allocator ever gives at once, so that some are refused. */
+#define COHERENT_MAX (BUFFER_MAX << 4)
 
 /* Everything that is counted, once: the members, the stats file and its order. */
 #define EACH_COUNT(X)                                                                     \
@@ -696,6 +698,7 @@ static int read_setting(struct command *command, const char *key, const char *va
 static int read_command(char *line, struct command *command)
 {
 	char *word, *value;
+	size_t largest;
 	int error, kind;
 
 	*command = (struct command){ .n = 1, .size = PAGE_SIZE, .window = 1, .elements = 1, .buffers = 1,
@@ -716,7 +719,8 @@ static int read_command(char *line, struct command *command)
 		if (error)
 			return error;
 	}
-	if (!command->size || command->size > BUFFER_MAX || command->offset > BUFFER_MAX || command->spread > BUFFER_MAX ||
+	largest = command->kind == COHERENT ? COHERENT_MAX : BUFFER_MAX;
+	if (!command->size || command->size > largest || command->offset > BUFFER_MAX || command->spread > BUFFER_MAX ||
 	    !command->window || command->window > 1 << 20 || !command->buffers || command->buffers > 1 << 16 ||
 	    !command->elements || command->elements > 4096 || command->n > 1UL << 32)
 		return -EINVAL;

@@ -183,6 +183,7 @@ pub(super) fn trace_row(trace: &Trace, span_ns: u64) -> TraceRow {
         duration_ns: if meta.closed { meta.clock.duration_ns.max(span_ns) } else { span_ns },
         span_ns,
         pool_start: pool.map(|pool| pool.start),
+        pool_unknown: meta.pool_unknown.clone(),
         pool_slots: pool.map_or(0, |pool| pool.nslabs),
         areas: pool.map_or(0, |pool| pool.nareas.max(1)),
         forced: pool.is_some_and(|pool| pool.force_bounce),

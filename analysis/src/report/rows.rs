@@ -26,8 +26,10 @@ trace::record! {
         duration_ns: u64 => Duration,
         /// Time from the first event to the last: what rates are of.
         span_ns: u64 => Duration,
-        /// Address of the default pool's first slot; absent when there is no pool.
+        /// Address of the default pool's first slot; absent when there is no pool, or it is unknown.
         pool_start: Option<u64> => Address,
+        /// Why the recorder could not tell whether there is a pool, and where; absent when it could.
+        pool_unknown: Option<String> => Text,
         /// Its slots.
         pool_slots: u64 => Slots,
         /// Its areas.

@@ -162,7 +162,7 @@ impl<'a> Scan<'a> {
             Op::Unmap => self.unmap(event, device),
             Op::SyncForCpu | Op::SyncForDevice => self.sync(event, device),
             Op::SlotAlloc | Op::SlotFailed | Op::SlotFree => self.slot(event, device),
-            Op::Alloc | Op::Free | Op::Bounce | Op::Lost => {}
+            Op::Alloc | Op::AllocFailed | Op::Free | Op::Bounce | Op::Lost => {}
         }
     }
 
@@ -277,6 +277,7 @@ impl<'a> Scan<'a> {
         if self.pool.is_none() {
             let reach = self.devices.get(device).map_or(u64::MAX, trace::Device::reach);
             let beyond = event.orig_addr.zip(event.size).is_some_and(|(at, size)| at.saturating_add(size) > reach);
+            let beyond = beyond && self.trace.meta().pool_unknown.is_none();
             let cause = beyond.then_some(Cause::NoPool);
             self.refused(event, device, cause, reason, |_| beyond.then(|| "there is no bounce pool".to_owned()));
             return;

@@ -10,7 +10,7 @@ use trace::held::Held;
 /// What makes a flight recorder write its window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trigger {
-    /// A mapping or slots were refused.
+    /// A mapping, slots or a coherent buffer were refused.
     Failure,
     /// The default pool is used to this many percent.
     HighWater(u8),
@@ -101,7 +101,7 @@ impl Watch {
 
     /// What an event triggers, in words.
     pub(super) fn see(&mut self, event: &Event) -> Option<String> {
-        if self.failure && matches!(event.op, Op::MapFailed | Op::SlotFailed) {
+        if self.failure && matches!(event.op, Op::MapFailed | Op::SlotFailed | Op::AllocFailed) {
             let size = event.size.map_or(String::new(), |size| format!(" of {}", field::bytes(size)));
             return Some(format!("failure: {}{size}", event.op));
         }

@@ -1,6 +1,6 @@
 //! What belongs to events and is told or read a little later than they are: devices, threads, stacks, frames.
 
-use trace::{Device, Event, P2mRun, StackFrame, Task};
+use trace::{Device, Event, Op, P2mRun, StackFrame, Task};
 
 use super::drain::Batch;
 use crate::decode::Faults;
@@ -58,7 +58,10 @@ impl Around {
         if let Some(p2m) = &mut self.p2m
             && let (Some(address), Some(size)) = (event.orig_addr, event.size)
         {
-            p2m.see(address, size);
+            match event.dma_addr.filter(|_| event.op == Op::Map) {
+                Some(dma_addr) => p2m.see_mapped(address, size, dma_addr),
+                None => p2m.see(address, size),
+            }
         }
         if let Some(stack) = event.stack {
             self.stacks.see(stack);

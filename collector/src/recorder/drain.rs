@@ -1,9 +1,9 @@
 //! The thread that empties the ring buffer.
 
-use std::sync::PoisonError;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
-use std::thread;
+use std::sync::{Arc, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, RingBuf};
@@ -13,6 +13,7 @@ use trace::{Device, Event, Task};
 use super::KEEP;
 use super::shared::Shared;
 use crate::decode::{self, Decoder, Faults};
+use crate::error::CollectorError;
 use crate::privilege;
 use crate::sums::Sums;
 
@@ -81,9 +82,65 @@ impl Early {
     }
 }
 
+/// Empties the ring buffer while the recorder is made ready: the snapshot of a busy pool and a new trace on a busy disk can
+/// take longer than the ring lasts, and what were lost then would be what follows the snapshot.
+pub(crate) struct Gatherer {
+    stop: Arc<AtomicBool>,
+    /// Taken when it is waited for.
+    thread: Option<JoinHandle<Gathered>>,
+}
+
+type Gathered = (RingBuf<MapData>, Vec<Vec<u8>>);
+
+/// Bytes of records gathered at most; what comes then stays in the ring.
+const GATHERED: usize = 48 << 20;
+
+impl Gatherer {
+    /// Begins.
+    pub(crate) fn start(mut ring: RingBuf<MapData>) -> Result<Self, CollectorError> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let work = move || {
+            let (mut records, mut bytes) = (Vec::new(), 0);
+            loop {
+                // Asked before looking, as the drainer does.
+                let stopping = stopped.load(Ordering::Acquire);
+                while bytes < GATHERED
+                    && let Some(record) = ring.next()
+                {
+                    bytes += record.len();
+                    records.push(record.to_vec());
+                }
+                if stopping {
+                    return (ring, records);
+                }
+                thread::sleep(POLL);
+            }
+        };
+        let thread = thread::Builder::new().name("gatherer".to_owned()).spawn(work);
+        let thread = thread.map_err(|e| CollectorError::NoThread { reason: e.to_string() })?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+
+    /// Ends; the ring buffer, and the records taken out of it.
+    pub(crate) fn finish(mut self) -> Result<Gathered, CollectorError> {
+        self.stop.store(true, Ordering::Release);
+        let gathered = self.thread.take().and_then(|thread| thread.join().ok());
+        gathered
+            .ok_or_else(|| CollectorError::NoThread { reason: "the one that empties the ring buffer died".to_owned() })
+    }
+}
+
+impl Drop for Gatherer {
+    /// Should the recorder not come about, nobody waits for it.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+    }
+}
+
 /// What the drainer works with and hands back.
 pub(crate) struct Drainer {
-    /// Losses from before the beginning.
+    /// What came while the recorder was made ready.
     pub(crate) first: Vec<Event>,
     pub(crate) ring: RingBuf<MapData>,
     pub(crate) logger: Option<Logger>,

@@ -60,6 +60,13 @@ fn map_page_fentry(ctx: FEntryContext) -> i32 {
     0
 }
 
+/// Before `dma_map_phys(dev, phys, size, dir, attrs)`, which 6.18 and newer have.
+#[fentry]
+fn map_phys_fentry(ctx: FEntryContext) -> i32 {
+    latency::begin(latency::MAP, ctx.arg(1));
+    0
+}
+
 /// (dev, page, offset, size, dir, attrs) → dma_addr
 #[inline(always)]
 fn map_page(ctx: &FExitContext) -> i32 {

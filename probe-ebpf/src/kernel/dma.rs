@@ -9,7 +9,7 @@ use probe::wire::{Event, has, kind};
 
 use crate::{
     again::{self, Hit, Hook},
-    device, layout, read, ring, stack,
+    device, latency, layout, read, ring, setting, stack,
 };
 
 /// Writes the event that `fill` completes, after introducing its device.
@@ -19,6 +19,8 @@ fn trace(ctx: &BtfTracePointContext, kind: u8, fill: impl FnOnce(&mut Event)) ->
     if let Some(now) = device::introduce(ctx, device) {
         let mut event = ring::event(ctx, kind, device, now);
         fill(&mut event);
+        let event =
+            if kind == kind::MAP && setting!(aggregate) == 0 { latency::took(latency::MAP, event) } else { event };
         ring::write(stack::add(ctx, event));
     }
     0
@@ -71,16 +73,17 @@ pub fn direct_map(virt: u64) -> Option<u64> {
     (base != 0 && phys < 1 << 46).then_some(phys)
 }
 
-/// (dev, virt, dma_addr, size, dir, gfp, attrs)
+/// (dev, virt, dma_addr, size, dir, gfp, attrs); a refusal has no `virt`, and whatever stood where its `dma_addr` should.
 #[inline(always)]
 fn alloc(ctx: &BtfTracePointContext) -> i32 {
     trace(ctx, kind::ALLOC, |event| {
+        let virt = ctx.arg::<u64>(1);
         event.has = has::TARGET;
-        if let Some(phys) = direct_map(ctx.arg(1)) {
+        if let Some(phys) = direct_map(virt) {
             event.has |= has::ORIG;
             event.orig_addr = phys;
         }
-        event.target = ctx.arg(2);
+        event.target = if virt == 0 { u64::MAX } else { ctx.arg(2) };
         event.size = ctx.arg(3);
         event.direction = ctx.arg(4);
         event.attrs = ctx.arg(6);

@@ -59,22 +59,26 @@ fn slot_alloc(ctx: &impl StackIdContext, request: &Request, tlb_addr: u64) {
         } else {
             latency::took_since(request.began_ns, event)
         };
-        let event = if tlb_addr == u64::MAX && setting!(aggregate) == 0 && layout!(used) | layout!(areas) != 0 {
-            Event { more: used() as u32, has: event.has | has::USED, ..event }
-        } else {
-            event
+        let refused = tlb_addr == u64::MAX && setting!(aggregate) == 0;
+        let event = match if refused { used() } else { None } {
+            Some(used) => Event { more: used as u32, has: event.has | has::USED, ..event },
+            None => event,
         };
         ring::write(stack::add(ctx, event));
     }
 }
 
-/// Slots in use now, as the kernel counts them: a little later than when it refused.
+/// Slots in use now, as the kernel counts them: a little later than when it refused. `None` where its counts are not known,
+/// or too many to be added up.
 #[inline(always)]
-fn used() -> u64 {
+fn used() -> Option<u64> {
     if layout!(areas) == 0 {
-        return read(layout!(used), 0);
+        return if layout!(used) != 0 { Some(read(layout!(used), 0)) } else { None };
     }
     let (areas, nareas) = (read::<u64>(layout!(areas), 0), read::<u32>(layout!(nareas), 0));
+    if nareas > AREAS {
+        return None;
+    }
     let mut used = 0;
     for area in 0..AREAS {
         if area >= nareas {
@@ -82,10 +86,10 @@ fn used() -> u64 {
         }
         used += read::<u64>(areas + u64::from(area * layout!(area_size)), layout!(area_used));
     }
-    used
+    Some(used)
 }
 
-/// Areas looked at; kernels that count in areas alone are older than machines with more.
+/// Areas looked at, for the verifier goes through the loop; a machine with more CPUs has no counts with its refusals.
 const AREAS: u32 = 256;
 
 #[inline(always)]

@@ -228,7 +228,7 @@ impl Moment {
                 self.rates.count(|second| second.lost += lost);
                 self.last_loss_ns = Some(event.time_ns);
             }
-            Op::Unmap | Op::Alloc | Op::Free | Op::Bounce => {}
+            Op::Unmap | Op::Alloc | Op::AllocFailed | Op::Free | Op::Bounce => {}
         }
     }
 

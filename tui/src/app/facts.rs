@@ -20,6 +20,8 @@ pub(crate) struct Facts {
     pub(crate) lost: u64,
     /// What the recording leaves out by intention.
     pub(crate) partial: Option<String>,
+    /// The recorder could not tell whether there is a pool, and where.
+    pub(crate) pool_unknown: bool,
     /// Whether the recorder ended as it should.
     pub(crate) closed: bool,
 }
@@ -46,6 +48,7 @@ impl Facts {
             backends: if families.is_empty() { "back-ends not known".to_owned() } else { families.join(" ") },
             lost: meta.losses.events(),
             partial: meta.capture.partial(),
+            pool_unknown: meta.pool_unknown.is_some(),
             closed: meta.closed,
         }
     }

@@ -282,7 +282,8 @@ pub fn waste(report: &Report, findings: &[Finding]) -> Option<Finding> {
 pub fn loss(report: &Report) -> Option<Finding> {
     let summary = &report.summary;
     let weak = summary.predicted_share.filter(|&share| share < 0.99);
-    if summary.lost == 0 && weak.is_none() {
+    let unknown = &report.trace.pool_unknown;
+    if summary.lost == 0 && weak.is_none() && unknown.is_none() {
         return None;
     }
     let all = summary.events + summary.lost;
@@ -296,10 +297,17 @@ pub fn loss(report: &Report) -> Option<Finding> {
                 count(summary.events),
                 percent(if all > 0 { summary.lost as f64 / all as f64 } else { 0.0 })
             )
-        } else {
+        } else if weak.is_some() {
             "The model does not follow this kernel well: take the arithmetic with care.".to_owned()
+        } else {
+            "The bounce pool is unknown: how full it was and why it refused cannot be said.".to_owned()
         },
     );
+    if let Some(why) = unknown {
+        finding = finding
+            .with(format!("The recorder could not look at the pool: {why}."))
+            .next("record as root, or with CAP_SYSLOG beside CAP_BPF and CAP_PERFMON");
+    }
     if let Some(share) = weak {
         finding = finding.with(format!("The model predicts {} of the kernel's slot choices.", percent(share)));
     }

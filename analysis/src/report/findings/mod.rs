@@ -363,7 +363,9 @@ fn facts(report: &Report, mut finding: Finding) -> Finding {
             count(summary.held_slots)
         ));
     } else {
-        finding.evidence.push("There is no bounce pool.".to_owned());
+        let known = report.trace.pool_unknown.is_none();
+        let said = if known { "There is no bounce pool." } else { "The bounce pool is unknown." };
+        finding.evidence.push(said.to_owned());
     }
     let fidelity = &report.fidelity;
     if let (Some(share), Some(policy)) = (summary.predicted_share, &fidelity.policy) {

@@ -188,7 +188,10 @@ fn pool_lines(state: &State, width: usize) -> Vec<Line<'static>> {
     let theme = &state.theme;
     let pools = state.moment.pool_rows();
     if pools.is_empty() {
-        return vec![Line::styled(" This machine has no bounce pool.", theme.dim)];
+        let unknown = state.facts.pool_unknown;
+        let text =
+            if unknown { " The bounce pool could not be looked at." } else { " This machine has no bounce pool." };
+        return vec![Line::styled(text, theme.dim)];
     }
     let areas = state.moment.area_rows();
     let mut out = Vec::new();
