@@ -161,11 +161,25 @@ fn scripts_with_mistakes_name_the_line() {
     assert!(message("pool,xyz,512,1").starts_with("line 1: the base `xyz` is not a hexadecimal number"));
     assert!(message("pool,74000000,512").starts_with("line 1: the areas is missing"));
     assert!(message("\n\npool,0,1,1,9").starts_with("line 3: `9` is one field too many"));
-    assert!(message("pool,0,128,1\nunmap,4").starts_with("line 2: mapping 4 is undone, but was never made"));
+    assert!(message("pool,0,128,1\nunmap,four").starts_with("line 2: the id `four` is not a number"));
+    assert!(message("pool,0,128,1\nunmap").starts_with("line 2: the id is missing"));
+    assert!(message("pool,0,128,1\nxunmap,4,0").starts_with("line 2: `0` is one field too many"));
     assert!(message("pool,0,128,1\nopt,colour,1").starts_with("line 2: `colour` is not an option"));
     assert!(message("hello").starts_with("line 1: `hello` is not a kind of line"));
     let both = "pool,0,128,1\ndev,0,ff,0,0,0\nmap,0,0,0,1,0,0\nxmap,1,0,0,1,0";
     assert!(message(both).starts_with("line 4: Xen maps"));
+}
+
+/// The vectors' README: an unmap whose map did not succeed is not called. One that never was has not.
+#[test]
+fn an_unmap_of_what_was_never_mapped_is_skipped() {
+    let device = "pool,74000000,512,1\ndev,0,ffffffffffffffff,0,0,0\n";
+    let script = format!("{device}unmap,4\nmap,4,0,1000,4096,0,0\nunmap,5\nunmap,4\nunmap,4\n");
+    let expected =
+        ["unmap,4,SKIP,,0", "map,4,74000000,0,2", "unmap,5,SKIP,,2", "unmap,4,,,0", "unmap,4,SKIP,,0", "end,0,2"];
+    assert_eq!(lines(&script, "v6_10"), expected);
+    let xen = format!("{device}xunmap,4\nxmap,4,0,1000,4096,0\nxunmap,4\n");
+    assert_eq!(lines(&xen, "v6_10"), ["xunmap,4,SKIP,,,0", "xmap,4,DIRECT,1000,,0", "xunmap,4,,,,0", "end,0"]);
 }
 
 #[test]

@@ -94,8 +94,8 @@ enum Step {
         kind: Kind,
         place: u32,
     },
-    /// Undoes what has been undone before, which is nothing.
-    UnmapAgain(Kind),
+    /// Undoes what has been undone before or was never made, which is nothing.
+    UnmapNothing(Kind),
     Change(u32),
     /// The growth worker may run.
     Work,
@@ -216,7 +216,7 @@ impl Script {
                 (&Step::Map { kind, .. }, Answer::Map(mapped)) => {
                     write_map(out, kind, *names.next().unwrap_or(&0), mapped, allocator)?;
                 }
-                (&(Step::Unmap { kind, .. } | Step::UnmapAgain(kind)), answer) => {
+                (&(Step::Unmap { kind, .. } | Step::UnmapNothing(kind)), answer) => {
                     let (name, blanks) = (kind.words().1, if kind == Kind::Xmap { ",," } else { "," });
                     let skip = if matches!(answer, Answer::Nothing) { "SKIP" } else { "" };
                     writeln!(out, "{name},{},{skip}{blanks},{used}", names.next().unwrap_or(&0))?;
@@ -246,7 +246,7 @@ impl Script {
         play.run(before);
         let count = |which: fn(&Step) -> bool| timed.iter().filter(|step| which(step)).count() as u64;
         let maps = count(|step| matches!(step, Step::Map { .. }));
-        let unmaps = count(|step| matches!(step, Step::Unmap { .. } | Step::UnmapAgain(_)));
+        let unmaps = count(|step| matches!(step, Step::Unmap { .. } | Step::UnmapNothing(_)));
         play.refused = 0;
         let begin = clock();
         play.run(timed);

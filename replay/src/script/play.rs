@@ -198,7 +198,7 @@ impl<'a> Play<'a> {
                 }
             }
             Step::Work => return Answer::Work(self.machine.allocator_mut().run_worker()),
-            Step::UnmapAgain(_) | Step::Mark => {}
+            Step::UnmapNothing(_) | Step::Mark => {}
         }
         Answer::Nothing
     }

@@ -112,13 +112,11 @@ impl Reader {
     fn unmap(&mut self, f: &mut Fields<'_>, kind: Kind) -> Result<(), ScriptError> {
         self.is_of(f, kind == Kind::Xmap)?;
         let name = f.dec("id")?;
-        let Some(mapping) = self.mappings.get_mut(&name) else {
-            return Err(f.wrong(format!("mapping {name} is undone, but was never made")));
-        };
-        let place = mapping.take();
+        // One never made is answered as one whose map did not succeed: there is nothing to undo.
+        let place = self.mappings.get_mut(&name).and_then(Option::take);
         self.vacant.extend(place);
         self.names.push(name);
-        self.steps.push(place.map_or(Step::UnmapAgain(kind), |place| Step::Unmap { kind, place }));
+        self.steps.push(place.map_or(Step::UnmapNothing(kind), |place| Step::Unmap { kind, place }));
         Ok(())
     }
 
