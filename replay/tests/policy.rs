@@ -182,6 +182,20 @@ fn an_unmap_of_what_was_never_mapped_is_skipped() {
     assert_eq!(lines(&xen, "v6_10"), ["xunmap,4,SKIP,,,0", "xmap,4,DIRECT,1000,,0", "xunmap,4,,,,0", "end,0"]);
 }
 
+/// SPEC 2.2: the line is what `swiotlb=0` would say, which old kernels take for nothing said and 6.0 on lifts to a segment.
+#[test]
+fn a_pool_of_0_slots_is_what_the_kernel_makes_of_it() {
+    let nslabs = |policy: &str| {
+        let mut out = String::new();
+        let script = Script::parse("pool,74000000,0,1\n").unwrap();
+        script.answers(&Policy::parse(policy).unwrap(), &mut out).unwrap();
+        let (_, rest) = out.split_once("nslabs=").unwrap();
+        rest.split_once(' ').unwrap().0.to_owned()
+    };
+    assert_eq!((nslabs("legacy"), nslabs("v5_12"), nslabs("rfc64")), ("32768".into(), "32768".into(), "32768".into()));
+    assert_eq!((nslabs("v5_15"), nslabs("v6_10")), ("0".into(), "128".into()));
+}
+
 #[test]
 fn a_mark_and_an_empty_script_change_nothing() {
     let mut out = String::new();

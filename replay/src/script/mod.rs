@@ -190,7 +190,7 @@ impl Script {
     /// # Errors
     /// When the pools cannot be simulated.
     pub fn machine(&self, policy: &Policy) -> Result<Machine, ScriptError> {
-        let (nslabs, areas) = param::round(policy.rules(), self.pool.nslabs, self.pool.areas);
+        let (nslabs, areas) = param::round(policy.rules(), policy.boot_slabs(Some(self.pool.nslabs)), self.pool.areas);
         let pool = Geometry { nslabs, areas, ..self.pool };
         let setup = policy.resolve(&Base { pool, cpus: Some(self.pool.areas), force: self.force })?;
         let mut machine = Machine::new(&setup, self.initial_platform());
