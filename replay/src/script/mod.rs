@@ -63,6 +63,8 @@ pub struct Script {
     force: bool,
     /// A Xen set: other header, other lines.
     xen: bool,
+    /// It has maps or unmaps, whose kind settles that; else the asked platform may (README, "Xen sets").
+    settled: bool,
     platform: PlatformSpec,
     told: Told,
     /// Where pages for new pools come from.
@@ -160,10 +162,11 @@ impl Script {
         }
         let Reader { pool, force, xen, told, steps, asks, names, askers, changes, places, region, .. } = reader;
         let pool = pool.ok_or(ScriptError::NoPool)?;
-        let xen = xen.unwrap_or(false);
+        let settled = xen.is_some();
+        let xen = xen.unwrap_or(told.is_of_xen() || !changes.is_empty());
         let platform = if xen { told.xen() } else { PlatformSpec::new(PlatformKind::Native) };
         let alive = places as usize;
-        Ok(Self { pool, force, xen, platform, told, steps, asks, names, askers, changes, alive, region })
+        Ok(Self { pool, force, xen, settled, platform, told, steps, asks, names, askers, changes, alive, region })
     }
 
     /// Whether the script asks for the whole decision of a guest of Xen.

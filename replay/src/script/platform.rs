@@ -20,7 +20,8 @@ impl Told {
             return Ok(());
         }
         Err(f.wrong(
-            "lines for x86 (p2m, ident, m2p) and for ARM (coherent, cacheflush) do not mix in one script".to_owned(),
+            "lines for x86 (p2m, ident, m2p, m2psize) and for ARM (coherent, cacheflush) do not mix in one script"
+                .to_owned(),
         ))
     }
 
@@ -44,6 +45,11 @@ impl Told {
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// Whether some option was given that only Xen sets have.
+    pub fn is_of_xen(&self) -> bool {
+        self.frames.is_some() || self.max_pfn.is_some()
     }
 
     /// The platform of a script that asks for whole decisions; x86's, which all kernels have, when no line tells.
@@ -71,20 +77,22 @@ impl Script {
         &self.platform
     }
 
-    /// The same requests on another platform with the same kind of frame table.
+    /// The same requests on another platform with the same kind of frame table. Which set a script without any request is
+    /// of, the platform decides.
     ///
     /// # Errors
     /// [`ScriptError::Platform`] when the script's lines are for another kind of table.
     pub fn on(mut self, platform: PlatformSpec) -> Result<Self, ScriptError> {
         let asked = platform.row().frames;
         let fits = match (self.xen, self.told.frames) {
-            (false, _) => asked == FrameTable::Identity,
+            (false, _) => asked == FrameTable::Identity || !self.settled,
             (true, Some(told)) => asked == told,
             (true, None) => asked != FrameTable::Identity,
         };
         if !fits {
             return Err(ScriptError::Platform { asked: platform, told: self.platform.kind() });
         }
+        self.xen = asked != FrameTable::Identity;
         self.platform = self.told.complete(platform);
         Ok(self)
     }
@@ -171,6 +179,40 @@ mod tests {
         assert_eq!(kind("foreign,1,2,1\nopt,maxpfn,100\n"), Ok(PlatformKind::XenPv), "both have these");
         assert!(matches!(kind("p2m,1,2,1\nopt,coherent,1\n"), Err(ScriptError::Line { line: 4, .. })));
         assert_eq!(script("map,0,0,1000,64,0,0\n").map(|s| s.platform().kind()), Ok(PlatformKind::Native));
+    }
+
+    /// A Xen file that asks nothing is one all the same; where no line tells, the asked platform does.
+    #[test]
+    fn a_script_without_maps_is_of_the_kind_its_other_lines_are() {
+        let kind = |lines: &str| {
+            let script = script(lines).unwrap();
+            let head = answers(script.clone()).remove(0);
+            assert_eq!(head.starts_with("# xen "), script.is_xen(), "{head}");
+            (script.is_xen(), script.platform().kind())
+        };
+        assert_eq!(kind("p2m,1,2,1\n"), (true, PlatformKind::XenPv));
+        assert_eq!(kind("foreign,1,2,1\n"), (true, PlatformKind::XenPv));
+        assert_eq!(kind("opt,maxpfn,100\n"), (true, PlatformKind::XenPv));
+        assert_eq!(kind("opt,coherent,1\n"), (true, PlatformKind::XenArm));
+        assert_eq!(kind("opt,force,1\n"), (false, PlatformKind::Native));
+        let on = |lines: &str, kind: PlatformKind| script(lines).unwrap().on(kind.into()).map(|s| answers(s).remove(0));
+        assert!(on("", PlatformKind::XenPv).unwrap().starts_with("# xen swiotlb answers v1 kernel=v6_1y arch=x86-pv"));
+        assert!(on("", PlatformKind::XenArm).unwrap().contains(" arch=arm "));
+        assert!(on("", PlatformKind::XenAuto).unwrap().starts_with("# swiotlb answers v1"));
+        assert!(on("opt,maxpfn,1\n", PlatformKind::XenArm).unwrap().contains(" arch=arm "));
+        assert!(on("p2m,1,2,1\n", PlatformKind::XenArm).is_err() && on("p2m,1,2,1\n", PlatformKind::Native).is_err());
+    }
+
+    /// The vectors' README marks `m2psize` as x86's, not `p2msize`.
+    #[test]
+    fn the_size_of_the_p2m_does_not_tell_the_platform() {
+        let lines = |more: &str| format!("opt,p2msize,1\n{more}foreign,90000,60000,1\nxmap,0,0,90000000,64,0\n");
+        let arm = script(&lines("opt,coherent,1\n")).unwrap();
+        assert_eq!(arm.platform().kind(), PlatformKind::XenArm);
+        assert_eq!(answers(arm)[1], "xmap,0,DIRECT,60000000,,0");
+        let either = script(&lines("")).unwrap();
+        assert_eq!(either.platform().kind(), PlatformKind::XenPv);
+        assert_eq!(answers(either)[1], "xmap,0,DIRECT,90000000,,0", "past its end frames are identity");
     }
 
     #[test]
