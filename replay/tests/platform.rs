@@ -150,13 +150,29 @@ fn behind_an_iommu_only_strangers_bounce() {
     assert_eq!(words("6.12", "native:iommu=16384", &NARROW, &stranger), ("untrusted", "untrusted"));
     assert_eq!(words("6.12", "native", &NARROW, &stranger), ("direct", "mask"), "no IOMMU, no protection");
     assert_eq!(words("5.14", "native:iommu=16384", &NARROW, &stranger), ("direct", "direct"), "not read");
-    // From 5.16 on the copy begins on a granule and takes whole ones.
+    // The copy takes whole granules, and is searched for as what takes a page is.
     let slots = |policy: &str| {
         let mut machine = native(policy, "native:iommu=4096");
-        machine.map_on(&at(LOW + 64, 100), &NARROW, &stranger).unwrap();
-        machine.allocator().used()
+        machine.allocate(&at(LOW, 64), &NARROW).unwrap();
+        let mapped = machine.map_on(&at(LOW + 64, 100), &NARROW, &stranger);
+        let Ok(Mapped::Bounced { taken, .. }) = mapped else { panic!("{mapped:?}") };
+        (taken.first_slot, taken.nslots)
     };
-    assert_eq!((slots("5.15.16"), slots("5.15.148"), slots("6.12")), (1, 2, 2));
+    assert_eq!((slots("5.15.16"), slots("5.15.148"), slots("6.12")), ((2, 2), (2, 2), (2, 2)));
+    // From 5.16 on it begins on a granule too.
+    let first = |policy: &str| {
+        let mut machine = native(policy, "native:iommu=16384");
+        machine.allocate(&at(LOW, 64), &NARROW).unwrap();
+        let mapped = machine.map_on(&at(LOW + 64, 100), &NARROW, &stranger);
+        let Ok(Mapped::Bounced { taken, .. }) = mapped else { panic!("{mapped:?}") };
+        (taken.first_slot, taken.nslots)
+    };
+    assert_eq!((first("5.15.16"), first("5.15.148"), first("6.12")), ((2, 8), (8, 8), (8, 8)));
+    let mut full = native("5.15.16:nslabs=128", "native:iommu=4096");
+    full.allocate(&at(LOW, 127 << 11), &NARROW).unwrap();
+    let refused = full.map_on(&at(LOW + 64, 100), &NARROW, &stranger).unwrap_err();
+    let refusal = full.explain(&at(LOW + 64, 100), &NARROW, &refused);
+    assert_eq!(refusal.to_string(), "needs 2 slots: 100 B; 1 of 128 are free");
     let mut none = machine("6.12", "native:iommu=4096", Geometry { start: POOL, nslabs: 0, areas: 1 }, &[]);
     assert_eq!(word(&mut none, at(LOW + 64, 100), &NARROW, &stranger), "no_pool");
 }

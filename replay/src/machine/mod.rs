@@ -206,10 +206,17 @@ impl Machine {
         self.pool_address(dma_addr)
     }
 
-    /// A request as it reaches the allocator: behind an IOMMU it is for whole granules (SPEC 6.1).
+    /// A request as it reaches the allocator: behind an IOMMU it is for whole granules (SPEC 8, end), and where the
+    /// caller passes the mask it begins on one (SPEC 6.1).
     fn aligned(&self, request: &Request) -> Request {
-        let granule = self.platform.spec().iommu.filter(|_| self.era.iommu == IommuRule::Granules).unwrap_or(1);
-        Request { align_mask: request.align_mask | (granule - 1), ..*request }
+        let granule = self.platform.spec().iommu.unwrap_or(1);
+        match self.era.iommu {
+            IommuRule::Nothing => *request,
+            IommuRule::Unaligned => {
+                Request { size: request.size.checked_next_multiple_of(granule).unwrap_or(request.size), ..*request }
+            }
+            IommuRule::Granules => Request { align_mask: request.align_mask | (granule - 1), ..*request },
+        }
     }
 
     /// Takes slots, as `swiotlb_tbl_map_single()` does: whether the device reaches them is not asked.
@@ -341,6 +348,8 @@ impl Machine {
     pub fn explain(&mut self, request: &Request, limits: &Limits, refused: &Refused) -> Refusal {
         let mut refusal = self.allocator.explain(&self.aligned(request), limits, refused.cause);
         let last = request.size.wrapping_sub(1);
+        // What was asked for, not the whole granules that are sought.
+        refusal.size = request.size;
         refusal.forbidden = refused.forbidden;
         refusal.out_of_reach = match refused.cause {
             Cause::NotAddressable => Some((self.look_up(request).dma_addr.wrapping_add(last), limits.reach)),
