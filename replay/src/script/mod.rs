@@ -128,6 +128,7 @@ enum Change {
     P2m { pfn: u64, mfn: u64, count: u64, kind: P2mKind },
     M2p { mfn: u64, pfn: u64, count: u64 },
     P2mSize(u64),
+    M2pSize(u64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -317,6 +318,7 @@ impl Change {
                 Self::P2m { pfn, mfn, count, kind } => p2m.set(pfn, mfn, count, kind),
                 Self::M2p { mfn, pfn, count } => p2m.set_m2p(mfn, pfn, count),
                 Self::P2mSize(size) => p2m.set_size(size),
+                Self::M2pSize(size) => p2m.set_m2p_size(size),
             }
         }
         true

@@ -29,11 +29,6 @@ impl Told {
     pub fn option(&mut self, f: &mut Fields<'_>, name: &str) -> Result<bool, ScriptError> {
         match name {
             "maxpfn" => self.max_pfn = Some(f.hex("size")?),
-            // How far the table of other domains' frames goes; no decision depends on it.
-            "m2psize" => {
-                f.hex::<u64>("size")?;
-                self.frames(f, FrameTable::Pv)?;
-            }
             "coherent" => {
                 self.coherent = Some(f.hex::<u64>("switch")? != 0);
                 self.frames(f, FrameTable::Arm)?;
@@ -150,6 +145,20 @@ mod tests {
         };
         assert!(bounces(0, 0, "90000000"));
         assert!(!bounces(1, 0, "90000000") && !bounces(0, 1, "90000000") && !bounces(0, 0, "90001000"));
+    }
+
+    /// SPEC 10.3: a machine frame past the hypervisor's table has no guest frame, so its slots are never given back.
+    #[test]
+    fn a_bounce_buffer_past_the_hypervisors_table_is_not_found_again() {
+        let used = |m2psize: &str| {
+            let lines = format!(
+                "opt,p2msize,60000\nopt,m2psize,{m2psize}\np2m,50000,70000,100\nopt,force,1\nxmap,0,0,50000000,64,0\nxunmap,0\n"
+            );
+            answers(script(&lines).unwrap())[1..3].to_vec()
+        };
+        let bounced = "xmap,0,BOUNCE,70000000,50000000,1";
+        assert_eq!(used("70001"), [bounced, "xunmap,0,,,,0"]);
+        assert_eq!(used("70000"), [bounced, "xunmap,0,,,,1"]);
     }
 
     /// SPEC 10.8: frames are compared as 32 bits, so a foreign frame 2^44 away counts as one's own.

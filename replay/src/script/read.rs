@@ -161,6 +161,11 @@ impl Reader {
                 let size = f.hex("size")?;
                 self.change(f, Change::P2mSize(size))?;
             }
+            "m2psize" => {
+                self.told.frames(f, FrameTable::Pv)?;
+                let size = f.hex("size")?;
+                self.change(f, Change::M2pSize(size))?;
+            }
             other if self.told.option(f, other)? => {}
             other => return Err(f.wrong(format!("`{other}` is not an option"))),
         }
