@@ -57,14 +57,15 @@ impl Machine {
     ///
     /// On Xen PV a pool that is not the recorded one has no recorded frames. Xen's set-up makes each segment of it
     /// contiguous in machine memory, the ordinary pool's below 4 GiB (SPEC 9, 10.4); it is taken to lie at machine
-    /// address 0, and `rfc64`'s second at 4 GiB.
+    /// address 0, and `rfc64`'s second at 4 GiB. So is a recorded one that the table does not name, unless that is a
+    /// whole table, in which such frames are invalid.
     #[must_use]
     pub fn new(setup: &Setup, platform: Platform) -> Self {
         let known = |pool: &Geometry, p2m: &P2m| {
             let frames = (pool.nslabs / 2).max(1);
             pool.start >= setup.recorded.start
                 && pool.end() <= setup.recorded.end()
-                && (0..frames).step_by(64).all(|i| p2m.get(pool.start / PAGE + i).is_some())
+                && (p2m.is_whole() || (0..frames).step_by(64).all(|i| p2m.get(pool.start / PAGE + i).is_some()))
         };
         let assumed = (0u64..).zip(&setup.pools).map(|(i, pool)| match &platform.frames {
             Frames::Pv(p2m) if !known(pool, p2m) => Some(i << 32),

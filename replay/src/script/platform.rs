@@ -161,6 +161,20 @@ mod tests {
         assert_eq!(used("70000"), [bounced, "xunmap,0,,,,1"]);
     }
 
+    /// The vectors' README: entries never set are invalid, also a pool's; another pool's frames nobody has told.
+    #[test]
+    fn a_pool_a_whole_table_does_not_name_is_at_no_machine_address() {
+        let bounced = |lines: &str, policy: &str| {
+            let text = format!("{HEAD}{lines}p2m,10,90,1\nopt,force,1\nxmap,0,0,10000,64,0\n");
+            let mut out = String::new();
+            Script::parse(&text).unwrap().answers(&Policy::parse(policy).unwrap(), &mut out).unwrap();
+            out.lines().nth(1).unwrap().to_owned()
+        };
+        assert_eq!(bounced("opt,p2msize,60000\n", "v6_1y"), "xmap,0,BOUNCE,fffffffffffff000,50000000,1");
+        assert_eq!(bounced("", "v6_1y"), "xmap,0,BOUNCE,0,50000000,1");
+        assert_eq!(bounced("opt,p2msize,60000\n", "v6_1y:start=0x40000000"), "xmap,0,BOUNCE,0,40000000,1");
+    }
+
     /// SPEC 10.8: frames are compared as 32 bits, so a foreign frame 2^44 away counts as one's own.
     #[test]
     fn frames_are_compared_as_32_bits() {
