@@ -18,7 +18,7 @@ use crate::policy::Setup;
 use crate::pool::{Geometry, Run};
 use crate::refusal::{Cause, Refusal};
 use crate::restricted::Restricted;
-use trace::pool::SLOT_BYTES;
+use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
 
 pub use boundary::FalseBoundaries;
 use decide::Decision;
@@ -29,6 +29,9 @@ pub use platform::{
 };
 use terms::PAGE;
 pub use terms::{Forbidden, Foreseen, Mapped, Reason, Refused, Terms};
+
+/// A segment, which Xen's set-up makes contiguous in machine memory (SPEC 10.4).
+const SEGMENT_BYTES: u64 = SEGMENT_SLOTS as u64 * SLOT_BYTES;
 
 /// A policy's allocator on a platform.
 #[derive(Clone, Debug)]
@@ -57,7 +60,7 @@ impl Machine {
     ///
     /// On Xen PV a pool that is not the recorded one has no recorded frames. Xen's set-up makes each segment of it
     /// contiguous in machine memory, the ordinary pool's below 4 GiB (SPEC 9, 10.4); it is taken to lie at machine
-    /// address 0, and `rfc64`'s second at 4 GiB. So is a recorded one that the table does not name, unless that is a
+    /// address 0, `rfc64`'s second at 4 GiB, and a device's own right behind the first. So is a recorded one that the table does not name, unless that is a
     /// whole table, in which such frames are invalid.
     #[must_use]
     pub fn new(setup: &Setup, platform: Platform) -> Self {
@@ -67,8 +70,10 @@ impl Machine {
                 && pool.end() <= setup.recorded.end()
                 && (p2m.is_whole() || (0..frames).step_by(64).all(|i| p2m.get(pool.start / PAGE + i).is_some()))
         };
+        let first = setup.pools.first().map_or(0, |pool| pool.nslabs * SLOT_BYTES).next_multiple_of(SEGMENT_BYTES);
+        let base = |i| if setup.restricted.is_some() && i > 0 { first } else { i << 32 };
         let assumed = (0u64..).zip(&setup.pools).map(|(i, pool)| match &platform.frames {
-            Frames::Pv(p2m) if !known(pool, p2m) => Some(i << 32),
+            Frames::Pv(p2m) if !known(pool, p2m) => Some(base(i)),
             _ => None,
         });
         let mut machine = Self {
