@@ -196,6 +196,33 @@ fn a_pool_of_0_slots_is_what_the_kernel_makes_of_it() {
     assert_eq!((nslabs("v5_15"), nslabs("v6_10")), ("0".into(), "128".into()));
 }
 
+/// SPEC 2.7: a device with a restricted pool bounces through that, whatever kind of request it makes.
+#[test]
+fn a_restricted_pool_serves_all_of_a_script() {
+    let device = "pool,74000000,512,1\ndev,0,ffffffffffffffff,0,ffffffff,0\n";
+    let plain = format!("{device}map,0,0,1000,4096,0,0\nsmap,1,0,1000,262144,0\nsmap,2,0,1000,2048,0\nunmap,0\n");
+    let xen = format!("{device}xmap,0,0,1000,4096,0\nxunmap,0\n");
+    let answers = |script: &str, policy: &str| {
+        let mut out = String::new();
+        let script = Script::parse(script).unwrap();
+        script.answers(&Policy::parse(policy).unwrap(), &mut out).map(|()| out)
+    };
+    let told = " restricted_base=10000000 restricted_nslabs=130\n";
+    for policy in ["v6_10", "v6_10+dynamic"] {
+        let out = answers(&plain, &format!("{policy}:restricted=130,restricted_start=0x10000000")).unwrap();
+        let pool = if policy == "v6_10" { "" } else { ",10000000" };
+        let served =
+            format!("map,0,10000000,0,2{pool}\nsmap,1,FAIL,,2\nsmap,2,10001000,2,3{pool}\nunmap,0,,,1\nend,1,3\n");
+        assert!(out.ends_with(&format!("{told}{served}")), "{out}");
+    }
+    let out = answers(&xen, "v6_10:restricted=130,restricted_start=0x10000000").unwrap();
+    assert!(out.ends_with(&format!("{told}xmap,0,BOUNCE,100000,10000000,2\nxunmap,0,,,,0\nend,0\n")), "{out}");
+    answers(&plain, "v6_10:restricted=130,restricted_dev=*").unwrap();
+    let refused = answers(&plain, "v6_10:restricted=130,restricted_dev=*:03:*").unwrap_err();
+    assert_eq!(refused, ScriptError::RestrictedDevices { devices: "*:03:*".to_owned() });
+    assert!(refused.to_string().contains("restricted_dev=*:03:* against; leave that out"), "{refused}");
+}
+
 #[test]
 fn a_mark_and_an_empty_script_change_nothing() {
     let mut out = String::new();

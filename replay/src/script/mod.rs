@@ -44,6 +44,14 @@ pub enum ScriptError {
         /// What the script's lines are for.
         told: PlatformKind,
     },
+    /// The policy gives a pool of its own to devices by their names.
+    #[error(
+        "a file of allocator requests has no device names to hold restricted_dev={devices} against; leave that out, and all its requests go to the restricted pool"
+    )]
+    RestrictedDevices {
+        /// Which devices.
+        devices: String,
+    },
     /// There is no `pool` line.
     #[error("the script has no `pool` line; it must say where the pool is before the first map")]
     NoPool,
@@ -189,16 +197,23 @@ impl Script {
     }
 
     /// The machine a policy makes of the script's pool. The script says what was asked of the kernel at boot, so
-    /// each policy rounds it its own way.
+    /// each policy rounds it its own way. A restricted pool serves all requests: scripts name no devices (SPEC 2.7).
     ///
     /// # Errors
-    /// When the pools cannot be simulated.
+    /// When the pools cannot be simulated, or only some devices have the restricted one.
     pub fn machine(&self, policy: &Policy) -> Result<Machine, ScriptError> {
         let (nslabs, areas) = param::round(policy.rules(), policy.boot_slabs(Some(self.pool.nslabs)), self.pool.areas);
         let pool = Geometry { nslabs, areas, ..self.pool };
         let setup = policy.resolve(&Base { pool, cpus: Some(self.pool.areas), force: self.force })?;
         let mut machine = Machine::new(&setup, self.initial_platform());
         machine.allocator_mut().take_pages_from(Box::new(self.region.clone()));
+        match &setup.restricted {
+            Some(restricted) if restricted.is_of_all() => machine.restrict_all(),
+            Some(restricted) => {
+                return Err(ScriptError::RestrictedDevices { devices: restricted.devices.as_str().to_owned() });
+            }
+            None => {}
+        }
         Ok(machine)
     }
 
@@ -266,20 +281,22 @@ impl Script {
         if self.xen {
             let force = u8::from(self.force);
             let arch = if self.platform.row().frames == FrameTable::Arm { "arm" } else { "x86-pv" };
-            return writeln!(
+            write!(
                 out,
                 "# xen swiotlb answers v1 kernel={id} arch={arch} base={start:x} nslabs={nslabs} nareas={areas} force={force}"
-            );
+            )?;
+        } else {
+            let area = pool.area_slots();
+            write!(
+                out,
+                "# swiotlb answers v1 kernel={id} base={start:x} nslabs={nslabs} nareas={areas} area_nslabs={area} dynamic={}",
+                u8::from(machine.allocator().grows())
+            )?;
         }
-        let area = pool.area_slots();
-        write!(
-            out,
-            "# swiotlb answers v1 kernel={id} base={start:x} nslabs={nslabs} nareas={areas} area_nslabs={area} dynamic={}",
-            u8::from(machine.allocator().grows())
-        )?;
-        if let Some(high) = pools.get(1) {
-            let Geometry { start, nslabs, .. } = *high.geometry();
-            write!(out, " hi_base={start:x} hi_nslabs={nslabs}")?;
+        if let Some(second) = pools.get(1) {
+            let kind = if machine.has_restricted() { "restricted" } else { "hi" };
+            let Geometry { start, nslabs, .. } = *second.geometry();
+            write!(out, " {kind}_base={start:x} {kind}_nslabs={nslabs}")?;
         }
         writeln!(out)
     }
