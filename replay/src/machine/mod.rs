@@ -169,19 +169,20 @@ impl Machine {
         let seen = self.look_up(request);
         let memory = !terms.has(Terms::MMIO);
         self.unknown_frames += u64::from(memory && seen.unknown);
+        let granule = self.granule(terms);
         match self.decide(&seen, request, limits, terms) {
             Decision::Direct(dma_addr) => {
                 self.parted += u64::from(memory && seen.parts.is_some());
                 Ok(Mapped::Direct { dma_addr })
             }
             Decision::Bounce(reason) => {
-                let request = self.aligned(request);
-                self.bounce(&request, limits, reason).map_err(|stop| {
+                let request = self.aligned(request, granule);
+                self.bounce_behind(&request, limits, reason, granule.is_some()).map_err(|stop| {
                     let cause = self.allocator.cause(&request, limits, stop);
-                    Refused { cause, reason: Some(reason), forbidden: None }
+                    Refused { cause, reason: Some(reason), forbidden: None, granule }
                 })
             }
-            Decision::Refuse(refused) => Err(refused),
+            Decision::Refuse(refused) => Err(Refused { granule, ..refused }),
         }
     }
 
@@ -214,8 +215,8 @@ impl Machine {
 
     /// A request as it reaches the allocator: behind an IOMMU it is for whole granules (SPEC 8, end), and where the
     /// caller passes the mask it begins on one (SPEC 6.1).
-    fn aligned(&self, request: &Request) -> Request {
-        let granule = self.platform.spec().iommu.unwrap_or(1);
+    fn aligned(&self, request: &Request, granule: Option<u64>) -> Request {
+        let Some(granule) = granule else { return *request };
         match self.era.iommu {
             IommuRule::Nothing => *request,
             IommuRule::Unaligned => {
@@ -282,6 +283,18 @@ impl Machine {
     /// # Errors
     /// That it was refused; [`Allocator::cause`] says why.
     pub fn bounce(&mut self, request: &Request, limits: &Limits, reason: Reason) -> Result<Mapped, Stop> {
+        self.bounce_behind(request, limits, reason, self.platform.spec().iommu.is_some())
+    }
+
+    /// As [`Machine::bounce`]; an IOMMU maps the bounce buffer to where the device reaches it.
+    #[inline]
+    fn bounce_behind(
+        &mut self,
+        request: &Request,
+        limits: &Limits,
+        reason: Reason,
+        iommu: bool,
+    ) -> Result<Mapped, Stop> {
         let high_water = self.allocator.high_water();
         let taken = match self.allocate(request, limits) {
             Ok(taken) => taken,
@@ -291,8 +304,7 @@ impl Machine {
             }
         };
         let dma_addr = self.bus_of_pool(taken.pool as usize, taken.tlb_addr);
-        // An IOMMU maps the bounce buffer to where the device reaches it.
-        if self.platform.spec().iommu.is_none() && !limits.capable(dma_addr, request.size) {
+        if !iommu && !limits.capable(dma_addr, request.size) {
             self.allocator.undo(&taken, limits, high_water);
             return Err(Stop::AboveMask);
         }
@@ -352,7 +364,7 @@ impl Machine {
 
     /// The arithmetic behind a refusal just given; nothing may have changed in between.
     pub fn explain(&mut self, request: &Request, limits: &Limits, refused: &Refused) -> Refusal {
-        let mut refusal = self.allocator.explain(&self.aligned(request), limits, refused.cause);
+        let mut refusal = self.allocator.explain(&self.aligned(request, refused.granule), limits, refused.cause);
         let last = request.size.wrapping_sub(1);
         // What was asked for, not the whole granules that are sought.
         refusal.size = request.size;
