@@ -213,6 +213,14 @@ fn caveats(trace: &Trace, load: &Load) -> Vec<String> {
             notes.merged,
             "elements an IOMMU merged into others, which live as long as is typical: their unmaps cannot be told",
         ),
+        (
+            notes.behind_iommu,
+            "mappings of devices behind an IOMMU, decided by its rule with granules of 4 KiB (platform's `iommu=` says otherwise)",
+        ),
+        (
+            notes.shifted,
+            "mappings of devices whose bus sees memory elsewhere than the CPU; decided as if it did not, by CPU addresses",
+        ),
         (notes.held, "mappings held since before the recording, known from the snapshot only"),
     ] {
         if n > 0 {

@@ -1,4 +1,4 @@
-//! What a sweep costs beside single replays: `cargo bench -p swioscope-replay --bench sweep -- [EVENTS]`.
+//! What a sweep costs beside single replays: `cargo bench -p replay --bench sweep -- [EVENTS]`.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench may panic, and prints its figures")]
 

@@ -1,4 +1,4 @@
-//! Writes the fuzzer's seeds from the vectors: `cargo run --release -p swioscope-replay --example fuzz-seeds -- DIR` fills
+//! Writes the fuzzer's seeds from the vectors: `cargo run --release -p replay --example fuzz-seeds -- DIR` fills
 //! DIR/differential and DIR/script. Run again it writes the same files again.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a tool for developers")]

@@ -2,15 +2,16 @@
 //! rules of its platform (SPEC 6.1, 10.1), beside what the kernel did.
 //!
 //! Each decision is judged alone: which slots are free plays no part in it. That a mapping bounced is told by the address
-//! its device was given, which lies in the pool.
+//! its device was given, which lies in the pool; behind an IOMMU, whose addresses tell nothing, by its slot allocation.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use trace::{Device, Direction, Event, Op};
 
 use crate::machine::{Foreseen, Machine, Reason, Terms};
 use crate::plan::{Limits, Request};
 use crate::refusal::Refusal;
+use crate::tie::sees_elsewhere;
 
 /// How many misses of each kind are kept as examples.
 const EXAMPLES: usize = 3;
@@ -68,7 +69,8 @@ pub struct Decisions {
     /// The first wrong ones of each kind.
     pub examples: Vec<DecisionExample>,
     /// Not judged: without a buffer's address or a direction, of an unknown device, elements of a refused scatterlist
-    /// (which of them was to blame is not told), or on frames that are not in the table.
+    /// (which of them was to blame is not told), on frames that are not in the table, by a bus that sees memory elsewhere
+    /// than the CPU, or behind an IOMMU: refused by it, or bounced, in a trace that does not tell.
     pub unjudged: u64,
 }
 
@@ -94,7 +96,13 @@ pub fn decisions<'a>(events: impl IntoIterator<Item = &'a Event>, devices: &[Dev
 #[derive(Clone, Debug)]
 pub struct Judge {
     machine: Machine,
-    devices: HashMap<u32, (Limits, bool)>,
+    devices: HashMap<u32, (Limits, Terms)>,
+    /// Devices whose bus sees memory elsewhere than the CPU.
+    shifted: HashSet<u32>,
+    /// Buffers with slots whose mapping is still to come, of devices behind an IOMMU: device and address.
+    slots: HashSet<(u32, u64)>,
+    /// The trace has slot allocations.
+    has_slots: bool,
     told: Decisions,
 }
 
@@ -111,23 +119,58 @@ impl Judge {
     /// Of mappings of these devices on a machine, whose pools must be the recorded ones.
     #[must_use]
     pub fn new(devices: &[Device], machine: Machine) -> Self {
-        let devices = devices.iter().map(|d| (d.id, (Limits::from(d), d.untrusted.unwrap_or(false)))).collect();
-        Self { machine, devices, told: Decisions::default() }
+        let shifted = devices.iter().filter(|d| sees_elsewhere(d)).map(|d| d.id).collect();
+        let devices = devices.iter().map(|d| (d.id, (Limits::from(d), Terms::of_device(d)))).collect();
+        let (slots, has_slots) = (HashSet::new(), false);
+        Self { machine, devices, shifted, slots, has_slots, told: Decisions::default() }
     }
 
     /// Takes one more event; nothing comes of events that are no mappings.
     pub fn push(&mut self, event: &Event) -> Option<Judged> {
+        if event.op == Op::SlotAlloc {
+            self.has_slots = true;
+            if let Some(orig_addr) = event.orig_addr.filter(|_| self.behind_iommu(event.device)) {
+                self.slots.insert((event.device, orig_addr));
+            }
+        }
         if !matches!(event.op, Op::Map | Op::MapFailed) {
             return None;
         }
-        let foreseen = read(event, &self.devices).and_then(|(request, limits, terms)| {
+        let bounced = self.bounced(event);
+        let asked = read(event, &self.devices).filter(|_| !self.shifted.contains(&event.device));
+        let foreseen = asked.and_then(|(request, limits, terms)| {
             let foreseen = self.machine.foresee(&request, &limits, &terms)?;
-            judge(event, &request, foreseen, &self.machine, &mut self.told);
+            let mut address = event.dma_addr.filter(|_| event.op == Op::Map);
+            if self.machine.granule(&terms).is_some() {
+                match (foreseen, address) {
+                    // What the IOMMU itself refused, or merged with what came before, is not the rules' to say.
+                    (Foreseen::Direct(_), None) => return None,
+                    // Whether it bounced no event tells.
+                    (Foreseen::Bounced(_), Some(_)) if !bounced && !self.has_slots => return None,
+                    // The address is the IOMMU's to choose.
+                    (Foreseen::Direct(at), Some(_)) if !bounced => address = Some(at),
+                    _ => {}
+                }
+            }
+            judge(event, &request, foreseen, bounced, address, &mut self.told);
             Some(foreseen)
         });
         self.told.unjudged += u64::from(foreseen.is_none());
-        let bounced = event.op == Op::Map && event.dma_addr.is_some_and(|addr| self.machine.is_pool(addr));
         Some(Judged { bounced, foreseen })
+    }
+
+    fn behind_iommu(&self, device: u32) -> bool {
+        self.devices.get(&device).is_some_and(|(_, terms)| self.machine.granule(terms).is_some())
+    }
+
+    /// Whether a mapping bounced: by its address, or behind an IOMMU by its slots.
+    fn bounced(&mut self, event: &Event) -> bool {
+        let dma_addr = event.dma_addr.filter(|_| event.op == Op::Map);
+        if !self.behind_iommu(event.device) {
+            return dma_addr.is_some_and(|addr| self.machine.is_pool(addr));
+        }
+        let has_slots = event.orig_addr.is_some_and(|orig_addr| self.slots.remove(&(event.device, orig_addr)));
+        dma_addr.is_some() && (has_slots || event.tlb_addr.is_some())
     }
 
     /// Why what an event asks for has to bounce, by the rules; nothing when it need not, or cannot be judged.
@@ -165,19 +208,25 @@ impl Judge {
 }
 
 /// What the kernel was asked, as the models take it.
-fn read(event: &Event, devices: &HashMap<u32, (Limits, bool)>) -> Option<(Request, Limits, Terms)> {
+fn read(event: &Event, devices: &HashMap<u32, (Limits, Terms)>) -> Option<(Request, Limits, Terms)> {
     if event.op == Op::MapFailed && event.sg_index.is_some() {
         return None;
     }
-    let &(limits, untrusted) = devices.get(&event.device)?;
+    let &(limits, of_device) = devices.get(&event.device)?;
     let direction = event.direction.filter(|direction| *direction != Direction::None)?;
     let request = Request { orig_addr: event.orig_addr?, size: event.size?, align_mask: 0, cpu: event.cpu };
-    Some((request, limits, Terms { direction, attrs: event.attrs.unwrap_or(0), untrusted, p2p: false }))
+    Some((request, limits, Terms { direction, attrs: event.attrs.unwrap_or(0), ..of_device }))
 }
 
-fn judge(event: &Event, request: &Request, foreseen: Foreseen, machine: &Machine, told: &mut Decisions) {
-    let dma_addr = event.dma_addr.filter(|_| event.op == Op::Map);
-    let bounced = dma_addr.is_some_and(|dma_addr| machine.is_pool(dma_addr));
+/// `dma_addr` is the address given to the device, if it was served.
+fn judge(
+    event: &Event,
+    request: &Request,
+    foreseen: Foreseen,
+    bounced: bool,
+    dma_addr: Option<u64>,
+    told: &mut Decisions,
+) {
     told.total += 1;
     let wrong = match (foreseen, dma_addr) {
         (Foreseen::Bounced(reason), Some(_)) if bounced => {
@@ -277,6 +326,43 @@ mod tests {
         );
         let forced = decisions(&events[..1], &[device()], &machine(true, Platform::native()));
         assert_eq!((forced.exact, forced.wrong[WrongDecision::Direct as usize]), (0, 1));
+    }
+
+    /// SPEC 6.1, dma-iommu: nothing is out of reach, and the address is the IOMMU's, which may look like one in the pool.
+    #[test]
+    fn behind_an_iommu_its_rule_decides() {
+        let high = 0x1_0000_0000;
+        let behind = |id, untrusted| Device { id, iommu: Some(true), untrusted: Some(untrusted), ..device() };
+        let devices = [
+            behind(0, false),
+            behind(1, true),
+            Device { dma_ranges: Some("0x0=0xc0000000+0x1000".into()), ..behind(2, true) },
+        ];
+        let of = |device, orig_addr, dma_addr| Event { device, ..map(orig_addr, dma_addr) };
+        let slots = |orig_addr| Event { op: Op::SlotAlloc, ..of(1, orig_addr, POOL.start) };
+        let told = |events: &[Event]| decisions(events, &devices, &machine(true, Platform::native()));
+        let good = [
+            of(0, high, 0xffff_e000),    // out of reach of the mask
+            of(0, high + 1, POOL.start), // not in the pool
+            of(1, high, 0xffff_c000),    // whole granules
+            slots(high + 64),
+            of(1, high + 64, 0xffff_a000),
+            of(1, high + 64, u64::MAX), // there were no slots
+        ];
+        let right = told(&good);
+        assert_eq!((right.total, right.exact, right.direct, right.refused), (5, 5, 3, 1), "{right:?}");
+        assert_eq!(right.bounced[Reason::Untrusted as usize], 1);
+        // Without slot events it is not told what bounced; what the IOMMU refuses and another bus's are not judged either.
+        let dark = [of(1, high + 64, 0xffff_a000), of(0, high, u64::MAX), of(2, high, high)];
+        assert_eq!((told(&dark).total, told(&dark).unjudged), (0, 3));
+        let wrong = told(&[slots(high), of(1, high, 0xffff_c000), of(1, high + 64, 0xffff_a000)]);
+        assert_eq!((wrong.exact, wrong.wrong), (0, [1, 1, 0, 0, 0]), "{wrong:?}");
+        let direct = machine(false, Platform::new(PlatformSpec::parse("native:iommu=off").unwrap()));
+        assert_eq!(
+            decisions(&good[..1], &devices, &direct).wrong[WrongDecision::Direct as usize],
+            1,
+            "as if it had none"
+        );
     }
 
     #[test]

@@ -27,10 +27,13 @@ pub fn candidates(types: &AllocatorTypes) -> Vec<&'static Generation> {
 }
 
 impl PlatformKind {
-    /// The address translation of the machine a trace was recorded on.
+    /// The address translation of the machine a trace was recorded on: on ARM every domain of Xen's is auto-translated
+    /// and has the tree of foreign pages (SPEC 10.8).
     #[must_use]
     pub fn of_recorded(meta: &Meta) -> Self {
+        let arm = ["aarch64", "arm"].iter().any(|name| meta.host.machine.starts_with(name));
         match &meta.xen {
+            Some(_) if arm => Self::XenArm,
             Some(xen) if xen.mode == "pv" => Self::XenPv,
             Some(_) => Self::XenAuto,
             None => Self::Native,
@@ -63,6 +66,7 @@ impl Generation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use trace::meta::Xen;
 
     fn ids(types: AllocatorTypes) -> Vec<&'static str> {
         candidates(&types).iter().map(|g| g.id).collect()
@@ -83,6 +87,27 @@ mod tests {
         assert_eq!(ids(AllocatorTypes { pad_slots: false, parameters: 7, ..v6_12 }), ["v6_6", "v6_8"]);
         assert_eq!(ids(AllocatorTypes { parameters: 7, ..v6_12 }), ["v6_6y", "v6_9"]);
         assert_eq!(ids(AllocatorTypes::default()), [""; 0]);
+    }
+
+    #[test]
+    fn the_platform_is_the_machines() {
+        let kind = |machine: &str, mode: Option<&str>| {
+            let mut meta = Meta::new();
+            meta.host.machine = machine.to_owned();
+            meta.xen = mode.map(|mode| Xen { mode: mode.to_owned(), version: String::new(), dom0: true });
+            PlatformKind::of_recorded(&meta)
+        };
+        assert_eq!(kind("x86_64", Some("pv")), PlatformKind::XenPv);
+        assert_eq!(
+            (kind("x86_64", Some("hvm")), kind("x86_64", Some("pvh"))),
+            (PlatformKind::XenAuto, PlatformKind::XenAuto)
+        );
+        assert_eq!(
+            (kind("aarch64", Some("arm")), kind("aarch64_be", Some("pvh"))),
+            (PlatformKind::XenArm, PlatformKind::XenArm)
+        );
+        assert_eq!(kind("armv7l", Some("arm")), PlatformKind::XenArm, "32 bits, as uname has it");
+        assert_eq!((kind("aarch64", None), kind("x86_64", None)), (PlatformKind::Native, PlatformKind::Native));
     }
 
     #[test]

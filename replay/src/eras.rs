@@ -30,7 +30,7 @@ pub enum AttrRules {
 pub enum IommuRule {
     /// Not read.
     Nothing,
-    /// What is not whole granules, of untrusted devices; the copy is not aligned.
+    /// What is not whole granules, of untrusted devices; the copy takes whole ones (SPEC 8, end) and begins anywhere.
     Unaligned,
     /// The same; the copy begins on a granule.
     Granules,

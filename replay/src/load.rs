@@ -6,6 +6,7 @@
 use trace::{Device, Direction, Event, Pool, SnapshotSlot};
 
 use crate::lifetimes::Lifetimes;
+use crate::machine::Terms;
 use crate::p2m::P2m;
 use crate::plan::Limits;
 use crate::step::{Class, Step, What};
@@ -37,6 +38,10 @@ pub struct LoadNotes {
     pub lost: u64,
     /// Mappings held since before the recording, found in the snapshot.
     pub held: u64,
+    /// Mappings of devices recorded behind an IOMMU: what is out of their reach need not bounce (SPEC 6.1, dma-iommu).
+    pub behind_iommu: u64,
+    /// Mappings of devices whose bus sees memory elsewhere than the CPU (`dma_ranges`); taken as if it did not.
+    pub shifted: u64,
 }
 
 impl LoadNotes {
@@ -54,6 +59,8 @@ impl LoadNotes {
             merged,
             lost,
             held,
+            behind_iommu,
+            shifted,
         } = other;
         self.unmatched_unmaps += unmatched_unmaps;
         self.unmatched_syncs += unmatched_syncs;
@@ -66,6 +73,8 @@ impl LoadNotes {
         self.merged += merged;
         self.lost += lost;
         self.held += held;
+        self.behind_iommu += behind_iommu;
+        self.shifted += shifted;
     }
 }
 
@@ -108,8 +117,8 @@ pub struct LoadDevice {
     pub name: String,
     /// What the models need of it.
     pub limits: Limits,
-    /// A PCI device behind a port that users can plug into; not so when the trace does not say.
-    pub untrusted: bool,
+    /// What of the terms of its mappings is the device's: trusted, behind an IOMMU, coherent.
+    pub terms: Terms,
 }
 
 /// A mapping of a load; one element where it is a scatterlist's.

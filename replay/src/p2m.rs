@@ -28,6 +28,8 @@ pub struct P2m {
     back: Runs<()>,
     /// Guest frames from here on are identity.
     size: Option<u64>,
+    /// Machine frames from here on the hypervisor's table does not have.
+    back_size: Option<u64>,
 }
 
 impl P2m {
@@ -50,6 +52,11 @@ impl P2m {
     /// Frames at or past `size` are identity, as past the end of the guest's table.
     pub fn set_size(&mut self, size: u64) {
         self.size = Some(size);
+    }
+
+    /// Machine frames at or past `size` have no guest frame: reading the hypervisor's table there faults (SPEC 10.3).
+    pub fn set_m2p_size(&mut self, size: u64) {
+        self.back_size = Some(size);
     }
 
     /// Whether this is a guest's whole table, in which frames never set are invalid, or one in which they are unknown.
@@ -84,9 +91,12 @@ impl P2m {
     }
 
     /// The guest frame that owns a machine frame: only if its entry names exactly that frame without a flag, so
-    /// foreign and identity frames have none (SPEC 10.3).
+    /// foreign and identity frames have none, nor have those past the hypervisor's table (SPEC 10.3).
     #[must_use]
     pub fn local_pfn(&self, mfn: u64) -> Option<u64> {
+        if self.back_size.is_some_and(|size| mfn >= size) {
+            return None;
+        }
         let (pfn, ()) = self.back.get(mfn)?;
         (self.get(pfn) == Some(Frame { mfn, kind: P2mKind::Own })).then_some(pfn)
     }
@@ -260,5 +270,7 @@ mod tests {
         assert_eq!(table.local_pfn(900), None);
         table.set(12, 600, 1, P2mKind::Own);
         assert_eq!(table.local_pfn(502), None, "the frame was given away");
+        table.set_m2p_size(501);
+        assert_eq!((table.local_pfn(500), table.local_pfn(501)), (Some(10), None), "past the hypervisor's table");
     }
 }

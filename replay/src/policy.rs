@@ -457,8 +457,8 @@ impl Policy {
         matches!(self.kernel.grammar(), Grammar::Globals | Grammar::TwoPools)
     }
 
-    /// Slots of a boot parameter before rounding.
-    fn boot_slabs(&self, given: Option<u64>) -> u64 {
+    /// Slots of a boot parameter before rounding (SPEC 2.2).
+    pub(crate) fn boot_slabs(&self, given: Option<u64>) -> u64 {
         match given {
             Some(n) if n > 0 || !self.zero_means_default() => n,
             _ => DEFAULT_SLABS,

@@ -340,14 +340,21 @@ impl fmt::Display for Refusal {
             ),
             Cause::Boundary => write!(
                 f,
-                "needs {slots} slots: {}; every free run long enough crosses the device's segment boundary, one in {} slots",
+                "needs {slots} slots: {}; {}every free run long enough crosses the device's segment boundary, one in {} slots",
                 self.bytes(),
+                self.area(": "),
                 self.boundary_slots
             ),
             Cause::AlignmentImpossible => write!(
                 f,
                 "needs {slots} slots: {}; at no address the masks allow are there so many in one segment",
                 self.bytes()
+            ),
+            Cause::Alignment if self.areas.len() > 1 => write!(
+                f,
+                "needs {slots} slots: {}; {}none begins at an address the masks allow; the pool's longest has {largest_run}",
+                self.bytes(),
+                self.area(", but "),
             ),
             Cause::Alignment => write!(
                 f,
@@ -356,15 +363,18 @@ impl fmt::Display for Refusal {
             ),
             Cause::Stride => write!(
                 f,
-                "needs {slots} slots: {}; a run is free, but this kernel's search steps over it",
-                self.bytes()
+                "needs {slots} slots: {}; {}a run is free, but this kernel's search steps over it",
+                self.bytes(),
+                self.area(": "),
             ),
             Cause::Fragmented => write!(
                 f,
-                "needs {slots} slots: {}; {} of {} are free, the longest of {} runs has {largest_run}",
+                "needs {slots} slots: {}; {}{} of {} are free{}, the longest of {} runs has {largest_run}",
                 self.bytes(),
+                self.area("; "),
                 count(free),
                 count(nslabs),
+                if self.areas.len() > 1 { " in all" } else { "" },
                 count(self.free_runs)
             ),
             Cause::GrowPending | Cause::TransientRefused => {
@@ -383,6 +393,17 @@ impl Refusal {
     fn bytes(&self) -> String {
         let size = bytes(self.size);
         if self.offset == 0 { size } else { format!("{size} + {} offset", bytes(self.offset)) }
+    }
+
+    /// What the first area tried had, whose cause it is, and what leads on from there; nothing of a pool of one area, whose
+    /// figures are the pool's.
+    fn area(&self, then: &str) -> String {
+        match self.areas.as_slice() {
+            &[AreaRefusal { area, free, largest_run, .. }, _, ..] => {
+                format!("area {area}: {} free, longest run {largest_run}{then}", count(free))
+            }
+            _ => String::new(),
+        }
     }
 
     fn growing(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

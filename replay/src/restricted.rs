@@ -26,6 +26,12 @@ impl Restricted {
     pub fn is_of(&self, device: &str) -> bool {
         self.devices.matches(device)
     }
+
+    /// Whether every device has it, whatever its name.
+    #[must_use]
+    pub fn is_of_all(&self) -> bool {
+        self.devices.as_str() == "*"
+    }
 }
 
 impl Allocator {

@@ -22,6 +22,11 @@ const HELD: u32 = u32::MAX;
 /// Set in the device of the keys of coherent buffers, which are no mappings.
 const COHERENT: u32 = 1 << 31;
 
+/// Whether a device's bus sees memory elsewhere than the CPU.
+pub(crate) fn sees_elsewhere(device: &Device) -> bool {
+    device.dma_ranges.as_ref().is_some_and(|ranges| !ranges.is_empty())
+}
+
 /// A mapping that is alive while tying.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Alive {
@@ -40,6 +45,8 @@ pub(crate) struct Tie<'a> {
     around: Surroundings<'a>,
     pub devices: Vec<LoadDevice>,
     positions: HashMap<u32, u32>,
+    /// Devices whose bus sees memory elsewhere, by key.
+    shifted: HashSet<u32>,
     pub steps: Vec<Step>,
     pub classes: Classes,
     pub slab: Vec<Option<Alive>>,
@@ -70,11 +77,12 @@ impl<'a> Tie<'a> {
             id: d.id,
             name: d.name.clone(),
             limits: Limits::from(d),
-            untrusted: d.untrusted.unwrap_or(false),
+            terms: Terms::of_device(d),
         };
         let known: Vec<_> = devices.iter().map(load_device).collect();
         Self {
             around: *around,
+            shifted: devices.iter().filter(|d| sees_elsewhere(d)).map(|d| d.id).collect(),
             positions: (0..).zip(&known).map(|(i, d)| (d.id, i)).collect(),
             devices: known,
             steps: Vec::new(),
@@ -118,7 +126,7 @@ impl<'a> Tie<'a> {
         }
         let at = self.devices.len() as u32;
         let name = format!("device {id}");
-        self.devices.push(LoadDevice { id, name, limits: Limits::NONE, untrusted: false });
+        self.devices.push(LoadDevice { id, name, limits: Limits::NONE, terms: Terms::PLAIN });
         self.positions.insert(id, at);
         at
     }
@@ -132,6 +140,9 @@ impl<'a> Tie<'a> {
             self.notes.unknown_devices += 1;
         }
         let device = self.device(event.device);
+        let of_device = self.devices[device as usize].terms;
+        self.notes.behind_iommu += u64::from(of_device.iommu);
+        self.notes.shifted += u64::from(self.shifted.contains(&event.device));
         let refused = event.op == Op::MapFailed;
         self.recorded.maps += 1;
         self.recorded.failures += u64::from(refused);
@@ -140,8 +151,9 @@ impl<'a> Tie<'a> {
         let direction = event.direction.unwrap_or(Direction::Bidirectional);
         let mut id = UNTIED;
         if let (Some(dma_addr), false) = (event.dma_addr, refused) {
-            let bounced = event.tlb_addr.is_some() || self.in_pool(dma_addr);
-            self.recorded.bounces += u64::from(bounced);
+            // An IOMMU's address says nothing about the pool, though it may be a number that lies in it.
+            let bounced = !of_device.iommu && (event.tlb_addr.is_some() || self.in_pool(dma_addr));
+            self.recorded.bounces += u64::from(bounced || event.tlb_addr.is_some());
             if bounced {
                 self.give_up_overlapped(dma_addr, size, event.time_ns);
             }
@@ -152,12 +164,7 @@ impl<'a> Tie<'a> {
         let what = What::Map(Map {
             align_mask: event.align_mask.unwrap_or(0),
             cpu: event.cpu,
-            terms: Terms {
-                direction,
-                attrs: event.attrs.unwrap_or(0),
-                untrusted: self.devices[device as usize].untrusted,
-                p2p: false,
-            },
+            terms: Terms { direction, attrs: event.attrs.unwrap_or(0), ..of_device },
             more: false,
             refused,
             held: false,
@@ -441,7 +448,7 @@ impl<'a> Tie<'a> {
 
     /// The mapping held since before the recording at that address; from now on it is that device's.
     fn take_held(&mut self, device: u32, dma_addr: u64) -> Option<u32> {
-        if !self.snapshot_past || self.held.is_empty() {
+        if !self.snapshot_past || self.held.is_empty() || self.devices[device as usize].terms.iommu {
             return None;
         }
         let id = self.held.remove(&self.pool_slot(dma_addr)?)?;

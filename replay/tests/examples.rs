@@ -169,6 +169,37 @@ fn e11_the_search_that_never_ends() {
     }
 }
 
+/// A cause is the first area's, so with several the figures it rests on are that area's.
+#[test]
+fn refusals_say_which_area_they_are_about() {
+    let mut a = allocator("v6_10", 256, 2);
+    let on = |cpu, size| Request { cpu, ..at(0, size) };
+    for cpu in [0, 1] {
+        (0..128).for_each(|_| assert!(a.map(&on(cpu, 2048), &Limits::NONE).is_ok()));
+    }
+    let mut free =
+        |slots: &[u64]| slots.iter().for_each(|n| assert!(a.unmap(START + n * 2048, &Limits::NONE).is_some()));
+    free(&(0..64).map(|n| 2 * n).collect::<Vec<_>>());
+    free(&[129, 130]);
+    let mut text = |cpu, size, limits| {
+        let cause = a.map(&on(cpu, size), limits).unwrap_err();
+        a.explain(&on(cpu, size), limits, cause).to_string()
+    };
+    let pool = "66 of 256 are free in all, the longest of 65 runs has 2";
+    let none = &Limits::NONE;
+    assert_eq!(text(0, 4096, none), format!("needs 2 slots: 4 KiB; area 0: 64 free, longest run 1; {pool}"));
+    assert_eq!(text(1, 6000, none), "needs 3 slots: 6,000 B; area 1 has 2 free, 66 of 256 are free in all");
+    assert_eq!(
+        text(1, 4096, none),
+        "needs 2 slots: 4 KiB; area 1: 2 free, longest run 2, but none begins at an address the masks allow; the pool's longest has 2"
+    );
+    let pages = &Limits { boundary: 0xfff, ..Limits::NONE };
+    assert_eq!(
+        text(1, 4095, pages),
+        "needs 2 slots: 4,095 B; area 1: 2 free, longest run 2: every free run long enough crosses the device's segment boundary, one in 2 slots"
+    );
+}
+
 #[test]
 fn e12_fragmentation() {
     let mut a = allocator("v6_10", 128, 1);

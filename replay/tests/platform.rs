@@ -8,7 +8,7 @@ use replay::{
     Platform, PlatformSpec, Policy, Reason, Refused, Request, Surroundings, Terms, replay,
 };
 use trace::pool::P2mKind;
-use trace::{Device, Direction, Event, Op, P2mRun};
+use trace::{Device, Direction, Event, Op, P2mRun, Pool};
 
 const LOW: u64 = 0x1000_0000;
 const HIGH: u64 = 0x2_0000_0000;
@@ -150,15 +150,92 @@ fn behind_an_iommu_only_strangers_bounce() {
     assert_eq!(words("6.12", "native:iommu=16384", &NARROW, &stranger), ("untrusted", "untrusted"));
     assert_eq!(words("6.12", "native", &NARROW, &stranger), ("direct", "mask"), "no IOMMU, no protection");
     assert_eq!(words("5.14", "native:iommu=16384", &NARROW, &stranger), ("direct", "direct"), "not read");
-    // From 5.16 on the copy begins on a granule and takes whole ones.
+    // The copy takes whole granules, and is searched for as what takes a page is.
     let slots = |policy: &str| {
         let mut machine = native(policy, "native:iommu=4096");
-        machine.map_on(&at(LOW + 64, 100), &NARROW, &stranger).unwrap();
-        machine.allocator().used()
+        machine.allocate(&at(LOW, 64), &NARROW).unwrap();
+        let mapped = machine.map_on(&at(LOW + 64, 100), &NARROW, &stranger);
+        let Ok(Mapped::Bounced { taken, .. }) = mapped else { panic!("{mapped:?}") };
+        (taken.first_slot, taken.nslots)
     };
-    assert_eq!((slots("5.15.16"), slots("5.15.148"), slots("6.12")), (1, 2, 2));
+    assert_eq!((slots("5.15.16"), slots("5.15.148"), slots("6.12")), ((2, 2), (2, 2), (2, 2)));
+    // From 5.16 on it begins on a granule too.
+    let first = |policy: &str| {
+        let mut machine = native(policy, "native:iommu=16384");
+        machine.allocate(&at(LOW, 64), &NARROW).unwrap();
+        let mapped = machine.map_on(&at(LOW + 64, 100), &NARROW, &stranger);
+        let Ok(Mapped::Bounced { taken, .. }) = mapped else { panic!("{mapped:?}") };
+        (taken.first_slot, taken.nslots)
+    };
+    assert_eq!((first("5.15.16"), first("5.15.148"), first("6.12")), ((2, 8), (8, 8), (8, 8)));
+    let mut full = native("5.15.16:nslabs=128", "native:iommu=4096");
+    full.allocate(&at(LOW, 127 << 11), &NARROW).unwrap();
+    let refused = full.map_on(&at(LOW + 64, 100), &NARROW, &stranger).unwrap_err();
+    let refusal = full.explain(&at(LOW + 64, 100), &NARROW, &refused);
+    assert_eq!(refusal.to_string(), "needs 2 slots: 100 B; 1 of 128 are free");
     let mut none = machine("6.12", "native:iommu=4096", Geometry { start: POOL, nslabs: 0, areas: 1 }, &[]);
     assert_eq!(word(&mut none, at(LOW + 64, 100), &NARROW, &stranger), "no_pool");
+}
+
+/// A recorded device behind an IOMMU is decided by that rule, one that is coherent by that; what the platform is said to be
+/// goes before what was recorded.
+#[test]
+fn recorded_facts_of_a_device_decide() {
+    let behind = Terms::of_device(&Device { iommu: Some(true), untrusted: Some(true), ..Device::new(0, "") });
+    let part =
+        |platform: &str, terms: &Terms| word(&mut native("6.12:force", platform), at(HIGH + 64, 100), &NARROW, terms);
+    assert_eq!(words("6.12:force", "native", &NARROW, &behind), ("direct", "direct"), "whole granules, in reach");
+    assert_eq!(part("native", &behind), "untrusted");
+    assert_eq!(part("native", &Terms { untrusted: false, ..behind }), "direct");
+    assert_eq!(part("native:iommu=off", &behind), "mask");
+    let table = [run(HIGH >> 12, 7, 1)];
+    let mut pv = machine("6.12", "xen-pv", Geometry { start: POOL, nslabs: 512, areas: 1 }, &table);
+    assert_eq!(word(&mut pv, at(HIGH, 64), &NARROW, &behind), "direct", "Xen's operations know no IOMMU");
+    // The copy takes a whole granule, wherever the pool lies.
+    let narrow = Limits { reach: 0xffff, ..Limits::NONE };
+    let mut machine = native("6.12:nslabs=128", "native");
+    let Ok(Mapped::Bounced { taken, .. }) = machine.map_on(&at(LOW + 64, 100), &narrow, &behind) else { panic!() };
+    assert_eq!(taken.nslots, 2);
+    (0..63).for_each(|_| assert!(machine.map_on(&at(LOW + 64, 100), &narrow, &behind).is_ok()));
+    let refused = machine.map_on(&at(LOW + 64, 100), &narrow, &behind).unwrap_err();
+    let refusal = machine.explain(&at(LOW + 64, 100), &narrow, &refused);
+    assert_eq!(refusal.to_string(), "needs 2 slots: 100 B; 0 of 128 are free");
+
+    let small = |platform: &str, coherent| {
+        let terms =
+            Terms { direction: Direction::FromDevice, ..Terms::of_device(&Device { coherent, ..Device::new(0, "") }) };
+        word(&mut native("6.12", platform), at(LOW, 24), &NARROW, &terms)
+    };
+    assert_eq!((small("native:kmalloc=64", None), small("native:kmalloc=64", Some(false))), ("kmalloc", "kmalloc"));
+    assert_eq!(small("native:kmalloc=64", Some(true)), "direct");
+    assert_eq!(small("native:kmalloc=64,coherent=off", Some(true)), "kmalloc");
+    let coherent_only = Terms { attrs: Terms::REQUIRE_COHERENT, coherent: Some(false), ..PLAIN };
+    assert_eq!(words("7.1", "native", &NARROW, &coherent_only), ("incoherent", "incoherent"));
+}
+
+/// The same through a load: who is behind an IOMMU does not bounce for its mask, and its addresses are none of the pool's.
+#[test]
+fn a_load_keeps_what_was_recorded_of_its_devices() {
+    let behind = Device { iommu: Some(true), ..device(1, 0xffff_ffff, u64::MAX, 0) };
+    let shifted = Device { dma_ranges: Some("0x0=0xc0000000+0x1000".to_owned()), ..device(2, u64::MAX, u64::MAX, 0) };
+    let devices = [device(0, 0xffff_ffff, u64::MAX, 0), behind, shifted];
+    let map = |device, time_ns| Event {
+        orig_addr: Some(HIGH),
+        dma_addr: Some(POOL),
+        size: Some(4096),
+        direction: Some(Direction::ToDevice),
+        ..Event::new(Op::Map, time_ns, 0, 1, device)
+    };
+    let pool = Pool { start: POOL, nslabs: 512, nareas: 1, force_bounce: false, can_grow: false, areas: Vec::new() };
+    let around = Surroundings { pool: Some(&pool), ..Surroundings::default() };
+    let load = Load::collect(&[map(1, 1), map(1, 2), map(2, 3), map(0, 4)], &devices, &around);
+    assert_eq!((load.notes().behind_iommu, load.notes().shifted, load.notes().missed_unmaps), (2, 1, 1));
+    let bounced = |platform: &str| {
+        let load = Load::collect(&[map(1, 1), map(0, 2)], &devices, &Surroundings::default());
+        let out = replay(&load, &mut native("6.12", platform), &Options::default());
+        (out.devices[0].bounces, out.devices[1].bounces)
+    };
+    assert_eq!((bounced("native"), bounced("native:iommu=off")), ((1, 0), (1, 1)));
 }
 
 #[test]

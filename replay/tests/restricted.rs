@@ -10,9 +10,10 @@ use literal::{Answer, Reference};
 use proptest::prelude::*;
 use replay::{
     Allocator, Base, Cause, GENERATIONS, Generation, Geometry, Limits, Load, Machine, Options, Outcome, Platform,
-    Policy, PolicyError, Request, Surroundings, replay,
+    PlatformSpec, Policy, PolicyError, Request, Surroundings, replay,
 };
-use trace::{Device, Direction, Event, Op};
+use trace::pool::P2mKind;
+use trace::{Device, Direction, Event, Op, P2mRun};
 
 const BASE: Base = Base { pool: Geometry { start: 0x7400_0000, nslabs: 512, areas: 1 }, cpus: Some(1), force: false };
 const OWN: Geometry = Geometry { start: 0x1000_0000, nslabs: 256, areas: 1 };
@@ -186,6 +187,23 @@ proptest! {
             prop_assert_eq!(fast.pools()[1].areas()[0].index, slow.index[0]);
             prop_assert_eq!(fast.used(), slow.used[0]);
         }
+    }
+}
+
+/// SPEC 2.7: everything such a device maps goes through its pool, also if it reaches 4 GiB only; on a frame table that
+/// does not name the pool it is therefore not taken to lie above.
+#[test]
+fn an_own_pool_on_a_frame_table_is_in_reach() {
+    let limits = Limits { reach: 0xffff_ffff, ..Limits::NONE };
+    let request = Request { orig_addr: 0x20_0000, size: 4096, align_mask: 0, cpu: 0 };
+    let setup = Policy::parse("v6_10:restricted=256").unwrap().resolve(&BASE).unwrap();
+    let frames = [P2mRun { pfn: 0x200, mfn: 0x900, count: 1, kind: P2mKind::Own }];
+    for platform in ["xen-pv", "hch-unified"] {
+        let platform = Platform::recorded(PlatformSpec::parse(platform).unwrap(), &frames);
+        let mut machine = Machine::new(&setup, platform);
+        let mapped = machine.map_restricted(&request, &limits, &replay::Terms::PLAIN);
+        // Right behind the first pool of 512 slots.
+        assert!(matches!(mapped, Ok(replay::Mapped::Bounced { dma_addr: 0x10_0000, .. })), "{mapped:?}");
     }
 }
 

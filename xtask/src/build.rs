@@ -20,7 +20,7 @@ const PACKAGES: [&str; 8] = [
     "swioscope-analysis",
     "swioscope-collector",
     "swioscope-probe",
-    "swioscope-replay",
+    "replay",
     "swioscope-trace",
     "swioscope-tui",
     "xtask",

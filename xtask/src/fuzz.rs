@@ -28,7 +28,7 @@ pub fn run(seconds: u32) -> Result<()> {
     let target_dir = cache::target_dir()?.join("fuzz");
 
     let step = Step::quiet("seeds from the vectors");
-    build::example("swioscope-replay", "fuzz-seeds", &[&fuzz.join("corpus")])?;
+    build::example("replay", "fuzz-seeds", &[&fuzz.join("corpus")])?;
     step.done();
     for target in TARGETS {
         let step = Step::loud(format!("fuzzing {target} for {seconds} s, after building it"));

@@ -124,8 +124,7 @@ fn terms(event: &Event, device: &Device) -> Terms {
     Terms {
         direction: event.direction.unwrap_or(trace::Direction::Bidirectional),
         attrs: event.attrs.unwrap_or(0),
-        untrusted: device.untrusted.unwrap_or(false),
-        p2p: false,
+        ..Terms::of_device(device)
     }
 }
 

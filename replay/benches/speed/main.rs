@@ -1,6 +1,6 @@
 //! What a map and its unmap cost, policy by policy, beside the literal model of the tests in the same run.
 //!
-//! `cargo bench -p swioscope-replay`, or with words to choose cases by. Only ratios and orders of magnitude mean
+//! `cargo bench -p replay`, or with words to choose cases by. Only ratios and orders of magnitude mean
 //! something on a machine that does other things too; each case is timed several times and the spread is shown.
 
 #![allow(missing_docs, reason = "a bench")]

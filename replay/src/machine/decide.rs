@@ -1,7 +1,7 @@
 //! What becomes of a mapping: direct, through the pool, or refused (SPEC 6.1, 10.1, 10.8, 11).
 
 use super::Machine;
-use super::platform::{Frames, Ops};
+use super::platform::{FrameTable, Frames, Ops};
 use super::terms::{Forbidden, PAGE, Reason, Refused, Terms};
 use crate::eras::{AttrRules, IommuRule, WhenOff, kmalloc_shares_lines};
 use crate::p2m::Span;
@@ -55,11 +55,25 @@ impl Machine {
 
     /// Decides as the platform's operations do.
     pub(super) fn decide(&self, seen: &Seen, request: &Request, limits: &Limits, terms: &Terms) -> Decision {
-        match (self.row.ops, self.platform.spec().iommu) {
+        match (self.row.ops, self.granule(terms)) {
             (Ops::Xen, _) => self.decide_xen(seen, request, limits, terms),
             (Ops::Direct, None) => self.decide_direct(seen, request, limits, terms),
             (Ops::Direct, Some(granule)) => self.decide_iommu(granule, request, terms),
         }
+    }
+
+    /// Granule of the IOMMU a device is behind: the one the platform puts all behind, else the smallest there is, for
+    /// devices recorded behind one. Where frames are looked up in a table they are behind none of the guest's.
+    pub(crate) fn granule(&self, terms: &Terms) -> Option<u64> {
+        let spec = self.platform.spec();
+        let recorded = terms.iommu && !spec.no_iommu() && self.row.frames == FrameTable::Identity;
+        spec.iommu.or(recorded.then_some(PAGE))
+    }
+
+    /// Whether a device sees the CPU's caches: as the platform was said to be, else as was recorded.
+    fn is_coherent(&self, terms: &Terms) -> bool {
+        let spec = self.platform.spec();
+        spec.said_coherent().or(terms.coherent).unwrap_or_else(|| spec.is_coherent())
     }
 
     /// Xen's operations (SPEC 10.1, 10.8): they know no `noforce`, and refuse nothing but what finds no slots.
@@ -69,7 +83,8 @@ impl Machine {
             let none = self.era.from < (6, 17);
             return if none { forbidden(Forbidden::NoResource) } else { unmoved(request, limits) };
         }
-        let reason = self.reason(seen, request, limits).or_else(|| self.kmalloc(self.era.xen_kmalloc, request, terms));
+        let reason =
+            self.reason(seen, request, limits, terms).or_else(|| self.kmalloc(self.era.xen_kmalloc, request, terms));
         match reason {
             Some(reason) => Decision::Bounce(reason),
             None if self.force == Force::Always => Decision::Bounce(Reason::Forced),
@@ -85,7 +100,7 @@ impl Machine {
         let peer = self.era.refuses_p2p && terms.p2p;
         let mmio = terms.has(Terms::MMIO);
         let forced = self.force == Force::Always;
-        if coherent_only && !self.platform.spec().is_coherent() {
+        if coherent_only && !self.is_coherent(terms) {
             return forbidden(Forbidden::Incoherent);
         }
         if shared && !forced {
@@ -112,7 +127,8 @@ impl Machine {
                 out_of_reach(Forbidden::Shared)
             };
         }
-        let reason = self.reason(seen, request, limits).or_else(|| self.kmalloc(self.era.kmalloc, request, terms));
+        let reason =
+            self.reason(seen, request, limits, terms).or_else(|| self.kmalloc(self.era.kmalloc, request, terms));
         let Some(reason) = reason else {
             return if forced { Decision::Bounce(Reason::Forced) } else { Decision::Direct(seen.dma_addr) };
         };
@@ -147,10 +163,10 @@ impl Machine {
 
     /// Why a buffer bounces on this platform whatever the kernel: out of reach, frames that part, or, on ARM, caches
     /// that nobody can flush (SPEC 10.8, `arch_need`).
-    fn reason(&self, seen: &Seen, request: &Request, limits: &Limits) -> Option<Reason> {
-        let spec = self.platform.spec();
+    fn reason(&self, seen: &Seen, request: &Request, limits: &Limits, terms: &Terms) -> Option<Reason> {
+        let flushes = self.platform.spec().flush;
         let arch_need =
-            || matches!(self.platform.frames, Frames::Arm(_)) && !spec.flush && seen.foreign && !spec.is_coherent();
+            || matches!(self.platform.frames, Frames::Arm(_)) && !flushes && seen.foreign && !self.is_coherent(terms);
         if !limits.capable(seen.dma_addr, request.size) {
             Some(Reason::Mask)
         } else if self.row.straddles && seen.parts.is_some() {
@@ -164,8 +180,8 @@ impl Machine {
 
     /// Whether it is a small kmalloc buffer that must bounce (SPEC 6.1, `kmalloc_needs_bounce`).
     fn kmalloc(&self, rule: bool, request: &Request, terms: &Terms) -> Option<Reason> {
-        let spec = self.platform.spec();
-        let align = spec.kmalloc.filter(|_| rule && !spec.is_coherent() && terms.direction != Direction::ToDevice)?;
+        let rule = rule && !self.is_coherent(terms) && terms.direction != Direction::ToDevice;
+        let align = self.platform.spec().kmalloc.filter(|_| rule)?;
         kmalloc_shares_lines(request.size, align).then_some(Reason::Kmalloc)
     }
 
@@ -189,13 +205,13 @@ fn unmoved(request: &Request, limits: &Limits) -> Decision {
 
 /// Out of reach, and no copy can help.
 fn out_of_reach(why: Forbidden) -> Decision {
-    Decision::Refuse(Refused { cause: Cause::NotAddressable, reason: None, forbidden: Some(why) })
+    Decision::Refuse(Refused { cause: Cause::NotAddressable, reason: None, forbidden: Some(why), granule: None })
 }
 
 fn refuse(cause: Cause) -> Decision {
-    Decision::Refuse(Refused { cause, reason: None, forbidden: None })
+    Decision::Refuse(Refused { cause, reason: None, forbidden: None, granule: None })
 }
 
 fn forbidden(why: Forbidden) -> Decision {
-    Decision::Refuse(Refused { cause: Cause::Forbidden, reason: None, forbidden: Some(why) })
+    Decision::Refuse(Refused { cause: Cause::Forbidden, reason: None, forbidden: Some(why), granule: None })
 }

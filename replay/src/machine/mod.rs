@@ -18,7 +18,7 @@ use crate::policy::Setup;
 use crate::pool::{Geometry, Run};
 use crate::refusal::{Cause, Refusal};
 use crate::restricted::Restricted;
-use trace::pool::SLOT_BYTES;
+use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
 
 pub use boundary::FalseBoundaries;
 use decide::Decision;
@@ -29,6 +29,9 @@ pub use platform::{
 };
 use terms::PAGE;
 pub use terms::{Forbidden, Foreseen, Mapped, Reason, Refused, Terms};
+
+/// A segment, which Xen's set-up makes contiguous in machine memory (SPEC 10.4).
+const SEGMENT_BYTES: u64 = SEGMENT_SLOTS as u64 * SLOT_BYTES;
 
 /// A policy's allocator on a platform.
 #[derive(Clone, Debug)]
@@ -57,17 +60,20 @@ impl Machine {
     ///
     /// On Xen PV a pool that is not the recorded one has no recorded frames. Xen's set-up makes each segment of it
     /// contiguous in machine memory, the ordinary pool's below 4 GiB (SPEC 9, 10.4); it is taken to lie at machine
-    /// address 0, and `rfc64`'s second at 4 GiB.
+    /// address 0, `rfc64`'s second at 4 GiB, and a device's own right behind the first. So is a recorded one that the table does not name, unless that is a
+    /// whole table, in which such frames are invalid.
     #[must_use]
     pub fn new(setup: &Setup, platform: Platform) -> Self {
         let known = |pool: &Geometry, p2m: &P2m| {
             let frames = (pool.nslabs / 2).max(1);
             pool.start >= setup.recorded.start
                 && pool.end() <= setup.recorded.end()
-                && (0..frames).step_by(64).all(|i| p2m.get(pool.start / PAGE + i).is_some())
+                && (p2m.is_whole() || (0..frames).step_by(64).all(|i| p2m.get(pool.start / PAGE + i).is_some()))
         };
+        let first = setup.pools.first().map_or(0, |pool| pool.nslabs * SLOT_BYTES).next_multiple_of(SEGMENT_BYTES);
+        let base = |i| if setup.restricted.is_some() && i > 0 { first } else { i << 32 };
         let assumed = (0u64..).zip(&setup.pools).map(|(i, pool)| match &platform.frames {
-            Frames::Pv(p2m) if !known(pool, p2m) => Some(i << 32),
+            Frames::Pv(p2m) if !known(pool, p2m) => Some(base(i)),
             _ => None,
         });
         let mut machine = Self {
@@ -163,19 +169,20 @@ impl Machine {
         let seen = self.look_up(request);
         let memory = !terms.has(Terms::MMIO);
         self.unknown_frames += u64::from(memory && seen.unknown);
+        let granule = self.granule(terms);
         match self.decide(&seen, request, limits, terms) {
             Decision::Direct(dma_addr) => {
                 self.parted += u64::from(memory && seen.parts.is_some());
                 Ok(Mapped::Direct { dma_addr })
             }
             Decision::Bounce(reason) => {
-                let request = self.aligned(request);
-                self.bounce(&request, limits, reason).map_err(|stop| {
+                let request = self.aligned(request, granule);
+                self.bounce_behind(&request, limits, reason, granule.is_some()).map_err(|stop| {
                     let cause = self.allocator.cause(&request, limits, stop);
-                    Refused { cause, reason: Some(reason), forbidden: None }
+                    Refused { cause, reason: Some(reason), forbidden: None, granule }
                 })
             }
-            Decision::Refuse(refused) => Err(refused),
+            Decision::Refuse(refused) => Err(Refused { granule, ..refused }),
         }
     }
 
@@ -206,10 +213,17 @@ impl Machine {
         self.pool_address(dma_addr)
     }
 
-    /// A request as it reaches the allocator: behind an IOMMU it is for whole granules (SPEC 6.1).
-    fn aligned(&self, request: &Request) -> Request {
-        let granule = self.platform.spec().iommu.filter(|_| self.era.iommu == IommuRule::Granules).unwrap_or(1);
-        Request { align_mask: request.align_mask | (granule - 1), ..*request }
+    /// A request as it reaches the allocator: behind an IOMMU it is for whole granules (SPEC 8, end), and where the
+    /// caller passes the mask it begins on one (SPEC 6.1).
+    fn aligned(&self, request: &Request, granule: Option<u64>) -> Request {
+        let Some(granule) = granule else { return *request };
+        match self.era.iommu {
+            IommuRule::Nothing => *request,
+            IommuRule::Unaligned => {
+                Request { size: request.size.checked_next_multiple_of(granule).unwrap_or(request.size), ..*request }
+            }
+            IommuRule::Granules => Request { align_mask: request.align_mask | (granule - 1), ..*request },
+        }
     }
 
     /// Takes slots, as `swiotlb_tbl_map_single()` does: whether the device reaches them is not asked.
@@ -269,6 +283,18 @@ impl Machine {
     /// # Errors
     /// That it was refused; [`Allocator::cause`] says why.
     pub fn bounce(&mut self, request: &Request, limits: &Limits, reason: Reason) -> Result<Mapped, Stop> {
+        self.bounce_behind(request, limits, reason, self.platform.spec().iommu.is_some())
+    }
+
+    /// As [`Machine::bounce`]; an IOMMU maps the bounce buffer to where the device reaches it.
+    #[inline]
+    fn bounce_behind(
+        &mut self,
+        request: &Request,
+        limits: &Limits,
+        reason: Reason,
+        iommu: bool,
+    ) -> Result<Mapped, Stop> {
         let high_water = self.allocator.high_water();
         let taken = match self.allocate(request, limits) {
             Ok(taken) => taken,
@@ -278,8 +304,7 @@ impl Machine {
             }
         };
         let dma_addr = self.bus_of_pool(taken.pool as usize, taken.tlb_addr);
-        // An IOMMU maps the bounce buffer to where the device reaches it.
-        if self.platform.spec().iommu.is_none() && !limits.capable(dma_addr, request.size) {
+        if !iommu && !limits.capable(dma_addr, request.size) {
             self.allocator.undo(&taken, limits, high_water);
             return Err(Stop::AboveMask);
         }
@@ -339,8 +364,10 @@ impl Machine {
 
     /// The arithmetic behind a refusal just given; nothing may have changed in between.
     pub fn explain(&mut self, request: &Request, limits: &Limits, refused: &Refused) -> Refusal {
-        let mut refusal = self.allocator.explain(&self.aligned(request), limits, refused.cause);
+        let mut refusal = self.allocator.explain(&self.aligned(request, refused.granule), limits, refused.cause);
         let last = request.size.wrapping_sub(1);
+        // What was asked for, not the whole granules that are sought.
+        refusal.size = request.size;
         refusal.forbidden = refused.forbidden;
         refusal.out_of_reach = match refused.cause {
             Cause::NotAddressable => Some((self.look_up(request).dma_addr.wrapping_add(last), limits.reach)),

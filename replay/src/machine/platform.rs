@@ -121,12 +121,12 @@ pub static PLATFORM_PARAMETERS: &[PlatformParameter] = &[
     },
     PlatformParameter {
         name: "coherent",
-        doc: "whether devices see the CPU's caches; else kmalloc applies, and on ARM foreign pages need flush",
+        doc: "whether devices see the CPU's caches; else kmalloc applies, and on ARM foreign pages need flush; unless said, as recorded of each",
         wanted: "`on` or `off`",
     },
     PlatformParameter {
         name: "iommu",
-        doc: "all devices behind an IOMMU of that granule in bytes: nothing is out of reach, untrusted devices bounce what is not whole granules",
+        doc: "all devices behind an IOMMU of that granule in bytes: nothing is out of reach, untrusted devices bounce what is not whole granules; unless said, those recorded behind one, with 4096",
         wanted: "a power of two from 4096 to 65536, or `off`",
     },
     PlatformParameter {
@@ -190,6 +190,8 @@ pub struct PlatformSpec {
     coherent: Option<bool>,
     /// Granule of the IOMMU all devices are behind.
     pub iommu: Option<u64>,
+    /// No device is behind one, whatever was recorded: `iommu=off`.
+    no_iommu: bool,
     /// Xen flushes caches of foreign pages (SPEC 10.8, `hypercall_cflush`).
     pub flush: bool,
 }
@@ -198,7 +200,15 @@ impl PlatformSpec {
     /// A platform with nothing said about it.
     #[must_use]
     pub const fn new(kind: PlatformKind) -> Self {
-        Self { kind, bbase: BoundaryBase::Pseudo, kmalloc: None, coherent: None, iommu: None, flush: true }
+        Self {
+            kind,
+            bbase: BoundaryBase::Pseudo,
+            kmalloc: None,
+            coherent: None,
+            iommu: None,
+            no_iommu: false,
+            flush: true,
+        }
     }
 
     /// Reads a platform as people write it.
@@ -240,7 +250,10 @@ impl PlatformSpec {
             "bbase" => self.bbase = BoundaryBase::from_name(value).ok_or_else(bad)?,
             "kmalloc" => self.kmalloc = power(8, PAGE)?,
             "coherent" => self.coherent = Some(switch()?),
-            "iommu" => self.iommu = power(PAGE, 1 << 16)?,
+            "iommu" => {
+                self.iommu = power(PAGE, 1 << 16)?;
+                self.no_iommu = self.iommu.is_none();
+            }
             _ => self.flush = switch()?,
         }
         Ok(())
@@ -263,7 +276,17 @@ impl PlatformSpec {
         self.coherent = Some(coherent);
     }
 
-    /// Whether devices see the CPU's caches. Unless said, they do where physical is bus and nobody asks about kmalloc.
+    /// What was said about whether devices see the CPU's caches.
+    pub(super) fn said_coherent(&self) -> Option<bool> {
+        self.coherent
+    }
+
+    /// Whether it was said that no device is behind an IOMMU.
+    pub(super) fn no_iommu(&self) -> bool {
+        self.no_iommu
+    }
+
+    /// Whether devices of which nothing was recorded see the CPU's caches. Unless said, they do where physical is bus and nobody asks about kmalloc.
     #[must_use]
     pub fn is_coherent(&self) -> bool {
         self.coherent.unwrap_or(self.kmalloc.is_none() && self.row().frames != FrameTable::Arm)
@@ -284,7 +307,7 @@ impl fmt::Display for PlatformSpec {
             ("bbase", (self.bbase != BoundaryBase::Pseudo).then(|| self.bbase.name().to_owned())),
             ("kmalloc", self.kmalloc.map(|n| n.to_string())),
             ("coherent", self.coherent.map(switch)),
-            ("iommu", self.iommu.map(|n| n.to_string())),
+            ("iommu", self.iommu.map(|n| n.to_string()).or(self.no_iommu.then(|| "off".to_owned()))),
             ("flush", (!self.flush).then(|| switch(false))),
         ];
         let mut before = ':';
@@ -390,6 +413,7 @@ mod tests {
         same("native");
         same("native:kmalloc=64,coherent=on");
         same("native:iommu=4096");
+        same("native:iommu=off");
         same("hch-unified:bbase=machine_per_slot");
         same("xen-arm:coherent=on,flush=off");
         assert_eq!(PlatformSpec::parse("unified").unwrap().kind(), PlatformKind::HchUnified);

@@ -13,6 +13,17 @@ impl Machine {
         self.restricted.as_ref().is_some_and(|restricted| restricted.is_of(device))
     }
 
+    /// Whether there is such a pool.
+    pub(crate) fn has_restricted(&self) -> bool {
+        self.restricted.is_some()
+    }
+
+    /// Has all requests from now on treated as such devices' are: forced to bounce, and from the restricted pool.
+    pub(crate) fn restrict_all(&mut self) {
+        self.force = Force::Always;
+        self.allocator.send_to(Some(POOL));
+    }
+
     /// [`Machine::map_on`] for a device with a restricted pool: everything bounces, and from that pool.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use crate::allocator::Taken;
 use crate::refusal::Cause;
-use trace::Direction;
+use trace::{Device, Direction};
 
 pub(super) const PAGE: u64 = 4096;
 
@@ -40,6 +40,10 @@ pub struct Terms {
     pub untrusted: bool,
     /// The buffer is another PCI device's memory. No trace says so.
     pub p2p: bool,
+    /// An IOMMU translates the device's addresses (SPEC 6.1, dma-iommu).
+    pub iommu: bool,
+    /// Whether the device sees the CPU's caches; nothing where that is for the platform to say.
+    pub coherent: Option<bool>,
 }
 
 impl Terms {
@@ -53,7 +57,25 @@ impl Terms {
     pub const CC_SHARED: u64 = 1 << 13;
 
     /// A plain buffer both ways.
-    pub const PLAIN: Self = Self { direction: Direction::Bidirectional, attrs: 0, untrusted: false, p2p: false };
+    pub const PLAIN: Self = Self {
+        direction: Direction::Bidirectional,
+        attrs: 0,
+        untrusted: false,
+        p2p: false,
+        iommu: false,
+        coherent: None,
+    };
+
+    /// A plain buffer both ways, of a device as a trace has it; what it does not say of the device is not so.
+    #[must_use]
+    pub fn of_device(device: &Device) -> Self {
+        Self {
+            untrusted: device.untrusted.unwrap_or(false),
+            iommu: device.iommu.unwrap_or(false),
+            coherent: device.coherent,
+            ..Self::PLAIN
+        }
+    }
 
     /// Whether an attribute is set.
     #[must_use]
@@ -101,6 +123,8 @@ pub struct Refused {
     pub reason: Option<Reason>,
     /// What forbids a copy ([`Cause::Forbidden`], and [`Cause::NotAddressable`] when it is that and no switch).
     pub forbidden: Option<Forbidden>,
+    /// Granule of the IOMMU the device is behind, of which whole ones were sought.
+    pub granule: Option<u64>,
 }
 
 trace::words! {

@@ -139,9 +139,9 @@ impl Around {
     }
 
     fn terms(&self, event: &Event) -> Terms {
-        let untrusted = self.device(event.device).and_then(|device| device.untrusted).unwrap_or(false);
+        let of_device = self.device(event.device).map_or(Terms::PLAIN, Terms::of_device);
         let direction = event.direction.unwrap_or(Direction::Bidirectional);
-        Terms { direction, attrs: event.attrs.unwrap_or(0), untrusted, p2p: false }
+        Terms { direction, attrs: event.attrs.unwrap_or(0), ..of_device }
     }
 
     /// Why a mapping that bounced did so, by the rules; nothing when they would not have bounced it, or do not know.

@@ -44,6 +44,14 @@ pub enum ScriptError {
         /// What the script's lines are for.
         told: PlatformKind,
     },
+    /// The policy gives a pool of its own to devices by their names.
+    #[error(
+        "a file of allocator requests has no device names to hold restricted_dev={devices} against; leave that out, and all its requests go to the restricted pool"
+    )]
+    RestrictedDevices {
+        /// Which devices.
+        devices: String,
+    },
     /// There is no `pool` line.
     #[error("the script has no `pool` line; it must say where the pool is before the first map")]
     NoPool,
@@ -63,6 +71,8 @@ pub struct Script {
     force: bool,
     /// A Xen set: other header, other lines.
     xen: bool,
+    /// It has maps or unmaps, whose kind settles that; else the asked platform may (README, "Xen sets").
+    settled: bool,
     platform: PlatformSpec,
     told: Told,
     /// Where pages for new pools come from.
@@ -94,8 +104,8 @@ enum Step {
         kind: Kind,
         place: u32,
     },
-    /// Undoes what has been undone before, which is nothing.
-    UnmapAgain(Kind),
+    /// Undoes what has been undone before or was never made, which is nothing.
+    UnmapNothing(Kind),
     Change(u32),
     /// The growth worker may run.
     Work,
@@ -126,6 +136,7 @@ enum Change {
     P2m { pfn: u64, mfn: u64, count: u64, kind: P2mKind },
     M2p { mfn: u64, pfn: u64, count: u64 },
     P2mSize(u64),
+    M2pSize(u64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,10 +171,11 @@ impl Script {
         }
         let Reader { pool, force, xen, told, steps, asks, names, askers, changes, places, region, .. } = reader;
         let pool = pool.ok_or(ScriptError::NoPool)?;
-        let xen = xen.unwrap_or(false);
+        let settled = xen.is_some();
+        let xen = xen.unwrap_or(told.is_of_xen() || !changes.is_empty());
         let platform = if xen { told.xen() } else { PlatformSpec::new(PlatformKind::Native) };
         let alive = places as usize;
-        Ok(Self { pool, force, xen, platform, told, steps, asks, names, askers, changes, alive, region })
+        Ok(Self { pool, force, xen, settled, platform, told, steps, asks, names, askers, changes, alive, region })
     }
 
     /// Whether the script asks for the whole decision of a guest of Xen.
@@ -185,16 +197,23 @@ impl Script {
     }
 
     /// The machine a policy makes of the script's pool. The script says what was asked of the kernel at boot, so
-    /// each policy rounds it its own way.
+    /// each policy rounds it its own way. A restricted pool serves all requests: scripts name no devices (SPEC 2.7).
     ///
     /// # Errors
-    /// When the pools cannot be simulated.
+    /// When the pools cannot be simulated, or only some devices have the restricted one.
     pub fn machine(&self, policy: &Policy) -> Result<Machine, ScriptError> {
-        let (nslabs, areas) = param::round(policy.rules(), self.pool.nslabs, self.pool.areas);
+        let (nslabs, areas) = param::round(policy.rules(), policy.boot_slabs(Some(self.pool.nslabs)), self.pool.areas);
         let pool = Geometry { nslabs, areas, ..self.pool };
         let setup = policy.resolve(&Base { pool, cpus: Some(self.pool.areas), force: self.force })?;
         let mut machine = Machine::new(&setup, self.initial_platform());
         machine.allocator_mut().take_pages_from(Box::new(self.region.clone()));
+        match &setup.restricted {
+            Some(restricted) if restricted.is_of_all() => machine.restrict_all(),
+            Some(restricted) => {
+                return Err(ScriptError::RestrictedDevices { devices: restricted.devices.as_str().to_owned() });
+            }
+            None => {}
+        }
         Ok(machine)
     }
 
@@ -216,7 +235,7 @@ impl Script {
                 (&Step::Map { kind, .. }, Answer::Map(mapped)) => {
                     write_map(out, kind, *names.next().unwrap_or(&0), mapped, allocator)?;
                 }
-                (&(Step::Unmap { kind, .. } | Step::UnmapAgain(kind)), answer) => {
+                (&(Step::Unmap { kind, .. } | Step::UnmapNothing(kind)), answer) => {
                     let (name, blanks) = (kind.words().1, if kind == Kind::Xmap { ",," } else { "," });
                     let skip = if matches!(answer, Answer::Nothing) { "SKIP" } else { "" };
                     writeln!(out, "{name},{},{skip}{blanks},{used}", names.next().unwrap_or(&0))?;
@@ -246,7 +265,7 @@ impl Script {
         play.run(before);
         let count = |which: fn(&Step) -> bool| timed.iter().filter(|step| which(step)).count() as u64;
         let maps = count(|step| matches!(step, Step::Map { .. }));
-        let unmaps = count(|step| matches!(step, Step::Unmap { .. } | Step::UnmapAgain(_)));
+        let unmaps = count(|step| matches!(step, Step::Unmap { .. } | Step::UnmapNothing(_)));
         play.refused = 0;
         let begin = clock();
         play.run(timed);
@@ -262,20 +281,22 @@ impl Script {
         if self.xen {
             let force = u8::from(self.force);
             let arch = if self.platform.row().frames == FrameTable::Arm { "arm" } else { "x86-pv" };
-            return writeln!(
+            write!(
                 out,
                 "# xen swiotlb answers v1 kernel={id} arch={arch} base={start:x} nslabs={nslabs} nareas={areas} force={force}"
-            );
+            )?;
+        } else {
+            let area = pool.area_slots();
+            write!(
+                out,
+                "# swiotlb answers v1 kernel={id} base={start:x} nslabs={nslabs} nareas={areas} area_nslabs={area} dynamic={}",
+                u8::from(machine.allocator().grows())
+            )?;
         }
-        let area = pool.area_slots();
-        write!(
-            out,
-            "# swiotlb answers v1 kernel={id} base={start:x} nslabs={nslabs} nareas={areas} area_nslabs={area} dynamic={}",
-            u8::from(machine.allocator().grows())
-        )?;
-        if let Some(high) = pools.get(1) {
-            let Geometry { start, nslabs, .. } = *high.geometry();
-            write!(out, " hi_base={start:x} hi_nslabs={nslabs}")?;
+        if let Some(second) = pools.get(1) {
+            let kind = if machine.has_restricted() { "restricted" } else { "hi" };
+            let Geometry { start, nslabs, .. } = *second.geometry();
+            write!(out, " {kind}_base={start:x} {kind}_nslabs={nslabs}")?;
         }
         writeln!(out)
     }
@@ -314,6 +335,7 @@ impl Change {
                 Self::P2m { pfn, mfn, count, kind } => p2m.set(pfn, mfn, count, kind),
                 Self::M2p { mfn, pfn, count } => p2m.set_m2p(mfn, pfn, count),
                 Self::P2mSize(size) => p2m.set_size(size),
+                Self::M2pSize(size) => p2m.set_m2p_size(size),
             }
         }
         true

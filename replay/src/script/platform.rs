@@ -20,7 +20,8 @@ impl Told {
             return Ok(());
         }
         Err(f.wrong(
-            "lines for x86 (p2m, ident, m2p) and for ARM (coherent, cacheflush) do not mix in one script".to_owned(),
+            "lines for x86 (p2m, ident, m2p, m2psize) and for ARM (coherent, cacheflush) do not mix in one script"
+                .to_owned(),
         ))
     }
 
@@ -28,11 +29,6 @@ impl Told {
     pub fn option(&mut self, f: &mut Fields<'_>, name: &str) -> Result<bool, ScriptError> {
         match name {
             "maxpfn" => self.max_pfn = Some(f.hex("size")?),
-            // How far the table of other domains' frames goes; no decision depends on it.
-            "m2psize" => {
-                f.hex::<u64>("size")?;
-                self.frames(f, FrameTable::Pv)?;
-            }
             "coherent" => {
                 self.coherent = Some(f.hex::<u64>("switch")? != 0);
                 self.frames(f, FrameTable::Arm)?;
@@ -44,6 +40,11 @@ impl Told {
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// Whether some option was given that only Xen sets have.
+    pub fn is_of_xen(&self) -> bool {
+        self.frames.is_some() || self.max_pfn.is_some()
     }
 
     /// The platform of a script that asks for whole decisions; x86's, which all kernels have, when no line tells.
@@ -71,20 +72,22 @@ impl Script {
         &self.platform
     }
 
-    /// The same requests on another platform with the same kind of frame table.
+    /// The same requests on another platform with the same kind of frame table. Which set a script without any request is
+    /// of, the platform decides.
     ///
     /// # Errors
     /// [`ScriptError::Platform`] when the script's lines are for another kind of table.
     pub fn on(mut self, platform: PlatformSpec) -> Result<Self, ScriptError> {
         let asked = platform.row().frames;
         let fits = match (self.xen, self.told.frames) {
-            (false, _) => asked == FrameTable::Identity,
+            (false, _) => asked == FrameTable::Identity || !self.settled,
             (true, Some(told)) => asked == told,
             (true, None) => asked != FrameTable::Identity,
         };
         if !fits {
             return Err(ScriptError::Platform { asked: platform, told: self.platform.kind() });
         }
+        self.xen = asked != FrameTable::Identity;
         self.platform = self.told.complete(platform);
         Ok(self)
     }
@@ -144,6 +147,34 @@ mod tests {
         assert!(!bounces(1, 0, "90000000") && !bounces(0, 1, "90000000") && !bounces(0, 0, "90001000"));
     }
 
+    /// SPEC 10.3: a machine frame past the hypervisor's table has no guest frame, so its slots are never given back.
+    #[test]
+    fn a_bounce_buffer_past_the_hypervisors_table_is_not_found_again() {
+        let used = |m2psize: &str| {
+            let lines = format!(
+                "opt,p2msize,60000\nopt,m2psize,{m2psize}\np2m,50000,70000,100\nopt,force,1\nxmap,0,0,50000000,64,0\nxunmap,0\n"
+            );
+            answers(script(&lines).unwrap())[1..3].to_vec()
+        };
+        let bounced = "xmap,0,BOUNCE,70000000,50000000,1";
+        assert_eq!(used("70001"), [bounced, "xunmap,0,,,,0"]);
+        assert_eq!(used("70000"), [bounced, "xunmap,0,,,,1"]);
+    }
+
+    /// The vectors' README: entries never set are invalid, also a pool's; another pool's frames nobody has told.
+    #[test]
+    fn a_pool_a_whole_table_does_not_name_is_at_no_machine_address() {
+        let bounced = |lines: &str, policy: &str| {
+            let text = format!("{HEAD}{lines}p2m,10,90,1\nopt,force,1\nxmap,0,0,10000,64,0\n");
+            let mut out = String::new();
+            Script::parse(&text).unwrap().answers(&Policy::parse(policy).unwrap(), &mut out).unwrap();
+            out.lines().nth(1).unwrap().to_owned()
+        };
+        assert_eq!(bounced("opt,p2msize,60000\n", "v6_1y"), "xmap,0,BOUNCE,fffffffffffff000,50000000,1");
+        assert_eq!(bounced("", "v6_1y"), "xmap,0,BOUNCE,0,50000000,1");
+        assert_eq!(bounced("opt,p2msize,60000\n", "v6_1y:start=0x40000000"), "xmap,0,BOUNCE,0,40000000,1");
+    }
+
     /// SPEC 10.8: frames are compared as 32 bits, so a foreign frame 2^44 away counts as one's own.
     #[test]
     fn frames_are_compared_as_32_bits() {
@@ -171,6 +202,40 @@ mod tests {
         assert_eq!(kind("foreign,1,2,1\nopt,maxpfn,100\n"), Ok(PlatformKind::XenPv), "both have these");
         assert!(matches!(kind("p2m,1,2,1\nopt,coherent,1\n"), Err(ScriptError::Line { line: 4, .. })));
         assert_eq!(script("map,0,0,1000,64,0,0\n").map(|s| s.platform().kind()), Ok(PlatformKind::Native));
+    }
+
+    /// A Xen file that asks nothing is one all the same; where no line tells, the asked platform does.
+    #[test]
+    fn a_script_without_maps_is_of_the_kind_its_other_lines_are() {
+        let kind = |lines: &str| {
+            let script = script(lines).unwrap();
+            let head = answers(script.clone()).remove(0);
+            assert_eq!(head.starts_with("# xen "), script.is_xen(), "{head}");
+            (script.is_xen(), script.platform().kind())
+        };
+        assert_eq!(kind("p2m,1,2,1\n"), (true, PlatformKind::XenPv));
+        assert_eq!(kind("foreign,1,2,1\n"), (true, PlatformKind::XenPv));
+        assert_eq!(kind("opt,maxpfn,100\n"), (true, PlatformKind::XenPv));
+        assert_eq!(kind("opt,coherent,1\n"), (true, PlatformKind::XenArm));
+        assert_eq!(kind("opt,force,1\n"), (false, PlatformKind::Native));
+        let on = |lines: &str, kind: PlatformKind| script(lines).unwrap().on(kind.into()).map(|s| answers(s).remove(0));
+        assert!(on("", PlatformKind::XenPv).unwrap().starts_with("# xen swiotlb answers v1 kernel=v6_1y arch=x86-pv"));
+        assert!(on("", PlatformKind::XenArm).unwrap().contains(" arch=arm "));
+        assert!(on("", PlatformKind::XenAuto).unwrap().starts_with("# swiotlb answers v1"));
+        assert!(on("opt,maxpfn,1\n", PlatformKind::XenArm).unwrap().contains(" arch=arm "));
+        assert!(on("p2m,1,2,1\n", PlatformKind::XenArm).is_err() && on("p2m,1,2,1\n", PlatformKind::Native).is_err());
+    }
+
+    /// The vectors' README marks `m2psize` as x86's, not `p2msize`.
+    #[test]
+    fn the_size_of_the_p2m_does_not_tell_the_platform() {
+        let lines = |more: &str| format!("opt,p2msize,1\n{more}foreign,90000,60000,1\nxmap,0,0,90000000,64,0\n");
+        let arm = script(&lines("opt,coherent,1\n")).unwrap();
+        assert_eq!(arm.platform().kind(), PlatformKind::XenArm);
+        assert_eq!(answers(arm)[1], "xmap,0,DIRECT,60000000,,0");
+        let either = script(&lines("")).unwrap();
+        assert_eq!(either.platform().kind(), PlatformKind::XenPv);
+        assert_eq!(answers(either)[1], "xmap,0,DIRECT,90000000,,0", "past its end frames are identity");
     }
 
     #[test]

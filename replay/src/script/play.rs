@@ -198,7 +198,7 @@ impl<'a> Play<'a> {
                 }
             }
             Step::Work => return Answer::Work(self.machine.allocator_mut().run_worker()),
-            Step::UnmapAgain(_) | Step::Mark => {}
+            Step::UnmapNothing(_) | Step::Mark => {}
         }
         Answer::Nothing
     }
@@ -266,7 +266,8 @@ mod tests {
         for (seed, areas) in [(1, 1), (2, 4), (3, 1), (4, 8)] {
             let script = Script::parse(&busy(seed, areas)).unwrap();
             let policies = GENERATIONS.iter().map(|rules| rules.id.to_owned());
-            let more = ["rfc64:swiotlb=1024,1024", "v6_10+dynamic", "v6_10:segment=64"].map(str::to_owned);
+            let more = ["rfc64:swiotlb=1024,1024", "v6_10+dynamic", "v6_10:segment=64", "v6_10:restricted=512"]
+                .map(str::to_owned);
             for id in policies.chain(more) {
                 let policy = Policy::parse(&id).unwrap();
                 let mut plays = [(); 3].map(|()| Play::new(&script, &policy).unwrap());

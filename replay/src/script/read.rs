@@ -112,13 +112,11 @@ impl Reader {
     fn unmap(&mut self, f: &mut Fields<'_>, kind: Kind) -> Result<(), ScriptError> {
         self.is_of(f, kind == Kind::Xmap)?;
         let name = f.dec("id")?;
-        let Some(mapping) = self.mappings.get_mut(&name) else {
-            return Err(f.wrong(format!("mapping {name} is undone, but was never made")));
-        };
-        let place = mapping.take();
+        // One never made is answered as one whose map did not succeed: there is nothing to undo.
+        let place = self.mappings.get_mut(&name).and_then(Option::take);
         self.vacant.extend(place);
         self.names.push(name);
-        self.steps.push(place.map_or(Step::UnmapAgain(kind), |place| Step::Unmap { kind, place }));
+        self.steps.push(place.map_or(Step::UnmapNothing(kind), |place| Step::Unmap { kind, place }));
         Ok(())
     }
 
@@ -158,10 +156,15 @@ impl Reader {
         let name = f.fields.next().unwrap_or("");
         match name {
             "force" => self.force = f.hex::<u64>("force")? != 0,
+            // Both kinds of Xen set may say it; ARM's tree has no end, so there it changes nothing.
             "p2msize" => {
-                self.told.frames(f, FrameTable::Pv)?;
                 let size = f.hex("size")?;
                 self.change(f, Change::P2mSize(size))?;
+            }
+            "m2psize" => {
+                self.told.frames(f, FrameTable::Pv)?;
+                let size = f.hex("size")?;
+                self.change(f, Change::M2pSize(size))?;
             }
             other if self.told.option(f, other)? => {}
             other => return Err(f.wrong(format!("`{other}` is not an option"))),

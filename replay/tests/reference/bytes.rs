@@ -2,7 +2,7 @@
 //! recorded requests can be written as one ([`Writer`]).
 //!
 //! Twelve bytes of header: generation; areas and segments; the pool's start in slots (2); two bytes a device, the widths
-//! of its min_align_mask and of its boundary. Then steps: 3 bytes for an unmap (one that is even, and which), 9 for a map.
+//! of its min_align_mask and of its boundary, the latter's top bit for one that does not reach all 64 bits. Then steps: 3 bytes for an unmap (one that is even, and which), 9 for a map.
 
 use crate::differential::{Case, Step};
 use replay::{GENERATIONS, Generation, Geometry, Limits, Request};
@@ -50,12 +50,13 @@ fn pool(rules: &Generation, shape: u8, start: u16) -> Geometry {
     Geometry { start, nslabs, areas }
 }
 
-fn limits(align: u8, boundary: u8) -> Limits {
-    let boundary = match boundary % 32 {
+fn limits(align: u8, width_byte: u8) -> Limits {
+    let boundary = match width_byte % 32 {
         0 => u64::MAX,
         width => ones(width.max(9)),
     };
-    Limits { reach: u64::MAX, min_align_mask: ones(align % 21), boundary }
+    let reach = if width_byte >> 7 == 0 { u64::MAX } else { ones(40) };
+    Limits { reach, min_align_mask: ones(align % 21), boundary }
 }
 
 fn ones(width: u8) -> u64 {

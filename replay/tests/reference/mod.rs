@@ -21,6 +21,8 @@ pub struct Reference {
     /// Slots of a segment: 128 but in what-ifs.
     segment: u64,
     pub list: Vec<u32>,
+    /// All ones where nothing is copied from or to: free slots, and pads.
+    pub orig_addr: Vec<u64>,
     alloc_size: Vec<u64>,
     pad_slots: Vec<u32>,
     pub used: Vec<u64>,
@@ -69,6 +71,7 @@ impl Reference {
             pool,
             segment,
             list: (0..pool.nslabs).map(|i| (segment - i % segment).min(pool.nslabs - i) as u32).collect(),
+            orig_addr: vec![u64::MAX; n],
             alloc_size: vec![0; n],
             pad_slots: vec![0; n],
             used: vec![0; areas],
@@ -216,6 +219,9 @@ impl Reference {
         self.index[area] = wrap(i + n);
         self.used[area] += n;
         self.pad_slots[(s + pad) as usize] = pad as u32;
+        for k in 0..n - pad {
+            self.orig_addr[(s + pad + k) as usize] = orig + k * 2048;
+        }
         Answer::Taken { tlb_addr: self.pool.start + (s + pad) * 2048 + lo, first: s, n }
     }
 
@@ -241,6 +247,7 @@ impl Reference {
         for k in (i..next).rev() {
             count += 1;
             self.list[k as usize] = count;
+            self.orig_addr[k as usize] = u64::MAX;
             self.alloc_size[k as usize] = 0;
             self.pad_slots[k as usize] = 0;
         }
