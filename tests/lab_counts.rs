@@ -12,7 +12,7 @@ use std::process::Command;
 use serde_json::Value as Json;
 use trace::held::Held;
 use trace::{Event, Op, Trace};
-use xtask::lab::{Guest, Kernel, Load, MODULE};
+use xtask::lab::{Guest, Kernel, Load, MODULE, Xen};
 
 /// `DMA_ATTR_MMIO`: what is mapped is no memory.
 const MMIO: u64 = 1 << 10;
@@ -324,12 +324,17 @@ fn all_decisions_foreseen(recording: &Recording) -> Json {
 }
 
 /// Nothing is forced in a machine with memory above 4 GiB: a 32-bit device bounces what it does not reach.
-fn natural_bounces_are_foreseen(kernel: Kernel, xen: bool) -> Vec<Json> {
-    let guest = Guest::new(kernel).xen(xen).memory(4608);
+fn natural_bounces_are_foreseen(kernel: Kernel, xen: Option<Xen>) -> Vec<Json> {
+    let mut guest = Guest::new(kernel).memory(4608);
+    if let Some(xen) = xen {
+        guest = guest.xen_version(xen);
+    }
     let scripts = [("mask=32", IN_PART_OUT_OF_REACH), ("mask=64", FOREIGN)];
-    let recordings = record(guest, &scripts[..if xen { 2 } else { 1 }]);
-    let what = format!("{kernel}{} natural", if xen { " dom0" } else { "" });
+    let recordings = record(guest, &scripts[..if xen.is_some() { 2 } else { 1 }]);
+    let what = format!("{kernel}{} natural", xen.map(|xen| format!(" dom0 {xen}")).unwrap_or_default());
     let judge = |recording: &Recording| {
+        let told = recording.trace.meta().xen.as_ref().map(|xen| xen.version.as_str());
+        assert!(xen.is_none_or(|xen| told.unwrap_or("").starts_with(&format!("{xen}."))), "{told:?}");
         is_exact(&what, recording, false);
         all_decisions_foreseen(recording)
     };
@@ -378,14 +383,24 @@ fn v7_2_counts_what_was_done_as_dom0() {
 
 #[test]
 fn a_32_bit_device_bounces_what_it_does_not_reach() {
-    let decisions = natural_bounces_are_foreseen(Kernel::V6_12, false).remove(0);
+    let decisions = natural_bounces_are_foreseen(Kernel::V6_12, None).remove(0);
     assert!(decisions["direct"].as_u64() > Some(100) && decisions["bounced"].as_u64() > Some(100), "{decisions:#}");
 }
 
-#[test]
-fn a_dom0_bounces_by_its_frames() {
-    let decisions = natural_bounces_are_foreseen(Kernel::V6_12, true);
+/// Which frames a dom0 has is up to its Xen.
+fn a_dom0_bounces_by_its_frames(xen: Xen) {
+    let decisions = natural_bounces_are_foreseen(Kernel::V6_12, Some(xen));
     assert!(decisions[0]["bounced"].as_u64() > Some(100), "{decisions:#?}");
     // Of the foreign buffers those of one page are in reach, those of several part.
     assert!(decisions[1]["reasons"].as_str().unwrap().contains("foreign=12"), "{decisions:#?}");
+}
+
+#[test]
+fn a_dom0_bounces_by_the_frames_of_xen_4_17() {
+    a_dom0_bounces_by_its_frames(Xen::V4_17);
+}
+
+#[test]
+fn a_dom0_bounces_by_the_frames_of_xen_4_20() {
+    a_dom0_bounces_by_its_frames(Xen::V4_20);
 }

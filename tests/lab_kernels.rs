@@ -1,12 +1,13 @@
 //! Dom0s of kernels without the `dma:*` tracepoints: every mapping is recorded through the functions, every slot choice
-//! predicted. And 7.2, which preempts tasks inside the probe. (Plain guests of the others are in lab_counts.rs, 6.12 in lab.rs.)
+//! predicted. And 6.12 under the newer Xen, and 7.2, which preempts tasks inside the probe. (Plain guests of the others are in
+//! lab_counts.rs, 6.12 in lab.rs.)
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value as Json;
 use trace::{Event, Op, Trace};
-use xtask::lab::{Guest, Kernel, Load};
+use xtask::lab::{Guest, Kernel, Load, Xen};
 
 const SWIOSCOPE: &str = env!("CARGO_BIN_EXE_swioscope");
 
@@ -36,13 +37,14 @@ fn is_predicted_whole(path: &Path, policy: &str) {
     assert_eq!(verdict["decisions"]["total"], verdict["decisions"]["exact"], "{verdict:#}");
 }
 
-/// All bounces, so that a mapping without slots, or slots without a mapping, is an event that was not seen.
-fn every_mapping_has_its_slots(path: &Path) {
+/// All bounces, so that a mapping without slots, or slots without a mapping, is an event that was not seen. Mappings are told
+/// by this back-end.
+fn every_mapping_has_its_slots(path: &Path, backend: &str) {
     let trace = Trace::open(path).unwrap();
     let meta = trace.meta();
     assert!(meta.closed && meta.snapshot_exact, "{:?}", meta.losses.notes);
     assert_eq!(meta.losses.events(), 0, "{:?}", meta.losses);
-    assert_eq!(meta.capture.backends["map"], "fexit dma_map_page_attrs");
+    assert_eq!(meta.capture.backends["map"], backend);
     let events: Vec<Event> = trace.events().collect::<Result<_, _>>().unwrap();
     let count = |op| events.iter().filter(|event| event.op == op).count();
     assert_eq!(count(Op::Map), count(Op::SlotAlloc));
@@ -51,19 +53,35 @@ fn every_mapping_has_its_slots(path: &Path) {
     assert!(events.iter().filter(mapped).all(|event| event.orig_addr.is_some() && event.dma_addr.is_some()));
 }
 
+/// The trace knows which hypervisor it was.
+fn is_a_dom0_under(path: &Path, version: Xen) {
+    let trace = Trace::open(path).unwrap();
+    let xen = trace.meta().xen.as_ref().unwrap();
+    assert!(xen.mode == "pv" && xen.dom0 && xen.version.starts_with(&format!("{version}.")), "{xen:?}");
+}
+
 #[test]
 fn a_dom0_of_5_10_is_recorded_whole() {
     // Its `swiotlb=` knows no areas: with a second number the `force` would be lost.
     let path = record(Guest::new(Kernel::V5_10).xen(true).swiotlb("8192,force"), "--strict");
+    is_a_dom0_under(&path, Xen::V4_17);
     is_predicted_whole(&path, "v5_12");
-    every_mapping_has_its_slots(&path);
+    every_mapping_has_its_slots(&path, "fexit dma_map_page_attrs");
 }
 
 #[test]
 fn a_dom0_of_6_1_is_recorded_whole() {
     let path = record(Guest::new(Kernel::V6_1).xen(true).swiotlb("8192,1,force"), "--strict");
     is_predicted_whole(&path, "v6_1y");
-    every_mapping_has_its_slots(&path);
+    every_mapping_has_its_slots(&path, "fexit dma_map_page_attrs");
+}
+
+#[test]
+fn a_dom0_under_xen_4_20_is_recorded_whole() {
+    let path = record(Guest::new(Kernel::V6_12).xen_version(Xen::V4_20).swiotlb("8192,1,force"), "--strict");
+    is_a_dom0_under(&path, Xen::V4_20);
+    is_predicted_whole(&path, "v6_10");
+    every_mapping_has_its_slots(&path, "tp_btf dma:dma_map_page");
 }
 
 /// Its tasks are preempted inside the probe, whose copies tell then of what others do meanwhile; without them some 0.4 % of the

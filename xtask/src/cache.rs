@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! tools/      bin/bpf-linker, which the collector's build script looks for
-//! lab/        one folder a guest kernel, Xen, the base initramfs of each, the lock of the lab
+//! lab/        one folder a guest kernel and a Xen, the base initramfs of each, the lock of the lab
 //! target/     build products of what xtask starts, unless CARGO_TARGET_DIR says otherwise
 //! ```
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
-use xtask::lab::{self, Guest, Kernel, Load};
+use xtask::lab::{self, Guest, Kernel, Load, Xen};
 use xtask::setup::{self, Purpose};
 use xtask::{bench, build, demo, fuzz, package};
 
@@ -77,7 +77,7 @@ enum BenchTask {
 
 #[derive(Subcommand)]
 enum LabTask {
-    /// Fetch kernels (all four if none is named) and Xen into the cache; nothing is installed
+    /// Fetch kernels (all four if none is named) and both Xens into the cache; nothing is installed
     Fetch {
         /// 5.10, 6.1, 6.12, 7.2
         kernels: Vec<Kernel>,
@@ -99,9 +99,9 @@ struct RunArgs {
     /// 5.10, 6.1, 6.12 or 7.2
     #[arg(long, default_value = "6.12")]
     kernel: Kernel,
-    /// As a PV dom0 under Xen
-    #[arg(long)]
-    xen: bool,
+    /// As a PV dom0 under Xen: 4.17, if no version is given, or 4.20
+    #[arg(long, value_name = "VERSION", num_args = 0..=1, default_missing_value = Xen::DEFAULT.name())]
+    xen: Option<Xen>,
     /// The kernel's swiotlb= argument, as in `force` or `4096,2,force`
     #[arg(long, value_name = "SPEC")]
     swiotlb: Option<String>,
@@ -194,10 +194,12 @@ fn fetch(kernels: &[Kernel], update: bool) -> Result<()> {
         let image = lab::fetch(*kernel, &mut say)?;
         println!("{kernel}: {} in {}", image.release, image.dir.display());
     }
-    if update {
-        lab::forget("xen")?;
+    for xen in Xen::ALL {
+        if update {
+            lab::forget(&xen.folder())?;
+        }
+        println!("Xen {xen}: {}", lab::fetch_xen(xen, &mut say)?.display());
     }
-    println!("xen: {}", lab::fetch_xen(&mut say)?.display());
     Ok(())
 }
 
@@ -211,8 +213,10 @@ fn module(kernels: &[Kernel]) -> Result<()> {
 }
 
 fn run_in_lab(args: &RunArgs) -> Result<ExitCode> {
-    let mut guest =
-        Guest::new(args.kernel).xen(args.xen).cpus(args.cpus).timeout(Duration::from_secs(args.timeout)).echo(true);
+    let mut guest = Guest::new(args.kernel).cpus(args.cpus).timeout(Duration::from_secs(args.timeout)).echo(true);
+    if let Some(xen) = args.xen {
+        guest = guest.xen_version(xen);
+    }
     if let Some(spec) = &args.swiotlb {
         guest = guest.swiotlb(spec);
     }
@@ -250,8 +254,8 @@ fn run_in_lab(args: &RunArgs) -> Result<ExitCode> {
     if args.loads.contains(&Load::Edu) {
         lab::module(args.kernel, &mut |line| eprintln!("{line}"))?;
     }
-    if args.xen {
-        lab::fetch_xen(&mut |line| eprintln!("{line}"))?;
+    if let Some(xen) = args.xen {
+        lab::fetch_xen(xen, &mut |line| eprintln!("{line}"))?;
     }
     let outcome = guest.run(&args.command)?;
     eprintln!(
@@ -308,5 +312,26 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory as _;
         Cli::command().debug_assert();
+    }
+
+    /// The `--xen` of a `lab run` with these options, or what is said against them.
+    fn xen_of(options: &[&str]) -> Result<Option<Xen>, String> {
+        let line = ["cargo xtask", "lab", "run"].iter().chain(options).chain(&["--", "true"]);
+        match Cli::try_parse_from(line).map_err(|error| error.to_string())?.task {
+            Task::Lab(LabTask::Run(args)) => Ok(args.xen),
+            _ => Err("another task".to_owned()),
+        }
+    }
+
+    #[test]
+    fn xen_may_have_a_version() {
+        assert_eq!(xen_of(&[]), Ok(None));
+        assert_eq!(xen_of(&["--xen"]), Ok(Some(Xen::V4_17)));
+        assert_eq!(xen_of(&["--xen", "--swiotlb", "force", "--dom0-memory", "512"]), Ok(Some(Xen::V4_17)));
+        for given in [&["--xen", "4.20"][..], &["--xen=4.20"]] {
+            assert_eq!(xen_of(given), Ok(Some(Xen::V4_20)));
+        }
+        let refused = xen_of(&["--xen", "4.18"]).unwrap_err();
+        assert!(refused.contains("the lab has Xen 4.17, 4.20"), "{refused}");
     }
 }

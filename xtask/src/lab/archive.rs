@@ -10,13 +10,14 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::kernel::{Image, Kernel, extract_vmlinux, unpack};
+use super::xen::Xen;
 use crate::apt::{Apt, Mirror, only_entry};
 use crate::{cache, process};
 
-/// Where a kernel can come from: suites tried in order, each with the pattern of the package names.
+/// Where a kernel or a hypervisor can come from: suites tried in order, each with the pattern of the package names.
 struct Origin<'a> {
     suites: &'static [&'static str],
-    /// apt's regular expression of the package that has the kernel image.
+    /// apt's regular expression of the package that has the image.
     image: &'a str,
 }
 
@@ -39,10 +40,12 @@ fn origins(kernel: Kernel) -> &'static [Origin<'static>] {
     }
 }
 
-const XEN: &[Origin<'static>] = &[
-    Origin { suites: &["bookworm", "bookworm-security"], image: r"^xen-hypervisor-[0-9.]+-amd64$" },
-    Origin { suites: &["trixie", "trixie-security"], image: r"^xen-hypervisor-[0-9.]+-amd64$" },
-];
+fn xen_origins(xen: Xen) -> &'static [Origin<'static>] {
+    match xen {
+        Xen::V4_17 => &[Origin { suites: &["bookworm", "bookworm-security"], image: r"^xen-hypervisor-4\.17-amd64$" }],
+        Xen::V4_20 => &[Origin { suites: &["trixie", "trixie-security"], image: r"^xen-hypervisor-4\.20-amd64$" }],
+    }
+}
 
 /// The kernel from the cache, if it is there.
 ///
@@ -56,8 +59,8 @@ pub fn fetched(kernel: Kernel) -> Result<Option<Image>> {
 ///
 /// # Errors
 /// The cache cannot be used.
-pub fn fetched_xen() -> Result<Option<PathBuf>> {
-    let hypervisor = cache::lab_dir()?.join("xen/xen");
+pub fn fetched_xen(xen: Xen) -> Result<Option<PathBuf>> {
+    let hypervisor = cache::lab_dir()?.join(xen.folder()).join("xen");
     Ok(hypervisor.is_file().then_some(hypervisor))
 }
 
@@ -81,19 +84,19 @@ pub fn kernel(kernel: Kernel, say: &mut dyn FnMut(&str)) -> Result<Image> {
 ///
 /// # Errors
 /// As [`kernel`].
-pub fn xen(say: &mut dyn FnMut(&str)) -> Result<PathBuf> {
-    let dir = cache::lab_dir()?.join("xen");
+pub fn xen(xen: Xen, say: &mut dyn FnMut(&str)) -> Result<PathBuf> {
+    let dir = cache::lab_dir()?.join(xen.folder());
     let hypervisor = dir.join("xen");
-    let _lock = super::lock("fetch-xen.lock")?;
+    let _lock = super::lock(&format!("fetch-{}.lock", xen.folder()))?;
     if !hypervisor.is_file() {
         let fresh = Fresh::new(&dir)?;
-        fetch_xen(&fresh.partial, say).context("cannot fetch Xen")?;
+        fetch_xen(xen, &fresh.partial, say).with_context(|| format!("cannot fetch Xen {xen}"))?;
         fresh.keep()?;
     }
     Ok(hypervisor)
 }
 
-/// Forgets a fetched kernel, so that the next use fetches the archive's newest.
+/// Forgets a fetched kernel or hypervisor by its folder, so that the next use fetches the archive's newest.
 ///
 /// # Errors
 /// The folder exists and cannot be deleted.
@@ -166,8 +169,8 @@ fn fetch_kernel(kernel: Kernel, dir: &Path, say: &mut dyn FnMut(&str)) -> Result
     Ok(())
 }
 
-fn fetch_xen(dir: &Path, say: &mut dyn FnMut(&str)) -> Result<()> {
-    let (apt, package) = choose(XEN, say)?;
+fn fetch_xen(xen: Xen, dir: &Path, say: &mut dyn FnMut(&str)) -> Result<()> {
+    let (apt, package) = choose(xen_origins(xen), say)?;
     say(&format!("fetching {package}"));
     let unpacked = dir.join("unpacked");
     apt.extract(&package, &unpacked)?;

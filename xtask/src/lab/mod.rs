@@ -23,6 +23,7 @@ mod kernel;
 mod load;
 mod module;
 mod qemu;
+mod xen;
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -36,6 +37,7 @@ pub use archive::{fetched, fetched_xen, forget, kernel as fetch, xen as fetch_xe
 pub use kernel::{Image, Kernel};
 pub use load::Load;
 pub use module::module;
+pub use xen::Xen;
 
 use crate::{cache, process};
 
@@ -54,7 +56,7 @@ const KEPT_FOR: Duration = Duration::from_secs(3600);
 #[must_use = "a guest does nothing until it is run"]
 pub struct Guest {
     kernel: Kernel,
-    xen: bool,
+    xen: Option<Xen>,
     swiotlb: Option<String>,
     kernel_arguments: Vec<String>,
     memory: Option<u32>,
@@ -88,7 +90,7 @@ impl Guest {
     pub fn new(kernel: Kernel) -> Guest {
         Guest {
             kernel,
-            xen: false,
+            xen: None,
             swiotlb: None,
             kernel_arguments: Vec::new(),
             memory: None,
@@ -103,9 +105,15 @@ impl Guest {
         }
     }
 
-    /// Boots the kernel as a PV dom0 under Xen. One CPU is quicker than two under emulation.
+    /// Boots the kernel as a PV dom0 under the lab's default Xen. One CPU is quicker than two under emulation.
     pub fn xen(mut self, xen: bool) -> Guest {
-        self.xen = xen;
+        self.xen = xen.then_some(Xen::DEFAULT);
+        self
+    }
+
+    /// As [`Guest::xen`], under this Xen.
+    pub fn xen_version(mut self, xen: Xen) -> Guest {
+        self.xen = Some(xen);
         self
     }
 
@@ -202,12 +210,12 @@ impl Guest {
             files,
             modules: self.modules(),
             disks: self.loads.iter().filter(|load| load.is_disk()).map(|load| load.name()).collect(),
-            xen: self.xen,
+            xen: self.xen.is_some(),
         };
         initramfs::write(&base, &job, &dir.join(qemu::INITRD))?;
         symlink(image.vmlinux(), dir.join(qemu::VMLINUX))?;
-        if self.xen {
-            symlink(archive::xen(&mut |_| {})?, dir.join(qemu::XEN))?;
+        if let Some(xen) = self.xen {
+            symlink(archive::xen(xen, &mut |_| {})?, dir.join(qemu::XEN))?;
         }
         let disks = self.loads.iter().filter(|load| load.is_disk()).map(|load| (load.backing(), DISK));
         let disks: Vec<_> = disks.chain([(qemu::RESULT.into(), RESULT_DISK)]).collect();
@@ -230,12 +238,12 @@ impl Guest {
     }
 
     fn memory_mib(&self) -> u32 {
-        self.memory.unwrap_or(if self.xen { 1280 } else { 1024 })
+        self.memory.unwrap_or(if self.xen.is_some() { 1280 } else { 1024 })
     }
 
     fn modules(&self) -> Vec<String> {
         let mut modules: Vec<String> = ["virtio_pci", "virtio_blk"].map(str::to_owned).into();
-        if self.xen {
+        if self.xen.is_some() {
             modules.extend(["xen-privcmd", "xen-evtchn", "xen-gntdev", "xen-gntalloc", "xenfs"].map(str::to_owned));
         }
         modules.extend(self.loads.iter().flat_map(|load| load.modules(self.cpus)));
@@ -244,7 +252,7 @@ impl Guest {
 
     fn check(&self, command: &[&str]) -> Result<()> {
         ensure!(!command.is_empty(), "there is no command to run in the guest");
-        let least = if self.xen { 768 } else { 256 };
+        let least = if self.xen.is_some() { 768 } else { 256 };
         ensure!(self.memory_mib() >= least, "such a guest needs at least {least} MiB of memory");
         ensure!(self.disk_iops != Some(0), "a disk that serves no requests would hang the guest");
         ensure!((1..=255).contains(&self.cpus), "a guest has 1 to 255 CPUs");

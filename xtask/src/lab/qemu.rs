@@ -35,7 +35,7 @@ pub(super) fn arguments(guest: &Guest, kvm: bool) -> Vec<String> {
         guest.cpus
     ));
     let kernel_arguments = kernel_arguments(guest);
-    if guest.xen {
+    if guest.xen.is_some() {
         let dom0 = guest.dom0_memory.unwrap_or((memory - XEN_OWN_MIB).min(1024));
         // QEMU splits the list of modules at commas that are not doubled.
         args.push(format!("{VMLINUX} {},{INITRD}", kernel_arguments.replace(',', ",,")));
@@ -49,7 +49,7 @@ pub(super) fn arguments(guest: &Guest, kvm: bool) -> Vec<String> {
         args.extend(words(&format!("-kernel {VMLINUX} -append")));
         args.push(kernel_arguments);
     }
-    args.extend(words(match (kvm, guest.xen) {
+    args.extend(words(match (kvm, guest.xen.is_some()) {
         (true, _) => "-accel kvm -cpu host",
         (false, false) => "-accel tcg,thread=multi -cpu max",
         // With `max` a PV dom0 under TCG dies at its first page fault, of SMAP and SMEP. Without random numbers from the CPU
@@ -61,7 +61,7 @@ pub(super) fn arguments(guest: &Guest, kvm: bool) -> Vec<String> {
 }
 
 fn kernel_arguments(guest: &Guest) -> String {
-    let console = if guest.xen { "hvc0" } else { "ttyS0" };
+    let console = if guest.xen.is_some() { "hvc0" } else { "ttyS0" };
     let mut line = format!(
         // Expedited grace periods: attaching and detaching probes waits for many of them.
         "console={console} loglevel=5 panic=-1 nokaslr mitigations=off apparmor=0 audit=0 rcupdate.rcu_expedited=1"

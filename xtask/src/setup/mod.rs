@@ -15,7 +15,7 @@ use std::thread;
 use anyhow::{Context, Result, bail};
 
 use crate::apt::{Apt, Mirror};
-use crate::lab::{self, Kernel};
+use crate::lab::{self, Kernel, Xen};
 use crate::process;
 use crate::progress::Step;
 
@@ -24,9 +24,9 @@ use crate::progress::Step;
 pub enum Purpose {
     /// Building swioscope, its eBPF programs included.
     Build,
-    /// Building, and booting this kernel under Xen.
+    /// Building, and booting this kernel under the default Xen.
     Demo(Kernel),
-    /// Everything: all kernels, and what tests use besides.
+    /// Everything: all kernels and hypervisors, and what tests use besides.
     All,
 }
 
@@ -42,7 +42,7 @@ enum Item {
     Package(&'static str),
     Linker,
     Kernel(Kernel),
-    Xen,
+    Xen(Xen),
 }
 
 impl std::fmt::Display for Missing {
@@ -52,7 +52,7 @@ impl std::fmt::Display for Missing {
             Item::Package(name) => write!(f, "package {name}: {why}"),
             Item::Linker => write!(f, "bpf-linker {} (built from source, two minutes): {why}", linker::VERSION),
             Item::Kernel(kernel) => write!(f, "kernel {kernel} (into the cache, nothing is installed): {why}"),
-            Item::Xen => write!(f, "the Xen hypervisor (into the cache): {why}"),
+            Item::Xen(xen) => write!(f, "Xen {xen} (into the cache): {why}"),
         }
     }
 }
@@ -91,18 +91,20 @@ pub fn missing(purpose: Purpose) -> Result<Vec<Missing>> {
     if !linker::is_there()? {
         all.push(Missing { item: Item::Linker, why: "links the eBPF programs" });
     }
-    let kernels: &[Kernel] = match &purpose {
-        Purpose::Build => &[],
-        Purpose::Demo(kernel) => std::slice::from_ref(kernel),
-        Purpose::All => &Kernel::ALL,
+    let (kernels, xens): (&[Kernel], &[Xen]) = match &purpose {
+        Purpose::Build => (&[], &[]),
+        Purpose::Demo(kernel) => (std::slice::from_ref(kernel), &[Xen::DEFAULT]),
+        Purpose::All => (&Kernel::ALL, &Xen::ALL),
     };
     for kernel in kernels {
         if lab::fetched(*kernel)?.is_none() {
             all.push(Missing { item: Item::Kernel(*kernel), why: "is what guests of the lab boot" });
         }
     }
-    if !kernels.is_empty() && lab::fetched_xen()?.is_none() {
-        all.push(Missing { item: Item::Xen, why: "makes a guest a dom0" });
+    for xen in xens {
+        if lab::fetched_xen(*xen)?.is_none() {
+            all.push(Missing { item: Item::Xen(*xen), why: "makes a guest a dom0" });
+        }
     }
     Ok(all)
 }
@@ -152,9 +154,9 @@ pub fn install(missing: &[Missing]) -> Result<()> {
                     lab::fetch(*kernel, &mut |text| step.say(text))?;
                     step.done();
                 }
-                Item::Xen => {
-                    let step = Step::quiet("Xen");
-                    lab::fetch_xen(&mut |text| step.say(text))?;
+                Item::Xen(xen) => {
+                    let step = Step::quiet(format!("Xen {xen}"));
+                    lab::fetch_xen(*xen, &mut |text| step.say(text))?;
                     step.done();
                 }
             }
