@@ -97,7 +97,9 @@ pub(crate) fn load(trace: &Trace, progress: impl Fn(Stage)) -> Result<(Load, Tra
     if let Some(why) = &meta.pool_unknown {
         return Err(AnalysisError::PoolUnknown { path: trace.path().to_owned(), why: why.clone() });
     }
-    let p2m = (!trace.p2m().is_empty()).then(|| P2m::from_runs(trace.p2m()));
+    // Elsewhere a pool's addresses are what they are; ARM's table is of other domains' pages only.
+    let pv = PlatformKind::of_recorded(meta) == PlatformKind::XenPv;
+    let p2m = (pv && !trace.p2m().is_empty()).then(|| P2m::from_runs(trace.p2m()));
     let pool = meta.pools.first();
     let around = Surroundings { pool, snapshot: trace.snapshot(), snapshot_ns: meta.snapshot_ns, p2m: p2m.as_ref() };
     let mut builder = Load::builder(trace.devices(), &around);

@@ -1,7 +1,7 @@
 //! Whether devices reach the pool they bounce through (USERS: "MASK").
 
-use replay::KernelVersion;
-use replay::largest::max_mapping_size;
+use replay::largest::{DirectDevice, max_mapping_size};
+use replay::{KernelVersion, PlatformKind};
 use trace::Trace;
 use trace::pool::SLOT_BYTES;
 
@@ -25,6 +25,18 @@ pub(super) fn pool_range(trace: &Trace) -> Option<(u64, u64)> {
         (run.mfn.saturating_add(from) << 12, (run.mfn.saturating_add(to) << 12) | 0xfff)
     });
     parts.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
+}
+
+/// Bytes `dma_max_mapping_size()` tells a driver that asks, where mappings of the device may bounce; Xen PV says nothing up to
+/// 6.5 (SPEC 6.4, 10.6).
+fn promised(meta: &trace::Meta, kernel: KernelVersion, device: &trace::Device, reach: u64) -> Option<u64> {
+    let min_align_mask = device.min_align_mask;
+    match PlatformKind::of_recorded(meta) {
+        PlatformKind::XenPv => {
+            DirectDevice { min_align_mask, reach, leaves_ram_out: false }.xen_max_mapping_size(kernel)
+        }
+        _ => Some(max_mapping_size(kernel, min_align_mask)),
+    }
 }
 
 /// A row a device that the trace describes; `largest` says how large its largest mapping was, by position.
@@ -51,7 +63,7 @@ pub(super) fn rows(trace: &Trace, largest: impl Fn(usize) -> u64) -> Vec<ReachRo
             }
             .to_owned(),
             largest_map: largest(at),
-            largest_promised: kernel.map_or(0, |kernel| max_mapping_size(kernel, device.min_align_mask)),
+            largest_promised: kernel.and_then(|kernel| promised(trace.meta(), kernel, device, reach)).unwrap_or(0),
         }
     };
     trace.devices().iter().enumerate().map(row).collect()

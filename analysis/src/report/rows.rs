@@ -345,7 +345,7 @@ trace::record! {
         reaches: String => Text,
         /// Its largest mapping.
         largest_map: u64 => Bytes,
-        /// The largest this kernel promises it through the pool.
+        /// The largest this kernel promises it through the pool; 0 where it promises nothing (Xen up to 6.5) or is not known.
         largest_promised: u64 => Bytes,
     }
 }

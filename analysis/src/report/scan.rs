@@ -226,6 +226,10 @@ impl<'a> Scan<'a> {
         if self.slot_events.len() < JUDGED {
             self.slot_events.push(event.clone());
         }
+        // Behind an IOMMU it is slots that tell which mappings bounced.
+        if let Some(judge) = &mut self.judge {
+            judge.push(event);
+        }
         let size = event.size.unwrap_or(0);
         let reason = match (&self.judge, event.op) {
             (Some(judge), Op::SlotAlloc | Op::SlotFailed) => judge.reason(event),
