@@ -207,8 +207,8 @@ fn take(
     for program in backend.programs {
         let mut names = vec![program.name.to_owned()];
         if copies || program.name == RELEASES {
-            names.extend(COPIES.iter().map(|copy| format!("{}{copy}", program.name)));
-            names.retain(|name| ebpf.program(name).is_some());
+            let copies = COPIES.iter().map(|copy| format!("{}{copy}", program.name));
+            names.extend(copies.filter(|name| ebpf.program(name).is_some()));
         }
         // Of those at a function's ends the kernel runs first what came last.
         if !matches!(program.hook, Hook::Tracepoint { .. }) {
