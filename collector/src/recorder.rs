@@ -23,7 +23,7 @@ mod write;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ use crate::sums::Sums;
 use around::Around;
 use drain::{Batch, Drainer, Early, Gatherer};
 use feed::Feeder;
-use shared::Shared;
+use shared::{Shared, Skips};
 use write::Written;
 
 /// Counters while recording.
@@ -140,8 +140,7 @@ impl Sink {
 /// How often p2m, stacks, threads and the losses so far are written at most, which syncs the disk.
 pub(crate) const KEEP: Duration = Duration::from_secs(2);
 /// Why the pool is unknown when the kernel's log does not help either.
-const NOT_IN_LOG: &str =
-    "the kernel's log, which says where the pool is, cannot be read (CAP_SYSLOG) or no longer goes back so far";
+const NOT_IN_LOG: &str = "the kernel's log, where most kernels say it, does not, or cannot be read (CAP_SYSLOG)";
 /// Batches waiting for the disk at most.
 const QUEUE: usize = 64;
 
@@ -193,6 +192,8 @@ impl Recorder {
         let early = Early::take(&mut ring, clock_base.monotonic_ns);
         let gatherer = Gatherer::start(ring)?;
         let losses = PerCpuArray::try_from(map(&mut ebpf, "LOSSES")?).map_err(|e| load(e.to_string()))?;
+        let programs = attach::programs(&ebpf);
+        let began = Skips::now(&losses, &programs);
         let stacks = StackTraceMap::try_from(map(&mut ebpf, "STACKS")?).map_err(|e| load(e.to_string()))?;
         let sums = match options.mode {
             Mode::Aggregate => {
@@ -223,7 +224,7 @@ impl Recorder {
             decoder.look_with(Devices::new(btf, &kernel.symbols, memory));
         }
         early.events.iter().enumerate().for_each(|(cpu, &events)| decoder.leave_out(cpu, events));
-        let mut first: Vec<_> = early.kept.iter().filter_map(|record| decoder.record(record)).collect();
+        let first = early.kept.iter().filter_map(|record| decoder.record(record)).collect();
         for slot in &slots {
             decoder.padded(slot.slot, slot.pad_slots, slot.orig_addr);
         }
@@ -284,14 +285,15 @@ impl Recorder {
             events: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             losses,
-            programs: attach::programs(&ebpf),
+            programs,
+            began,
+            ended: OnceLock::new(),
             summed: Mutex::default(),
         };
         let around = Around::new(p2m, Stacks::new(stacks));
         let (ring, gathered) = gatherer.finish()?;
-        first.extend(gathered.iter().filter_map(|record| decoder.record(record)));
         let (sender, receiver) = sync_channel(QUEUE);
-        let drainer = Drainer { first, ring, logger, decoder, sums, sender };
+        let drainer = Drainer { first, gathered, ring, logger, decoder, sums, sender };
         let recorder = Self::spawn(options.path.clone(), ebpf, choices, meta, shared, drainer, receiver, around, sink)?;
         Ok(Self { snapshot, ..recorder })
     }
@@ -406,6 +408,7 @@ impl Recorder {
         let end_ns = clock(libc::CLOCK_MONOTONIC);
         let duration_ns = end_ns - self.meta.clock.monotonic_ns;
         self.shared.end_ns.store(end_ns, Ordering::Release);
+        self.shared.end();
         attach::detach(&mut self.ebpf);
         self.shared.stop.store(true, Ordering::Release);
         let lost = self.shared.lost();

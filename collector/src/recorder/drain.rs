@@ -101,6 +101,7 @@ impl Gatherer {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let work = move || {
+            hurry("the ring buffer is emptied");
             let (mut records, mut bytes) = (Vec::new(), 0);
             loop {
                 // Asked before looking, as the drainer does.
@@ -140,8 +141,10 @@ impl Drop for Gatherer {
 
 /// What the drainer works with and hands back.
 pub(crate) struct Drainer {
-    /// What came while the recorder was made ready.
+    /// Losses from before the beginning.
     pub(crate) first: Vec<Event>,
+    /// What came while the recorder was made ready.
+    pub(crate) gathered: Vec<Vec<u8>>,
     pub(crate) ring: RingBuf<MapData>,
     pub(crate) logger: Option<Logger>,
     pub(crate) decoder: Decoder,
@@ -167,10 +170,16 @@ impl Drainer {
         privilege::settle();
         let (mut told, mut told_at) = (Faults::default(), Instant::now());
         let (mut tasks_at, mut read_at) = (told_at, told_at);
+        let mut gathered = std::mem::take(&mut self.gathered).into_iter();
         loop {
             // Asked before looking: whatever came before the stop is then still taken.
             let stopping = shared.stop.load(Ordering::Acquire);
             let mut batch = Batch { events: std::mem::take(&mut self.first), ..Batch::default() };
+            while batch.events.len() < BATCH
+                && let Some(record) = gathered.next()
+            {
+                batch.events.extend(self.decoder.record(&record));
+            }
             while batch.events.len() < BATCH
                 && let Some(item) = self.ring.next()
             {

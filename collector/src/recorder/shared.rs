@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use aya::maps::{MapData, PerCpuArray};
 use probe::wire::CpuLoss;
@@ -31,16 +31,52 @@ pub(crate) struct Shared {
     pub(crate) bytes: AtomicU64,
     pub(crate) losses: PerCpuArray<MapData, [u64; LOSS_WORDS]>,
     pub(crate) programs: Vec<OwnedFd>,
+    /// What was skipped before all was attached, and had been when the first was about to be detached: a copy that runs
+    /// while its program does not yet, or no longer, tells of what nobody skipped.
+    pub(crate) began: Skips,
+    pub(crate) ended: OnceLock<Skips>,
     /// Events in the sums by CPU, which the kernel does not count once more.
     pub(crate) summed: Mutex<Vec<u64>>,
 }
 
+/// Hits of probes that the kernel skipped, and those of them that copies told of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Skips {
+    skipped: u64,
+    recovered: u64,
+}
+
+impl Skips {
+    /// As counted now.
+    pub(crate) fn now(losses: &PerCpuArray<MapData, [u64; LOSS_WORDS]>, programs: &[OwnedFd]) -> Self {
+        let recovered = by_cpu_now(losses).iter().map(|loss| loss.recovered).sum();
+        Self { skipped: attach::recursion_misses(programs), recovered }
+    }
+
+    /// Those between an earlier moment and this one: skipped and not told of, and told of without having been skipped.
+    fn since(self, began: Self) -> (u64, u64) {
+        let skipped = self.skipped.saturating_sub(began.skipped);
+        let recovered = self.recovered.saturating_sub(began.recovered);
+        (skipped.saturating_sub(recovered), recovered.saturating_sub(skipped))
+    }
+}
+
+/// The kernel's counters, CPU by CPU; none when they cannot be read.
+fn by_cpu_now(losses: &PerCpuArray<MapData, [u64; LOSS_WORDS]>) -> Vec<CpuLoss> {
+    let cast = |words: &[u64; LOSS_WORDS]| bytemuck::cast(*words);
+    losses.get(&0, 0).map(|cpus| cpus.iter().map(cast).collect()).unwrap_or_default()
+}
+
 impl Shared {
+    /// Takes note of what was skipped while everything was attached.
+    pub(crate) fn end(&self) {
+        // Only the first end counts.
+        let _ = self.ended.set(Skips::now(&self.losses, &self.programs));
+    }
+
     /// The kernel's counters, CPU by CPU.
     pub(crate) fn lost(&self) -> Vec<CpuLoss> {
-        let values = self.losses.get(&0, 0);
-        let mut all: Vec<CpuLoss> =
-            values.map(|cpus| cpus.iter().map(|words| bytemuck::cast(*words)).collect()).unwrap_or_default();
+        let mut all = by_cpu_now(&self.losses);
         // A thread that died while it held them leaves them as they were.
         let summed = self.summed.lock().unwrap_or_else(PoisonError::into_inner);
         all.iter_mut().zip(summed.iter()).for_each(|(cpu, summed)| cpu.seen += summed);
@@ -85,14 +121,14 @@ impl Shared {
             notes.push(format!("{device} changed its limits while in use: it has a second row"));
         }
         let counters = self.lost();
-        let skipped = attach::recursion_misses(&self.programs);
-        let recovered: u64 = counters.iter().map(|l| l.recovered).sum();
-        if recovered > skipped {
-            notes.push(told_twice(recovered - skipped));
+        let ended = self.ended.get().copied().unwrap_or_else(|| Skips::now(&self.losses, &self.programs));
+        let (missed, twice) = ended.since(self.began);
+        if twice > 0 {
+            notes.push(told_twice(twice));
         }
         Losses {
             ring_full: counters.iter().map(|l| l.lost).sum(),
-            probe_missed: skipped.saturating_sub(recovered),
+            probe_missed: missed,
             undecoded: *undecoded,
             sg_truncated: *sg_truncated,
             p2m_changed: 0,
@@ -169,6 +205,15 @@ mod tests {
         assert_eq!(counts.iter().map(|c| c.cpu).collect::<Vec<_>>(), [0, 2]);
         assert_eq!(counts[0], CpuCount { cpu: 0, seen: 10, stored: 4, filtered: 3, lost: 3 });
         assert!(counts.iter().all(|c| c.seen == c.stored + c.filtered + c.lost));
+    }
+
+    /// Copies alone saw 7,451 events while programs were attached one after the other.
+    #[test]
+    fn what_copies_told_of_before_all_was_attached_makes_good_for_nothing_later() {
+        let began = Skips { skipped: 3, recovered: 7_451 };
+        assert_eq!(Skips { skipped: 13, recovered: 7_453 }.since(began), (8, 0));
+        assert_eq!(Skips { skipped: 13, recovered: 7_461 }.since(began), (0, 0));
+        assert_eq!(Skips { skipped: 3, recovered: 7_453 }.since(began), (0, 2));
     }
 
     #[test]

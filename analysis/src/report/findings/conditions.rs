@@ -304,9 +304,7 @@ pub fn loss(report: &Report) -> Option<Finding> {
         },
     );
     if let Some(why) = unknown {
-        finding = finding
-            .with(format!("The recorder could not look at the pool: {why}."))
-            .next("record as root, or with CAP_SYSLOG beside CAP_BPF and CAP_PERFMON");
+        finding = finding.with(format!("The recorder could not look at the pool: {why}.")).next("record as root");
     }
     if let Some(share) = weak {
         finding = finding.with(format!("The model predicts {} of the kernel's slot choices.", percent(share)));
