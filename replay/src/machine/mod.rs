@@ -60,8 +60,8 @@ impl Machine {
     ///
     /// On Xen PV a pool that is not the recorded one has no recorded frames. Xen's set-up makes each segment of it
     /// contiguous in machine memory, the ordinary pool's below 4 GiB (SPEC 9, 10.4); it is taken to lie at machine
-    /// address 0, `rfc64`'s second at 4 GiB, and a device's own right behind the first. So is a recorded one that the table does not name, unless that is a
-    /// whole table, in which such frames are invalid.
+    /// address 0, `rfc64`'s second at 4 GiB, and a device's own right behind the first. So is a recorded one that the table
+    /// does not name, unless that is a whole table, in which such frames are invalid.
     #[must_use]
     pub fn new(setup: &Setup, platform: Platform) -> Self {
         let known = |pool: &Geometry, p2m: &P2m| {
