@@ -81,7 +81,7 @@ fn a_dom0_under_xen_4_20_is_recorded_whole() {
     let path = record(Guest::new(Kernel::V6_12).xen_version(Xen::V4_20).swiotlb("8192,1,force"), "--strict");
     is_a_dom0_under(&path, Xen::V4_20);
     is_predicted_whole(&path, "v6_10");
-    every_mapping_has_its_slots(&path, "tp_btf dma:dma_map_page");
+    every_mapping_has_its_slots(&path, "tp_btf dma:dma_map_page, timed by fentry");
 }
 
 /// Its tasks are preempted inside the probe, whose copies tell then of what others do meanwhile; without them some 0.4 % of the
