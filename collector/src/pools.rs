@@ -270,8 +270,8 @@ pub fn from_log(log: &str, cmdline: &str, nslabs: Option<u64>, nareas: u32) -> O
 /// Whether the command line asks for everything to bounce, by the last word that ends a `swiotlb=` (SPEC 2.2).
 fn is_forced(cmdline: &str) -> bool {
     let values = cmdline.split_whitespace().filter_map(|word| word.strip_prefix("swiotlb="));
-    let words = values.filter_map(|value| value.rsplit(',').next());
-    words.filter(|word| ["force", "noforce"].contains(word)).next_back() == Some("force")
+    let mut words = values.filter_map(|value| value.rsplit(',').next());
+    words.rfind(|word| ["force", "noforce"].contains(word)) == Some("force")
 }
 
 #[cfg(test)]
