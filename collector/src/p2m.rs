@@ -162,8 +162,7 @@ impl P2m {
     fn entry(&self, pfn: u64) -> Option<u64> {
         let chunk = self.chunks.get(&(pfn / CHUNK))?;
         let at = pfn % CHUNK;
-        let read = chunk.read[(at / 64) as usize] >> (at % 64) & 1 == 1;
-        chunk.entries.get(at as usize).copied().filter(|_| read)
+        chunk.entries.get(at as usize).copied().filter(|_| is_set(&chunk.read, at))
     }
 
     /// The entries read so far.
@@ -193,9 +192,10 @@ impl P2m {
         let mut changed = 0;
         for (&number, chunk) in &self.chunks {
             let bytes = read_chunk(memory, self.table, self.frames, number)?;
-            let moved = |at: u64| chunk.moved[(at / 64) as usize] >> (at % 64) & 1 == 1;
-            let differs =
-                |&(pfn, entry): &(u64, u64)| moved(pfn % CHUNK) || entry != word(&bytes, (pfn % CHUNK) as usize * 8);
+            let differs = |&(pfn, entry): &(u64, u64)| {
+                let at = pfn % CHUNK;
+                is_set(&chunk.moved, at) || entry != word(&bytes, at as usize * 8)
+            };
             changed += chunk.known(number).filter(differs).count() as u64;
         }
         Ok(changed)
@@ -205,9 +205,14 @@ impl P2m {
 impl Chunk {
     /// The frames whose entries were read, with these.
     fn known(&self, number: u64) -> impl Iterator<Item = (u64, u64)> {
-        let read = |index: u64| self.read[(index / 64) as usize] >> (index % 64) & 1 == 1;
-        (0..CHUNK).zip(&self.entries).filter(move |(index, _)| read(*index)).map(move |(i, &e)| (number * CHUNK + i, e))
+        let read = |(index, _): &(u64, _)| is_set(&self.read, *index);
+        (0..CHUNK).zip(&self.entries).filter(read).map(move |(i, &e)| (number * CHUNK + i, e))
     }
+}
+
+/// The bit of a frame of a chunk.
+fn is_set(bits: &[u64; 8], at: u64) -> bool {
+    bits[(at / 64) as usize] >> (at % 64) & 1 == 1
 }
 
 /// The entries of a chunk; those beyond the table's end read as zero and are never wanted.
@@ -298,7 +303,7 @@ mod tests {
         let file = std::fs::File::open(&path).unwrap();
         let mut p2m = P2m::over(Some(Kcore::over(file, 0x1000, entries.len() as u64)), 0x1000, CHUNK);
         p2m.see_pool(100 << 12, 4 << 12);
-        // As the table has it; bounced; two of three pages others than they were.
+        // As the table has it; bounced; as it has it; two pages that were others.
         p2m.see_mapped((5 << 12) + 12, 2 << 12, (7005 << 12) + 12);
         p2m.see_mapped(9 << 12, 4096, 7102 << 12);
         p2m.see_mapped(20 << 12, 4096, 7020 << 12);

@@ -53,7 +53,7 @@ enum Task {
     Bench(BenchTask),
     /// Build the program that is handed out: record-only, static, at most 10 MB
     Package {
-        /// With comparisons and screens, as large as that makes it (the first time half an hour)
+        /// With comparisons and screens, as large as that makes it: builds polars once more
         #[arg(long)]
         full: bool,
         /// With musl for a C library
