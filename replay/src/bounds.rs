@@ -96,12 +96,6 @@ impl Bound {
         Self((u64::from(n) * (ONES >> 8)) - BEHIND[length as usize][at as usize & 3])
     }
 
-    /// Whether some byte of the other is larger.
-    #[inline]
-    fn is_exceeded_by(self, other: Self) -> bool {
-        ((self.0 | TOPS) - other.0) & TOPS != TOPS
-    }
-
     /// Byte by byte, the larger.
     #[inline]
     fn larger(self, other: Self) -> Self {
@@ -257,18 +251,16 @@ impl Bounds {
         Some(first + hits.trailing_zeros() as usize)
     }
 
-    /// Remembers a free run of `n` slots (1 to 128) from slot `at` of a segment on.
+    /// Remembers a free run of `n` slots (1 to 128) from slot `at` of a segment on. Whether that raises a bound nobody can
+    /// foresee, so it is entered without asking.
     #[inline(always)]
     pub fn raise(&mut self, segment: usize, known: &mut Bound, at: u32, n: u32) {
-        let run = Bound::of_run(at, n);
-        if known.is_exceeded_by(run) {
-            *known = known.larger(run);
-            self.set(segment, *known);
-        }
+        *known = known.larger(Bound::of_run(at, n));
+        self.set(segment, *known);
     }
 
-    /// Enters a segment's bound, which has become larger.
-    #[inline(never)]
+    /// Enters a segment's bound, which may have become larger.
+    #[inline(always)]
     fn set(&mut self, segment: usize, bound: Bound) {
         let group = segment / GROUP;
         self.segments[group].set(segment, bound);
