@@ -110,6 +110,21 @@ pub(crate) fn starts(ones: u128, n: u32) -> u128 {
     left
 }
 
+/// The longest runs [`short_starts`] looks for.
+pub(crate) const SHORT: u32 = 32;
+
+/// As [`starts`] for runs of at most [`SHORT`] ones, in half a word, whose shifts take half the time.
+#[inline(always)]
+pub(crate) fn short_starts(ones: u64, n: u32) -> u64 {
+    let shifts = &SHIFTS[(n as usize - 1) & 127];
+    let longer = |left: u64, step: usize| left & left >> (shifts[step] & 63);
+    let mut left = longer(longer(longer(ones, 0), 1), 2);
+    if n > 8 {
+        left = longer(longer(left, 3), 4);
+    }
+    left
+}
+
 /// Length of the longest run of ones.
 pub(crate) fn longest_run(ones: u128) -> u32 {
     if ones == u128::MAX {
@@ -169,6 +184,10 @@ mod tests {
             let paper = runs(ones);
             let expected = paper.iter().enumerate().filter(|&(_, &r)| r >= n);
             prop_assert_eq!(starts(ones, n), expected.fold(0, |word, (bit, _)| word | 1 << bit));
+            if n <= SHORT {
+                let half = ones as u64;
+                prop_assert_eq!(u128::from(short_starts(half, n)), starts(half.into(), n));
+            }
             prop_assert_eq!(longest_run(ones), paper.iter().copied().max().unwrap_or(0));
             for bit in (0..128).filter(|&b| ones >> b & 1 == 1) {
                 let first = (0..=bit).rev().take_while(|&b| ones >> b & 1 == 1).last().unwrap_or(bit);

@@ -153,10 +153,48 @@ pub(crate) fn first_around(
     boundaries: &Boundaries,
 ) -> Option<u64> {
     if boundaries.are_outside(n, pool) {
-        around_allowed(pool, area, shape, from, n, |_| u128::MAX)
+        let (step, to) = (shape.step?, (area as u64 + 1) * pool.area_slots());
+        match glance(pool, from, to, step, n) {
+            None => behind_glance(pool, area, shape, from, n),
+            found => found,
+        }
     } else {
         around_between(pool, area, shape, from, n, boundaries)
     }
+}
+
+/// As [`first_around`], behind a [`glance`].
+#[inline(never)]
+fn behind_glance(pool: &mut SlotPool, area: usize, shape: &Shape, from: u64, n: u32) -> Option<u64> {
+    let (step, to) = (shape.step?, (area as u64 + 1) * pool.area_slots());
+    // From the second half of a segment on, nothing was left out.
+    let left_out = from % SEG < SEG / 2 || !may_glance(from, to, n);
+    let looked = if left_out { look(pool, from, to, step, n, |_| u128::MAX) } else { None };
+    match looked {
+        None => beyond(pool, area, shape, from, n, |_| u128::MAX),
+        found => found,
+    }
+}
+
+/// Whether a [`glance`] is made: the run is short, and the segment at slot `from` not cut by the sweep's end.
+#[inline(always)]
+fn may_glance(from: u64, to: u64, n: u32) -> bool {
+    n <= bits::SHORT && to > from | (SEG - 1)
+}
+
+/// A [`look`] at the next 64 slots only, in half the time. `None` may mean that it was not made.
+#[inline(always)]
+fn glance(pool: &SlotPool, from: u64, to: u64, step: u32, n: u32) -> Option<u64> {
+    let at = (from % SEG) as u32;
+    if at < step || !may_glance(from, to, n) {
+        return None;
+    }
+    let ahead = (pool.segment((from / SEG) as usize) >> at) as u64;
+    let found = bits::short_starts(ahead, n) & bits::every(step, 0) as u64;
+    if found == 0 {
+        return None;
+    }
+    Some(from + u64::from(found.trailing_zeros()))
 }
 
 /// As [`first_around`], where there are boundaries in the pool.
@@ -191,7 +229,7 @@ fn around_allowed(
 }
 
 /// As [`first_around`], behind the first [`look`].
-#[inline(never)]
+#[inline(always)]
 fn beyond(
     pool: &mut SlotPool,
     area: usize,
