@@ -127,18 +127,26 @@ pub(crate) fn short_starts(ones: u64, n: u32) -> u64 {
 
 /// Length of the longest run of ones.
 pub(crate) fn longest_run(ones: u128) -> u32 {
-    if ones == u128::MAX {
-        return 128;
-    }
-    // Where runs of 1, 2, 4, … ones start.
+    // Where runs of 1, 2, 4, … 64 ones start.
     let mut doubled = [ones; 7];
     for k in 1..doubled.len() {
         doubled[k] = doubled[k - 1] & doubled[k - 1] >> (1 << (k - 1));
     }
-    // The longest is put together from the largest part down; whether a part fits is added, not asked.
     let (mut left, mut have) = (u128::MAX, 0);
-    for (k, starts) in doubled.iter().enumerate().rev() {
-        let more = left & starts >> have;
+    if doubled[6] != 0 {
+        if ones == u128::MAX {
+            return 128;
+        }
+        // What is left of the run lies behind its first 64, and is less.
+        left = doubled[6];
+        for starts in &mut doubled {
+            *starts >>= 64;
+        }
+        have = 64;
+    }
+    // The longest is put together from the largest part down; whether a part fits is added, not asked.
+    for (k, starts) in doubled[..6].iter().enumerate().rev() {
+        let more = left & starts >> (have & 63);
         let fits = more != 0;
         have += (fits as u32) << k;
         left = if fits { more } else { left };
