@@ -10,7 +10,8 @@
 //! Segments (and groups of them, one level up) are looked at in groups of 64. A group keeps each of the seven bounds in 64
 //! bytes of its own, a [`Lane`]: four additions of sixteen bytes give a word with bit k set when segment k may do.
 
-use wide::i8x16;
+use wide::bytemuck::cast;
+use wide::{i8x16, u8x16};
 
 /// Segments of a group. One group of the upper level has a byte for each of 64 groups.
 const GROUP: usize = 64;
@@ -68,46 +69,43 @@ impl Bound {
     /// What a run of `n` slots (1 to 128) from slot `at` of its segment on sets.
     #[inline]
     fn of_run(at: u32, n: u32) -> Self {
-        /// By length (0 to 2; more; 128) and first slot: how far behind it the first slot for each byte lies, the whole
-        /// run at most. A run of 128 counts as one less where it begins.
-        const BEHIND: [[u64; 4]; 5] = {
-            let mut behind = [[0; 4]; 5];
+        /// By first slot: how far behind it the first slot for each byte lies. The last byte stays zero.
+        const BEHIND: [[u8; 8]; 4] = {
+            let mut behind = [[u8::MAX; 8]; 4];
             let mut i = 0;
-            while i < 5 * 4 * LANES {
-                let (n, at, lane) = (i / (4 * LANES), i / LANES % 4, i % LANES);
-                let slots = match lane {
+            while i < 4 * LANES {
+                let (at, lane) = (i / LANES, i % LANES);
+                behind[at][lane] = match lane {
                     0 => 0,
                     1 | 2 => (3 + lane - at) % 2,
                     _ => (5 + lane - at) % 4,
-                };
-                let slots = if n == 4 && slots == 0 {
-                    1
-                } else if slots < n {
-                    slots
-                } else {
-                    n
-                };
-                behind[n][at] |= (slots as u64) << (8 * lane);
+                } as u8;
                 i += 1;
             }
             behind
         };
-        let length = if n > MOST { 4 } else { n.min(3) };
-        Self((u64::from(n) * (ONES >> 8)) - BEHIND[length as usize][at as usize & 3])
+        let behind = Self(u64::from_le_bytes(BEHIND[at as usize & 3]));
+        Self(u64::from(n) * ONES).each(behind, |n, behind| n.saturating_sub(behind).min(u8x16::splat(MOST as u8)))
+    }
+
+    /// What comes of the bytes of both, each with its own.
+    #[inline(always)]
+    fn each(self, other: Self, of: impl Fn(u8x16, u8x16) -> u8x16) -> Self {
+        let bytes = |bound: Self| cast::<_, u8x16>([bound.0, 0]);
+        let [both, _] = cast::<_, [u64; 2]>(of(bytes(self), bytes(other)));
+        Self(both)
     }
 
     /// Byte by byte, the larger.
-    #[inline]
+    #[inline(always)]
     fn larger(self, other: Self) -> Self {
-        let less = ((self.0 | TOPS) - other.0) & TOPS ^ TOPS;
-        let of_other = less | (less - (less >> 7));
-        Self(self.0 ^ ((self.0 ^ other.0) & of_other))
+        self.each(other, u8x16::max)
     }
 
     /// Byte by byte, the smaller.
-    #[inline]
+    #[inline(always)]
     fn smaller(self, other: Self) -> Self {
-        Self(self.0 ^ other.0 ^ self.larger(other).0)
+        self.each(other, u8x16::min)
     }
 }
 
