@@ -378,7 +378,7 @@ impl SlotPool {
     }
 
     /// Gives an allocation's slots back; the cursor stays (SPEC 4).
-    #[inline]
+    #[inline(always)]
     pub(crate) fn release(&mut self, run: Run) {
         if self.segment_slots == SEG {
             let (number, at) = ((run.first / SEG) as usize, (run.first % SEG) as u32);
