@@ -12,8 +12,8 @@ use crate::refusal::Cause;
 pub(super) struct Play<'a> {
     script: &'a Script,
     pub machine: Machine,
-    /// The devices and masks that ask, by number; none where the allocator has more to ask of each request.
-    known: Vec<Known>,
+    /// The devices and masks that ask, by number, side by side; none where the allocator has more to ask of each request.
+    known: Vec<(Known, u64)>,
     live: Vec<Live>,
     /// Bus addresses by place; Xen sets only, elsewhere it is the bounce buffer's own.
     dma_addrs: Vec<u64>,
@@ -76,8 +76,9 @@ impl<'a> Play<'a> {
         let machine = script.machine(policy)?;
         let pools = machine.allocator().pools();
         let packed = !script.xen && pools.len() <= 2 && pools.iter().all(|pool| pool.geometry().nslabs <= Live::MOST);
-        let known = |asker: &Asker| if packed { machine.know(&asker.limits) } else { None };
-        let known: Vec<_> = script.askers.iter().map(known).collect::<Option<_>>().unwrap_or_default();
+        let known = |asker: &Asker| Some((machine.know(&asker.limits)?, asker.align_mask));
+        let known = if packed { script.askers.iter().map(known).collect() } else { None };
+        let known: Vec<_> = known.unwrap_or_default();
         Ok(Self {
             script,
             buffers: vec![Buffer::default(); if known.is_empty() { script.alive } else { 0 }],
@@ -98,7 +99,7 @@ impl<'a> Play<'a> {
             }
             return;
         }
-        let Script { asks, askers, .. } = self.script;
+        let asks = &self.script.asks;
         let mut rest = &asks[self.asked..];
         for step in steps {
             // Nearly all steps of nearly all scripts, without the making of answers.
@@ -109,8 +110,9 @@ impl<'a> Play<'a> {
                 (Step::Map { kind: Kind::Map, place }, [Ask { orig_addr, size, asker, cpu }, others @ ..]) => {
                     rest = others;
                     let (&orig_addr, &size, &cpu, asker) = (orig_addr, size, cpu, *asker as usize);
-                    let request = Request { orig_addr, size, align_mask: askers[asker].align_mask, cpu };
-                    let taken = self.machine.allocate_known(&self.known[asker], &request);
+                    let (known, align_mask) = &self.known[asker];
+                    let request = Request { orig_addr, size, align_mask: *align_mask, cpu };
+                    let taken = self.machine.allocate_known(known, &request);
                     self.refused += u64::from(taken.is_err());
                     self.live[place as usize] = taken.map_or(Live::NOTHING, |taken| Live::slots(&taken));
                 }
@@ -213,7 +215,7 @@ impl<'a> Play<'a> {
         match kind {
             Kind::Map => {
                 let taken = match self.known.get(asker as usize) {
-                    Some(known) => self.machine.allocate_known(known, request),
+                    Some((known, _)) => self.machine.allocate_known(known, request),
                     None => self.machine.allocate(request, limits),
                 }?;
                 Ok(Mapped::Bounced { dma_addr: taken.tlb_addr, taken, reason: Reason::Forced })
