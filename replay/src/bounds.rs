@@ -43,6 +43,12 @@ impl Lane {
         let hits = |part: &[u8; 16]| u64::from((i8x16::new(part.map(|byte| byte as i8)) + add).to_bitmask());
         parts.iter().rev().fold(0, |word, part| word << 16 | hits(part))
     }
+
+    /// The largest of all.
+    fn largest(&self) -> u32 {
+        let (parts, _) = self.0.as_chunks();
+        parts.iter().fold(u8x16::ZERO, |largest, part| largest.max(u8x16::new(*part))).reduce_max().into()
+    }
 }
 
 /// The bounds of 64 segments, or of 64 groups.
@@ -130,6 +136,11 @@ impl Wanted {
 
     /// What to lower bounds to where there was none; a run of 128 cannot be told from one of 127.
     fn lowered(&self) -> Bound {
+        self.at_most(if self.n > MOST { MOST } else { self.n - 1 })
+    }
+
+    /// What to lower bounds to where the bound asked about is so large.
+    fn at_most(&self, most: u32) -> Bound {
         /// By lane: those that are at most as large.
         const WITHIN: [u64; LANES] = {
             const OF: [&[usize]; LANES] = [&[0, 1, 2, 3, 4, 5, 6], &[1, 3, 5], &[2, 4, 6], &[3], &[4], &[5], &[6]];
@@ -144,7 +155,6 @@ impl Wanted {
             }
             within
         };
-        let most = if self.n > MOST { MOST } else { self.n - 1 };
         let bytes = WITHIN[self.lane];
         Bound((u64::from(most) * ONES) & bytes | Bound::FULL.0 & !bytes)
     }
@@ -235,10 +245,11 @@ impl Bounds {
         None
     }
 
+    /// Lowers a group's bound to the largest of its segments', so that looks at it are in vain as seldom as may be.
     #[inline(never)]
     fn lower_group(&mut self, group: usize, wanted: &Wanted) {
         let known = &mut self.known[group];
-        *known = known.smaller(wanted.lowered());
+        *known = known.smaller(wanted.at_most(self.segments[group].0[wanted.lane].largest()));
         self.groups[group / GROUP].set(group, *known);
     }
 
