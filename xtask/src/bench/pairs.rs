@@ -15,6 +15,9 @@ use crate::package;
 
 /// What defines the functions the job is made of.
 const FUNCTIONS: &str = include_str!("pairs.sh");
+/// What is mapped, as it is called and as the module is asked for it. Copying is what an emulator is slowest at: of 4 KiB it is
+/// most of a bare pair, of 64 bytes next to nothing.
+const SIZES: [(&str, &str); 2] = [("4 KiB", "4k"), ("64 bytes", "64")];
 /// Pairs of a timing, and how often a recording is compared with none.
 const PAIRS: u64 = 6400;
 const ROUNDS: u64 = 3;
@@ -44,7 +47,7 @@ const EMULATED: &str = "TCG";
 /// Something does not build, the guest fails, or what it left cannot be understood.
 #[allow(clippy::print_stdout, reason = "the table is what is asked for")]
 pub(super) fn measure(kernel: Kernel) -> Result<()> {
-    println!("== pairs of map and unmap, bare and recorded, in turns: the quickest {BATCH} of {PAIRS} each");
+    println!("== pairs of map and unmap, bare and recorded, in turns: ns a pair in the quickest {BATCH} of {PAIRS}");
     let outcome = Guest::new(kernel)
         .swiotlb(super::pool(kernel))
         .load(Load::Edu)
@@ -60,7 +63,8 @@ pub(super) fn measure(kernel: Kernel) -> Result<()> {
 
 /// Everything in turns: a machine that is slowed down for a while slows all of them.
 fn job() -> String {
-    let mut job = format!("COMMAND='time n={PAIRS} batch={BATCH} size=4k cpu=0'\n{FUNCTIONS}\n");
+    let sizes = SIZES.map(|(_, size)| size).join(" ");
+    let mut job = format!("COMMAND='time n={PAIRS} batch={BATCH} cpu=0'\nSIZES='{sizes}'\n{FUNCTIONS}\n");
     for round in 1..=ROUNDS {
         for (name, options) in RECORDINGS {
             job.push_str(&format!("twin {name} {round} {options}\n"));
@@ -69,12 +73,17 @@ fn job() -> String {
     job
 }
 
-/// The same pairs without a recorder and with one.
-#[derive(Debug, PartialEq)]
+/// The same pairs without a recorder and with one: nanoseconds of a pair in the quickest batch.
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Twin {
-    /// Nanoseconds of a pair in the quickest batch.
     bare: u64,
     recorded: u64,
+}
+
+/// A recording's twins, one for each of [`SIZES`], and what it says of itself.
+#[derive(Debug, PartialEq)]
+struct Round {
+    twins: Vec<Twin>,
     account: Account,
 }
 
@@ -92,7 +101,7 @@ fn read(out: &Path) -> Result<String> {
     let facts = facts(&text(&out.join("guest"))?)?;
     let fact = |name: &str| facts.get(name).map_or("?", String::as_str);
     let mut said = format!(
-        "Linux {}, {}, clock {}, bpf_jit_enable {}; 4 KiB to the device, all of it bounced\n",
+        "Linux {}, {}, clock {}, bpf_jit_enable {}; to the device, all of it bounced\n",
         fact("release"),
         fact("processor"),
         fact("clock"),
@@ -103,55 +112,59 @@ fn read(out: &Path) -> Result<String> {
             "Every instruction is emulated: the ratios mean something, the nanoseconds only beside each other.\n",
         );
     }
-    let mut rows = vec![HEAD.map(str::to_owned)];
-    let mut taken = Vec::new();
-    let mut before = Vec::new();
+    let mut times = vec![["recording", "size", "bare, ns", "recorded, ns", "added, ns", "ratio"].map(str::to_owned)];
+    let mut accounts = vec![["recording", "events stored", "lost", "what was taken"].map(str::to_owned)];
+    let mut others = Vec::new();
+    let mut before: Vec<(&str, BTreeMap<String, String>)> = Vec::new();
     for (name, _) in RECORDINGS {
         let skipped = out.join(format!("{name}.skipped"));
         if skipped.exists() {
-            taken.push(format!("{name}: skipped, {}", text(&skipped)?.trim()));
+            others.push(format!("{name} was skipped: {}", text(&skipped)?.trim()));
             continue;
         }
-        let mut twins = Vec::new();
+        let mut rounds = Vec::new();
         for round in 1..=ROUNDS {
-            let at = |what: &str| out.join(format!("{name}-{round}.{what}"));
-            if at("json").exists() {
-                let account = account(&text(&at("json"))?).with_context(|| format!("{name}-{round}.json"))?;
-                twins.push(Twin {
-                    bare: least(&text(&at("bare"))?)?,
-                    recorded: least(&text(&at("recorded"))?)?,
-                    account,
-                });
+            let name = format!("{name}-{round}");
+            if out.join(format!("{name}.json")).exists() {
+                rounds.push(read_round(out, &name)?);
             } else {
-                taken.push(format!("{name}, round {round}: failed: {}", text(&at("said"))?.trim()));
+                others.push(format!("{name} failed: {}", text(&out.join(format!("{name}.said")))?.trim()));
             }
         }
-        let Some(first) = twins.first() else { continue };
-        rows.push(row(name, &twins));
+        let Some(first) = rounds.first() else { continue };
         let of_first = &first.account.backends;
-        taken.push(match before.iter().find(|(_, backends)| backends == of_first) {
-            Some((other, _)) => format!("{name}: as {other}"),
-            None => format!("{name}: {}", backends(of_first)),
-        });
-        if twins.iter().any(|twin| twin.account.backends != *of_first) {
-            taken.push(format!("{name}: not in all rounds, so its figures are of different things"));
+        for (at, (size, _)) in SIZES.iter().enumerate() {
+            let twins: Vec<_> = rounds.iter().map(|round| round.twins[at]).collect();
+            times.push(time_row(name, size, &twins));
+        }
+        let taken = match before.iter().find(|(_, backends)| backends == of_first) {
+            Some((other, _)) => format!("as {other}"),
+            None => backends(of_first),
+        };
+        accounts.push(account_row(name, &rounds, taken));
+        if rounds.iter().any(|round| round.account.backends != *of_first) {
+            others.push(format!("{name} took other back-ends in another round: its figures are of different things"));
         }
         before.push((name, of_first.clone()));
     }
-    said.push_str(&table(&rows));
-    said.push_str("\nwhat was taken:\n");
-    for line in taken {
-        said.push_str(&format!("- {line}\n"));
+    said.push_str(&format!("\n{}\n{}", table(&times), table(&accounts)));
+    for line in others {
+        said.push_str(&format!("\n{line}\n"));
     }
     Ok(said)
 }
 
-const HEAD: [&str; 7] = ["recording", "bare, ns", "recorded, ns", "added, ns", "ratio", "events stored", "lost"];
+/// Reads what one recording and its twin left.
+fn read_round(out: &Path, name: &str) -> Result<Round> {
+    let account = account(&text(&out.join(format!("{name}.json")))?).with_context(|| format!("{name}.json"))?;
+    let time = |what: &str, size: &str| least(&text(&out.join(format!("{name}.{what}-{size}")))?);
+    let twin = |(_, size)| Ok(Twin { bare: time("bare", size)?, recorded: time("recorded", size)? });
+    Ok(Round { twins: SIZES.map(twin).into_iter().collect::<Result<_>>()?, account })
+}
 
-/// A line of the table: medians of the rounds and how far these lie apart. Within a round the quickest batch counts, for what
-/// disturbs it is not the recording's; where the kernel puts programs and code differs from round to round, and is.
-fn row(name: &str, twins: &[Twin]) -> [String; 7] {
-    let sum = |of: fn(&Account) -> u64| twins.iter().map(|twin| of(&twin.account)).sum::<u64>();
+/// Medians of the rounds and how far these lie apart. Within a round the quickest batch counts, for what disturbs it is not
+/// the recording's; where the kernel puts programs and code differs from round to round, and is.
+fn time_row(name: &str, size: &str, twins: &[Twin]) -> [String; 6] {
     let rounds = |of: fn(&Twin) -> f64| {
         let mut rounds: Vec<_> = twins.iter().map(of).collect();
         rounds.sort_by(f64::total_cmp);
@@ -162,22 +175,22 @@ fn row(name: &str, twins: &[Twin]) -> [String; 7] {
     let added = format!("{} ({} to {})", whole(added), whole(low), whole(high));
     let (ratio, low, high) = rounds(|twin| twin.recorded as f64 / twin.bare as f64);
     let ratio = format!("{ratio:.2} ({low:.2} to {high:.2})");
+    let (bare, recorded) = (rounds(|twin| twin.bare as f64).0, rounds(|twin| twin.recorded as f64).0);
+    [name.to_owned(), size.to_owned(), whole(bare), whole(recorded), added, ratio]
+}
+
+/// What all rounds together stored and lost.
+fn account_row(name: &str, rounds: &[Round], taken: String) -> [String; 4] {
+    let sum = |of: fn(&Account) -> u64| rounds.iter().map(|round| of(&round.account)).sum::<u64>();
     let count = |number: u64| thousands(i64::try_from(number).unwrap_or(i64::MAX));
     let (seen, stored) = (sum(|account| account.seen), sum(|account| account.stored));
-    let pairs = PAIRS * twins.len() as u64;
+    let pairs = PAIRS * (SIZES.len() * rounds.len()) as u64;
+    let a_pair = |events: u64| format!("{:.2} a pair", events as f64 / pairs as f64);
     let stored = match stored {
-        0 if seen > 0 => format!("{} in sums", count(seen)),
-        _ => format!("{} ({:.2} a pair)", count(stored), stored as f64 / pairs as f64),
+        0 if seen > 0 => format!("{} in sums ({})", count(seen), a_pair(seen)),
+        _ => format!("{} ({})", count(stored), a_pair(stored)),
     };
-    [
-        name.to_owned(),
-        whole(rounds(|twin| twin.bare as f64).0),
-        whole(rounds(|twin| twin.recorded as f64).0),
-        added,
-        ratio,
-        stored,
-        count(sum(|account| account.lost)),
-    ]
+    [name.to_owned(), stored, count(sum(|account| account.lost)), taken]
 }
 
 /// Which back-end delivers each event of a pair. A forced family is taken for events that have any of it only, and a kernel
@@ -192,15 +205,16 @@ fn backends(taken: &BTreeMap<String, String>) -> String {
 }
 
 /// Columns side by side, in the form the lab's pages have tables in.
-fn table(rows: &[[String; 7]]) -> String {
+fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let widths: Vec<_> = (0..7).map(width).collect();
+    // Nothing stands behind the last.
+    let widths: [usize; COLUMNS] = std::array::from_fn(|column| if column + 1 < COLUMNS { width(column) } else { 0 });
     let mut text = String::new();
     for (number, row) in rows.iter().enumerate() {
         let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("| {cell:<width$} "));
         text.push_str(&format!("{}|\n", cells.collect::<String>()));
         if number == 0 {
-            text.push_str(&format!("{}|\n", "|---".repeat(7)));
+            text.push_str(&format!("{}|\n", "|---".repeat(COLUMNS)));
         }
     }
     text
@@ -295,30 +309,44 @@ mod tests {
 
     #[test]
     fn a_row_has_the_medians_of_its_rounds() {
-        let twin = |bare, recorded, seen, stored| {
-            let account = Account { seen, stored, ..Account::default() };
-            Twin { bare, recorded, account }
+        let row_of = |twins: &[(u64, u64)]| {
+            let twins: Vec<_> = twins.iter().map(|&(bare, recorded)| Twin { bare, recorded }).collect();
+            time_row("full", "4 KiB", &twins).join(" ")
         };
-        let row_of = |twins: &[Twin]| row("full", twins).join(" ");
-        let twins = [twin(1000, 5000, 32000, 32000), twin(1100, 4400, 32000, 31999), twin(1010, 4747, 32000, 32000)];
         assert_eq!(
-            row_of(&twins),
-            "full 1,010 4,747 3,737 (3,300 to 4,000) 4.70 (4.00 to 5.00) 95,999 (5.00 a pair) 0"
+            row_of(&[(1000, 5000), (1100, 4400), (1010, 4747)]),
+            "full 4 KiB 1,010 4,747 3,737 (3,300 to 4,000) 4.70 (4.00 to 5.00)"
         );
-        let quicker = row_of(&[twin(2000, 900, 1234567, 0)]);
-        assert_eq!(quicker, "full 2,000 900 -1,100 (-1,100 to -1,100) 0.45 (0.45 to 0.45) 1,234,567 in sums 0");
+        assert_eq!(row_of(&[(2000, 900)]), "full 4 KiB 2,000 900 -1,100 (-1,100 to -1,100) 0.45 (0.45 to 0.45)");
     }
 
     #[test]
-    fn what_a_guest_left_becomes_a_table() {
+    fn rounds_are_accounted_for_together() {
+        let round = |seen, stored, lost| {
+            let account = Account { seen, stored, lost, ..Account::default() };
+            Round { twins: Vec::new(), account }
+        };
+        let row_of = |rounds: &[Round]| account_row("full", rounds, "this".to_owned()).join(" ");
+        let events = 5 * PAIRS * SIZES.len() as u64;
+        assert_eq!(
+            row_of(&[round(events, events, 0), round(events, events - 1, 1)]),
+            "full 127,999 (5.00 a pair) 1 this"
+        );
+        assert_eq!(row_of(&[round(events, 0, 0)]), "full 64,000 in sums (5.00 a pair) 0 this");
+    }
+
+    #[test]
+    fn what_a_guest_left_becomes_tables() {
         let dir = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
         write("guest", "release 6.1.0\nprocessor QEMU TCG CPU version 2.5+\nclock hpet\njit 1\n");
         write("full-tp_btf.skipped", "no tracepoints\n");
         for (name, _) in RECORDINGS.iter().filter(|(name, _)| *name != "full-tp_btf") {
             for round in 1..=ROUNDS {
-                write(&format!("{name}-{round}.bare"), &stats(1000, 0));
-                write(&format!("{name}-{round}.recorded"), &stats(3000, 0));
+                for (at, (_, size)) in SIZES.iter().enumerate() {
+                    write(&format!("{name}-{round}.bare-{size}"), &stats(1000 + at as u64, 0));
+                    write(&format!("{name}-{round}.recorded-{size}"), &stats(3000, 0));
+                }
                 write(&format!("{name}-{round}.json"), META);
             }
         }
@@ -326,10 +354,10 @@ mod tests {
         write("bounces-2.said", "error: no room\n");
         let text = read(dir.path()).unwrap();
         assert!(text.starts_with("Linux 6.1.0, QEMU TCG CPU version 2.5+, clock hpet, bpf_jit_enable 1;"), "{text}");
-        assert!(text.contains("is emulated") && text.contains("full-tp_btf: skipped, no tracepoints\n"), "{text}");
-        assert!(text.contains("bounces, round 2: failed: error: no room\n"), "{text}");
-        assert!(text.contains("- aggregate: as full\n"), "{text}");
-        assert_eq!(text.lines().filter(|line| line.starts_with("| ")).count(), RECORDINGS.len(), "{text}");
+        assert!(text.contains("is emulated") && text.contains("full-tp_btf was skipped: no tracepoints\n"), "{text}");
+        assert!(text.contains("bounces-2 failed: error: no room\n"), "{text}");
+        let lines = |what: &str| text.lines().filter(|line| line.contains(what)).count();
+        assert_eq!((lines("| as full"), lines("| 1,000 "), lines("| 1,001 ")), (4, 5, 5), "{text}");
     }
 
     #[test]

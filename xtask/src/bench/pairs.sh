@@ -1,5 +1,5 @@
 # Times pairs of map and unmap that bounce, bare and recorded. pairs.rs sets COMMAND before this, which is the module's, and
-# calls `twin` behind it, once for each recording and round.
+# SIZES, and calls `twin` behind it, once for each recording and round.
 LAB=/sys/kernel/debug/swio_lab
 TRACING=/sys/kernel/tracing
 
@@ -11,11 +11,14 @@ insmod /lab/swio_lab.ko || exit 1
     echo "jit $(cat /proc/sys/net/core/bpf_jit_enable)"
 } >/out/guest
 
+# time-pairs NAME: leaves the module's account of each size's pairs in NAME-SIZE.
 cat >time-pairs <<END
-echo "$COMMAND" >$LAB/run && cat $LAB/stats >"\$1"
+for size in $SIZES; do
+    echo "$COMMAND size=\$size" >$LAB/run && cat $LAB/stats >"\$1-\$size" || exit 1
+done
 END
 # The first pairs of a guest wait for its code to be translated.
-sh time-pairs /dev/null || exit 1
+sh time-pairs first || exit 1
 
 # lacks OPTIONS…: why this kernel has none of the back-ends asked for, nothing if it has.
 lacks() {
@@ -24,6 +27,10 @@ lacks() {
         *"--backend fentry"*) [ -e /sys/kernel/btf/vmlinux ] || echo "no BTF" ;;
         *"--backend kprobe"*) [ -e $TRACING/kprobe_events ] || echo "no kprobes" ;;
     esac
+}
+
+least() {
+    sed -n 's/^least_ns_per_pair //p' "$1"
 }
 
 # twin NAME ROUND OPTIONS…: the same pairs without a recorder and with one that has these options.
@@ -40,7 +47,9 @@ twin() {
         # Of the trace its account is wanted; the guest's memory is small.
         mv "$at.swio/meta.json" "$at.json"
         rm -r "$at.swio"
-        echo "  ${at#/out/}: $(grep least "$at.bare" "$at.recorded" | sed 's/.* //' | tr '\n' ' ')ns, up $(cut -d ' ' -f 1 /proc/uptime) s"
+        for size in $SIZES; do
+            echo "  ${at#/out/}, $size: $(least "$at.bare-$size") and $(least "$at.recorded-$size") ns"
+        done
     else
         echo "  ${at#/out/}: $(tail -n 1 "$at.said")"
     fi
