@@ -21,8 +21,8 @@ const SIZES: [(&str, &str); 2] = [("4 KiB", "4k"), ("64 bytes", "64")];
 /// Pairs of a timing, and how often a recording is compared with none.
 const PAIRS: u64 = 6400;
 const ROUNDS: u64 = 3;
-/// Pairs of a batch: emulated and recorded they take about a millisecond, less than a tick of the guests' clocks (4 ms) and
-/// than the recorder's between two looks at its ring (2 ms).
+/// Pairs of a batch: emulated and recorded they take a third of a millisecond, less than lies between two ticks of a guest's
+/// clock (4 ms) or two of the recorder's looks at its ring (2 ms).
 const BATCH: u64 = 16;
 /// Enough for eighteen recorders that each take a minute to start; on an idle machine a guest takes a quarter of it.
 const LIMIT: Duration = Duration::from_secs(1800);
