@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
+use xtask::bench::Part;
 use xtask::lab::{self, Guest, Kernel, Load, Xen};
 use xtask::setup::{self, Purpose};
 use xtask::{bench, build, demo, fuzz, package};
@@ -72,6 +73,9 @@ enum BenchTask {
         /// In guests of these kernels, all four if none is named, instead of here: ratios only
         #[arg(long, num_args = 0.., value_name = "KERNEL")]
         guest: Option<Vec<Kernel>>,
+        /// Of that, only what a bouncing pair of map and unmap costs by mode and back-end
+        #[arg(long, requires = "guest")]
+        pairs: bool,
     },
 }
 
@@ -147,8 +151,10 @@ fn main() -> ExitCode {
         Task::Test { arguments } => test(&arguments),
         Task::Fuzz { seconds } => fuzz::run(seconds),
         Task::Package { full, musl } => package(package::Kind { full, musl }),
-        Task::Bench(BenchTask::Capture { guest: Some(kernels) }) => bench::capture_in_guests(&kernels),
-        Task::Bench(BenchTask::Capture { guest: None }) => bench::capture_here(),
+        Task::Bench(BenchTask::Capture { guest: Some(kernels), pairs }) => {
+            bench::capture_in_guests(&kernels, if pairs { Part::Pairs } else { Part::All })
+        }
+        Task::Bench(BenchTask::Capture { guest: None, .. }) => bench::capture_here(),
         Task::Lab(LabTask::Run(args)) => {
             return run_in_lab(&args).unwrap_or_else(|error| {
                 eprintln!("error: {error:#}");

@@ -7,7 +7,7 @@
 use std::fs;
 use std::time::Duration;
 
-use xtask::lab::{Guest, Kernel, Load, Outcome};
+use xtask::lab::{Guest, Kernel, Load, MODULE, Outcome};
 
 const LAB_LOAD: &str = env!("CARGO_BIN_EXE_lab-load");
 const COUNTERS: &str = "/sys/kernel/debug/swiotlb";
@@ -145,6 +145,24 @@ fn network_cards_bounce() {
             .unwrap();
         assert!(number(&outcome, "hiwater") > 0, "{card}");
     }
+}
+
+/// The lab's module tells the quickest of its batches, which cannot be slower than all of them, and none where none is whole.
+#[test]
+fn the_module_times_batches() {
+    let outcome = Guest::new(Kernel::V6_12)
+        .swiotlb("8192,1,force")
+        .load(Load::Edu)
+        .run(&[format!(
+            "insmod {MODULE}; cd /sys/kernel/debug/swio_lab; of() {{ sed -n \"s/^$1 //p\" stats; }}; \
+             echo 'time n=1000 batch=10 cpu=0' >run; of ns_per_pair >/out/mean; of least_ns_per_pair >/out/least; \
+             echo 'time n=9 batch=10' >run; of least_ns_per_pair >/out/none; echo 'time batch=0' >run && exit 1; true"
+        )])
+        .unwrap();
+    assert_eq!(outcome.status, 0, "{}", outcome.output);
+    let (mean, least) = (number(&outcome, "mean"), number(&outcome, "least"));
+    assert!(0 < least && least <= mean, "the quickest batch took {least} ns a pair, all of them {mean}");
+    assert_eq!(number(&outcome, "none"), 0);
 }
 
 /// A guest that dies is an error that shows its last words; so is one that never ends.

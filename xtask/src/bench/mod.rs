@@ -1,5 +1,7 @@
 //! What capturing costs: on this machine against other tracers, and in guests against the same load unrecorded.
 
+mod pairs;
+
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -54,27 +56,49 @@ for round in 1 2 3; do
 done
 "#;
 
+/// What is measured in guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Everything.
+    All,
+    /// Pairs of map and unmap that bounce, by mode and back-end.
+    Pairs,
+}
+
 /// Measures in guests. Under emulation only ratios mean anything.
 ///
 /// # Errors
 /// Something does not build, or a guest fails.
 #[allow(clippy::print_stderr, reason = "a guest's end is told where its output goes")]
-pub fn capture_in_guests(kernels: &[Kernel]) -> Result<()> {
-    let swioscope = package::program()?;
-    let (program, lab_load) = (program()?, build::program("lab-load")?);
+pub fn capture_in_guests(kernels: &[Kernel], part: Part) -> Result<()> {
     for &kernel in if kernels.is_empty() { &Kernel::ALL } else { kernels } {
         eprintln!("\n# Linux {kernel}");
-        let outcome = Guest::new(kernel)
-            .swiotlb(if kernel == Kernel::V5_10 { "32768,force" } else { "32768,1,force" })
-            .load(Load::Nvme { queues: 2 })
-            .file(&swioscope, "/bin/swioscope")
-            .file(&program, "/bin/capture-cost")
-            .file(&lab_load, "/bin/lab-load")
-            .echo(true)
-            .run(&[JOB])?;
-        eprintln!("the traces are in {}", outcome.out_dir.display());
+        if part == Part::All {
+            loads(kernel)?;
+        }
+        pairs::measure(kernel)?;
     }
     Ok(())
+}
+
+/// Measures calls, the verifier and a disk's load in a guest of a kernel.
+#[allow(clippy::print_stderr, reason = "a guest's end is told where its output goes")]
+fn loads(kernel: Kernel) -> Result<()> {
+    let outcome = Guest::new(kernel)
+        .swiotlb(pool(kernel))
+        .load(Load::Nvme { queues: 2 })
+        .file(package::program()?, "/bin/swioscope")
+        .file(program()?, "/bin/capture-cost")
+        .file(build::program("lab-load")?, "/bin/lab-load")
+        .echo(true)
+        .run(&[JOB])?;
+    eprintln!("the traces are in {}", outcome.out_dir.display());
+    Ok(())
+}
+
+/// 64 MiB in one area, into which everything is forced. 5.10 has no areas and would take their number for a word of its own.
+fn pool(kernel: Kernel) -> &'static str {
+    if kernel == Kernel::V5_10 { "32768,force" } else { "32768,1,force" }
 }
 
 /// The program that measures.
