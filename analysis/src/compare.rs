@@ -97,6 +97,14 @@ pub(crate) fn load(trace: &Trace, progress: impl Fn(Stage)) -> Result<(Load, Tra
     if let Some(why) = &meta.pool_unknown {
         return Err(AnalysisError::PoolUnknown { path: trace.path().to_owned(), why: why.clone() });
     }
+    if !meta.capture.has_requests() {
+        let path = trace.path().to_owned();
+        let why = meta.capture.partial().filter(|_| meta.capture.mode == "aggregate").unwrap_or_else(|| {
+            let backends: Vec<_> = meta.capture.backends.values().map(String::as_str).collect();
+            format!("recorded by {} alone", backends.join(" and "))
+        });
+        return Err(AnalysisError::NothingToReplay { path, why });
+    }
     // Elsewhere a pool's addresses are what they are; ARM's table is of other domains' pages only.
     let pv = PlatformKind::of_recorded(meta) == PlatformKind::XenPv;
     let p2m = (pv && !trace.p2m().is_empty()).then(|| P2m::from_runs(trace.p2m()));

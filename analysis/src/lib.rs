@@ -61,6 +61,16 @@ pub enum AnalysisError {
         /// Why, as its recorder put it.
         why: String,
     },
+    /// The trace has sums, or bounces and looks at the pool, and nothing that could be asked of another allocator.
+    #[error(
+        "{} holds neither mappings nor slots, so there is nothing to replay: {why}\nWhat it does hold: swioscope report {}", .path.display(), .path.display()
+    )]
+    NothingToReplay {
+        /// The trace.
+        path: PathBuf,
+        /// How it was recorded.
+        why: String,
+    },
     /// The data-frame library refused a query.
     #[error("could not query the trace")]
     Frame(#[from] polars::error::PolarsError),

@@ -10,8 +10,7 @@ use aya::{Ebpf, EbpfLoader};
 use flate2::read::GzDecoder;
 use serde::Serialize;
 
-use crate::backends::{Backend, Family, Hook, SOURCES, Source};
-use crate::btf::Btf;
+use crate::backends::{Backend, Family, Hook, POOL_USE, SOURCES, Source, Types};
 use crate::error::chain;
 use crate::host;
 use crate::options::Mode;
@@ -75,8 +74,17 @@ pub struct Setup {
 const COPIES: [&str; 2] = ["_2", "_3"];
 /// The program that has its copy on every kernel.
 const RELEASES: &str = "release_fentry";
-/// Programs that tell of nothing themselves.
-const NOTERS: [&str; 3] = ["tbl_map_fentry", "map_page_fentry", "map_phys_fentry"];
+/// Programs whose misses are not to be counted for them: those that only note when a call begins, without which an event lacks
+/// its latency; and the kprobe pair, which counts itself the calls of which it saw one end (`unpaired`).
+const UNCOUNTED: [&str; 7] = [
+    "tbl_map_fentry",
+    "map_page_fentry",
+    "map_phys_fentry",
+    "map_sg_fentry",
+    "map_sgtable_fentry",
+    "tbl_map_kprobe",
+    "tbl_map_kretprobe",
+];
 
 impl Setup {
     /// Everything, through a ring buffer of this size.
@@ -136,22 +144,26 @@ const SETTINGS_WORDS: usize = size_of::<probe::Settings>() / 8;
 
 /// Attaches, for every event of the mode, the best back-end that this kernel takes; with `family`, of that family where
 /// an event has any. With `copies`, which the object's settings must say as well, the copies of all programs beside them.
-pub fn attach(
-    mut ebpf: Ebpf,
-    btf: &Btf,
-    kernel: &aya::Btf,
-    tbl_map_form: u32,
-    mode: Mode,
-    family: Option<Family>,
-    copies: bool,
-) -> Attached {
-    let sources = SOURCES.iter().filter(|source| mode.attaches(source.event));
-    let take = |backend: &Backend| match backend.times_tracepoints() && mode == Mode::Aggregate {
+pub fn attach(mut ebpf: Ebpf, types: &Types<'_>, mode: Mode, family: Option<Family>, copies: bool) -> Attached {
+    let mut take = |backend: &Backend| match backend.times_tracepoints() && mode == Mode::Aggregate {
         true => Err("a second program for each mapping is too dear for this mode".to_owned()),
-        false => take(&mut ebpf, btf, kernel, tbl_map_form, copies, backend),
+        false => take(&mut ebpf, types, copies, backend),
     };
-    let choices = choose(sources, family, take);
+    let (use_of_pool, others): (Vec<&Source>, Vec<&Source>) =
+        SOURCES.iter().partition(|source| source.event == POOL_USE);
+    let attached = others.into_iter().filter(|source| mode.attaches(source.event));
+    let mut choices = choose(attached, family, &mut take);
+    if family == Some(Family::Debugfs) || !sees_slots(&choices) {
+        choices.extend(choose(use_of_pool.into_iter(), family, &mut take));
+    }
     Attached { ebpf, choices }
+}
+
+/// Whether all slots taken and given back are seen, so that those in use can be counted.
+#[must_use]
+pub fn sees_slots(choices: &[Choice]) -> bool {
+    let has = |event| choices.iter().any(|choice| choice.event == event && choice.backend.is_some());
+    has("slot_alloc") && has("slot_free")
 }
 
 fn choose<'a>(
@@ -192,16 +204,9 @@ fn first_taken(source: &Source, mut take: impl FnMut(&Backend) -> Result<(), Str
 }
 
 /// Attaches all of a back-end's programs or none.
-fn take(
-    ebpf: &mut Ebpf,
-    btf: &Btf,
-    kernel: &aya::Btf,
-    form: u32,
-    copies: bool,
-    backend: &Backend,
-) -> Result<(), String> {
+fn take(ebpf: &mut Ebpf, types: &Types<'_>, copies: bool, backend: &Backend) -> Result<(), String> {
     for program in backend.programs {
-        program.hook.check(btf, form)?;
+        program.hook.check(types)?;
     }
     let mut tried = Vec::new();
     for program in backend.programs {
@@ -216,7 +221,7 @@ fn take(
         }
         for name in names {
             let began = Instant::now();
-            let started = start(ebpf, kernel, &name, program.hook);
+            let started = start(ebpf, types.kernel, &name, program.hook);
             tracing::debug!(
                 program = name,
                 verified_instructions = ebpf.program(&name).and_then(|p| information(p.fd().ok()?, "verified_insns")),
@@ -237,17 +242,24 @@ fn take(
     Ok(())
 }
 
-fn start(ebpf: &mut Ebpf, kernel: &aya::Btf, program: &str, hook: Hook) -> Result<(), String> {
+fn start(ebpf: &mut Ebpf, kernel: Option<&aya::Btf>, program: &str, hook: Hook) -> Result<(), String> {
+    if matches!(hook, Hook::Debugfs { .. }) {
+        return Ok(());
+    }
+    let types = || kernel.ok_or("the kernel's BTF cannot be read");
     let found = ebpf.program_mut(program).ok_or_else(|| format!("the object has no program {program}"))?;
     match (hook, found) {
         (Hook::Tracepoint { name, .. }, AyaProgram::BtfTracePoint(p)) => {
-            p.load(name, kernel).and_then(|()| p.attach().map(drop))
+            p.load(name, types()?).and_then(|()| p.attach().map(drop))
+        }
+        (Hook::Classic { group, name }, AyaProgram::TracePoint(p)) => {
+            p.load().and_then(|()| p.attach(group, name).map(drop))
         }
         (Hook::Fentry { function }, AyaProgram::FEntry(p)) => {
-            p.load(function, kernel).and_then(|()| p.attach().map(drop))
+            p.load(function, types()?).and_then(|()| p.attach().map(drop))
         }
         (Hook::Fexit { function }, AyaProgram::FExit(p)) => {
-            p.load(function, kernel).and_then(|()| p.attach().map(drop))
+            p.load(function, types()?).and_then(|()| p.attach().map(drop))
         }
         (Hook::Kprobe { function } | Hook::Kretprobe { function }, AyaProgram::KProbe(p)) => {
             p.load().and_then(|()| p.attach(function, 0).map(drop))
@@ -281,6 +293,7 @@ fn unload(program: &mut AyaProgram) {
     // Not being loaded is not an error here: it is what is wanted.
     let _ = match program {
         AyaProgram::BtfTracePoint(p) => p.unload(),
+        AyaProgram::TracePoint(p) => p.unload(),
         AyaProgram::FEntry(p) => p.unload(),
         AyaProgram::FExit(p) => p.unload(),
         AyaProgram::KProbe(p) => p.unload(),
@@ -300,11 +313,11 @@ pub fn recursion_misses(programs: &[OwnedFd]) -> u64 {
 }
 
 /// The programs that are loaded, to ask for their counters from any thread, and after [`detach`]. Not their copies: what one
-/// of those is skipped for was told by the first program, or is counted as skipped there. Nor those that only note when a
-/// call begins: without them an event lacks its latency, which it does not have then.
+/// of those is skipped for was told by the first program, or is counted as skipped there. Nor those whose misses are not to
+/// be counted (`UNCOUNTED`).
 #[must_use]
 pub fn programs(ebpf: &Ebpf) -> Vec<OwnedFd> {
-    let tell = |name: &str| !COPIES.iter().any(|copy| name.ends_with(copy)) && !NOTERS.contains(&name);
+    let tell = |name: &str| !COPIES.iter().any(|copy| name.ends_with(copy)) && !UNCOUNTED.contains(&name);
     let loaded = ebpf.programs().filter(|(name, _)| tell(name)).filter_map(|(_, program)| program.fd().ok());
     loaded.filter_map(|fd| fd.as_fd().try_clone_to_owned().ok()).collect()
 }
@@ -349,10 +362,14 @@ mod tests {
     #[test]
     fn a_family_is_forced_where_there_is_one() {
         let choices = choose(SOURCES.iter(), Some(Family::Kprobe), |_| Ok(()));
+        assert!(sees_slots(&choices) && !sees_slots(&choices[..1]));
         let of = |event: &str| choices.iter().find(|choice| choice.event == event).unwrap();
         assert!(of("slot_alloc").backend.unwrap().starts_with("kprobe"));
         assert!(of("slot_alloc").rejected[0].why.contains("--backend kprobe"));
         // There is no other way to see a bounce.
         assert_eq!((of("bounce").backend, of("bounce").rejected.len()), (Some("tp_btf swiotlb:swiotlb_bounced"), 0));
+        let choices = choose(SOURCES.iter(), Some(Family::Classic), |_| Ok(()));
+        let bounce = choices.iter().find(|choice| choice.event == "bounce").unwrap();
+        assert_eq!(bounce.backend, Some("tracepoint swiotlb:swiotlb_bounced"));
     }
 }

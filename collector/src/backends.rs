@@ -3,7 +3,15 @@
 //! Nothing falls back silently: for every event the chosen back-end is kept together with the reason why each better
 //! one was not taken, and `doctor` and meta.json show it.
 
+mod table;
+
+use probe::Layout;
+use probe::layout::ABSENT;
+
 use crate::btf::Btf;
+use crate::usage::Usage;
+
+pub use table::{POOL_USE, SOURCES};
 
 /// Where a program goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +22,18 @@ pub enum Hook {
         name: &'static str,
         /// Its arguments.
         arguments: usize,
+    },
+    /// A tracepoint as tracefs describes it: a record of plain members. Goes without BTF.
+    Classic {
+        /// The group it stands in.
+        group: &'static str,
+        /// Its name.
+        name: &'static str,
+    },
+    /// A number that the kernel shows in debugfs, looked at from time to time. Goes without BTF and without a program.
+    Debugfs {
+        /// Its file.
+        file: &'static str,
     },
     /// The entry of a function.
     Fentry {
@@ -46,6 +66,10 @@ trace::words! {
         Function = "fentry",
         /// Entries and returns of functions, by kprobe and kretprobe.
         Kprobe = "kprobe",
+        /// Tracepoints as tracefs describes them.
+        Classic = "tracepoint",
+        /// Numbers in debugfs.
+        Debugfs = "debugfs",
     }
 }
 
@@ -58,7 +82,7 @@ pub struct Program {
     pub hook: Hook,
 }
 
-/// A way to get an event: all of its programs, or it is not taken.
+/// A way to get an event: all of its programs, or it is not taken. A number in debugfs has a hook and no program.
 #[derive(Clone, Copy, Debug)]
 pub struct Backend {
     /// As shown to people and stored in meta.json.
@@ -79,318 +103,6 @@ pub struct Source {
     /// What a trace without it cannot answer.
     pub without: &'static str,
 }
-
-const fn tracepoint(program: &'static str, name: &'static str, arguments: usize) -> Program {
-    Program { name: program, hook: Hook::Tracepoint { name, arguments } }
-}
-
-const fn fexit(program: &'static str, function: &'static str) -> Program {
-    Program { name: program, hook: Hook::Fexit { function } }
-}
-
-const BOUNDED_CAVEAT: &str = "elements of a scatterlist beyond the 128th are counted, not recorded";
-const KPROBE_CAVEAT: &str = "the kernel skips kprobes that are hit while another one runs (1 to 3.5 % under load)";
-
-const UNTIMED_CAVEAT: &str = "how long mapping took is not seen";
-
-/// What notes when a mapping begins.
-const MAP_PAGE_BEGINS: Program =
-    Program { name: "map_page_fentry", hook: Hook::Fentry { function: "dma_map_page_attrs" } };
-const MAP_PHYS_BEGINS: Program = Program { name: "map_phys_fentry", hook: Hook::Fentry { function: "dma_map_phys" } };
-
-/// Every event and the ways to get it.
-pub const SOURCES: &[Source] = &[
-    Source {
-        event: "map",
-        backends: &[
-            Backend {
-                name: "tp_btf dma:dma_map_phys, timed by fentry",
-                programs: &[tracepoint("dma_map", "dma_map_phys", 6), MAP_PHYS_BEGINS],
-                caveat: None,
-            },
-            Backend {
-                name: "tp_btf dma:dma_map_phys",
-                programs: &[tracepoint("dma_map", "dma_map_phys", 6)],
-                caveat: Some(UNTIMED_CAVEAT),
-            },
-            Backend {
-                name: "tp_btf dma:dma_map_page, timed by fentry",
-                programs: &[
-                    tracepoint("dma_map", "dma_map_page", 6),
-                    tracepoint("dma_map_resource", "dma_map_resource", 6),
-                    MAP_PAGE_BEGINS,
-                ],
-                caveat: None,
-            },
-            Backend {
-                name: "tp_btf dma:dma_map_page",
-                programs: &[
-                    tracepoint("dma_map", "dma_map_page", 6),
-                    tracepoint("dma_map_resource", "dma_map_resource", 6),
-                ],
-                caveat: Some(UNTIMED_CAVEAT),
-            },
-            Backend {
-                name: "fexit dma_map_page_attrs",
-                programs: &[
-                    // First, so that no return is seen whose beginning was not.
-                    MAP_PAGE_BEGINS,
-                    fexit("map_page_fexit", "dma_map_page_attrs"),
-                    fexit("map_resource_fexit", "dma_map_resource"),
-                ],
-                caveat: None,
-            },
-        ],
-        without: "mappings that do not bounce are not seen, so other policies cannot be judged on them",
-    },
-    Source {
-        event: "unmap",
-        backends: &[
-            Backend {
-                name: "tp_btf dma:dma_unmap_phys",
-                programs: &[tracepoint("dma_unmap", "dma_unmap_phys", 5)],
-                caveat: None,
-            },
-            Backend {
-                name: "tp_btf dma:dma_unmap_page",
-                programs: &[
-                    tracepoint("dma_unmap", "dma_unmap_page", 5),
-                    tracepoint("dma_unmap_resource", "dma_unmap_resource", 5),
-                ],
-                caveat: None,
-            },
-            Backend {
-                name: "fexit dma_unmap_page_attrs",
-                programs: &[
-                    fexit("unmap_page_fexit", "dma_unmap_page_attrs"),
-                    fexit("unmap_resource_fexit", "dma_unmap_resource"),
-                ],
-                caveat: None,
-            },
-        ],
-        without: "how long mappings live is not known",
-    },
-    Source {
-        event: "map_sg",
-        backends: &[
-            Backend {
-                name: "tp_btf dma:dma_map_sg, refused ones by fexit",
-                programs: &[
-                    tracepoint("dma_map_sg", "dma_map_sg", 6),
-                    fexit("map_sg_refused", "dma_map_sg_attrs"),
-                    fexit("map_sgtable_refused", "dma_map_sgtable"),
-                ],
-                caveat: None,
-            },
-            Backend {
-                name: "tp_btf dma:dma_map_sg",
-                programs: &[
-                    tracepoint("dma_map_sg", "dma_map_sg", 6),
-                    tracepoint("dma_map_sg_err", "dma_map_sg_err", 6),
-                ],
-                caveat: Some("lists that are refused for want of slots show as refused slots only"),
-            },
-            Backend {
-                name: "fexit dma_map_sg_attrs, dma_map_sgtable",
-                programs: &[fexit("map_sg_fexit", "dma_map_sg_attrs"), fexit("map_sgtable_fexit", "dma_map_sgtable")],
-                caveat: None,
-            },
-            Backend {
-                name: "fexit dma_map_sg_attrs, dma_map_sgtable, bounded",
-                programs: &[
-                    fexit("map_sg_bounded", "dma_map_sg_attrs"),
-                    fexit("map_sgtable_bounded", "dma_map_sgtable"),
-                ],
-                caveat: Some(BOUNDED_CAVEAT),
-            },
-            // Before 5.15 the one for tables goes through the other.
-            Backend {
-                name: "fexit dma_map_sg_attrs, bounded",
-                programs: &[fexit("map_sg_bounded", "dma_map_sg_attrs")],
-                caveat: Some(BOUNDED_CAVEAT),
-            },
-        ],
-        without: "scatterlist mappings are not seen",
-    },
-    Source {
-        event: "unmap_sg",
-        backends: &[
-            Backend {
-                name: "tp_btf dma:dma_unmap_sg",
-                programs: &[tracepoint("dma_unmap_sg", "dma_unmap_sg", 5)],
-                caveat: None,
-            },
-            Backend {
-                name: "fexit dma_unmap_sg_attrs",
-                programs: &[fexit("unmap_sg_fexit", "dma_unmap_sg_attrs")],
-                caveat: None,
-            },
-            Backend {
-                name: "fexit dma_unmap_sg_attrs, bounded",
-                programs: &[fexit("unmap_sg_bounded", "dma_unmap_sg_attrs")],
-                caveat: Some(BOUNDED_CAVEAT),
-            },
-        ],
-        without: "how long scatterlist mappings live is not known",
-    },
-    Source {
-        event: "sync",
-        backends: &[
-            Backend {
-                name: "tp_btf dma:dma_sync_single_*",
-                programs: &[
-                    tracepoint("dma_sync_single_for_cpu", "dma_sync_single_for_cpu", 4),
-                    tracepoint("dma_sync_single_for_device", "dma_sync_single_for_device", 4),
-                ],
-                caveat: None,
-            },
-            Backend {
-                name: "fexit dma_sync_single_*",
-                programs: &[
-                    fexit("sync_single_for_cpu_fexit", "dma_sync_single_for_cpu"),
-                    fexit("sync_single_for_device_fexit", "dma_sync_single_for_device"),
-                ],
-                caveat: None,
-            },
-        ],
-        without: "copies made by syncs are not counted",
-    },
-    Source {
-        event: "sync_sg",
-        backends: &[
-            Backend {
-                name: "tp_btf dma:dma_sync_sg_*",
-                programs: &[
-                    tracepoint("dma_sync_sg_for_cpu", "dma_sync_sg_for_cpu", 4),
-                    tracepoint("dma_sync_sg_for_device", "dma_sync_sg_for_device", 4),
-                ],
-                caveat: None,
-            },
-            Backend {
-                name: "fexit dma_sync_sg_*",
-                programs: &[
-                    fexit("sync_sg_for_cpu_fexit", "dma_sync_sg_for_cpu"),
-                    fexit("sync_sg_for_device_fexit", "dma_sync_sg_for_device"),
-                ],
-                caveat: None,
-            },
-            Backend {
-                name: "fexit dma_sync_sg_*, bounded",
-                programs: &[
-                    fexit("sync_sg_for_cpu_bounded", "dma_sync_sg_for_cpu"),
-                    fexit("sync_sg_for_device_bounded", "dma_sync_sg_for_device"),
-                ],
-                caveat: Some(BOUNDED_CAVEAT),
-            },
-        ],
-        without: "copies made by syncs of scatterlists are not counted",
-    },
-    Source {
-        event: "alloc",
-        backends: &[
-            Backend {
-                name: "tp_btf dma:dma_alloc",
-                programs: &[
-                    tracepoint("dma_alloc", "dma_alloc", 7),
-                    tracepoint("dma_alloc_pages", "dma_alloc_pages", 7),
-                ],
-                caveat: None,
-            },
-            Backend {
-                name: "fexit dma_alloc_*",
-                programs: &[fexit("alloc_fexit", "dma_alloc_attrs"), fexit("alloc_pages_fexit", "dma_alloc_pages")],
-                caveat: None,
-            },
-        ],
-        without: "coherent buffers are not seen",
-    },
-    Source {
-        event: "free",
-        backends: &[
-            Backend {
-                name: "tp_btf dma:dma_free",
-                programs: &[tracepoint("dma_free", "dma_free", 6), tracepoint("dma_free_pages", "dma_free_pages", 6)],
-                caveat: None,
-            },
-            Backend {
-                name: "fexit dma_free_*",
-                programs: &[fexit("free_fexit", "dma_free_attrs"), fexit("free_pages_fexit", "dma_free_pages")],
-                caveat: None,
-            },
-        ],
-        without: "how long coherent buffers live is not known",
-    },
-    Source {
-        event: "slot_alloc",
-        backends: &[
-            Backend {
-                name: "fentry+fexit swiotlb_tbl_map_single",
-                programs: &[
-                    Program { name: "tbl_map_fexit", hook: Hook::Fexit { function: "swiotlb_tbl_map_single" } },
-                    Program { name: "tbl_map_fentry", hook: Hook::Fentry { function: "swiotlb_tbl_map_single" } },
-                ],
-                caveat: None,
-            },
-            Backend {
-                name: "kprobe+kretprobe swiotlb_tbl_map_single",
-                programs: &[
-                    // The return first, so that no entry is noted whose return nobody sees.
-                    Program { name: "tbl_map_kretprobe", hook: Hook::Kretprobe { function: "swiotlb_tbl_map_single" } },
-                    Program { name: "tbl_map_kprobe", hook: Hook::Kprobe { function: "swiotlb_tbl_map_single" } },
-                ],
-                caveat: Some(KPROBE_CAVEAT),
-            },
-        ],
-        without: "which slots were taken is not known, so nothing can be verified",
-    },
-    Source {
-        event: "slot_free",
-        backends: &[
-            Backend {
-                name: "fentry swiotlb_release_slots",
-                programs: &[Program {
-                    name: "release_fentry",
-                    hook: Hook::Fentry { function: "swiotlb_release_slots" },
-                }],
-                caveat: None,
-            },
-            Backend {
-                name: "kprobe swiotlb_release_slots",
-                programs: &[Program {
-                    name: "release_kprobe",
-                    hook: Hook::Kprobe { function: "swiotlb_release_slots" },
-                }],
-                caveat: Some(KPROBE_CAVEAT),
-            },
-            Backend {
-                name: "fentry swiotlb_tbl_unmap_single",
-                programs: &[Program {
-                    name: "release_fentry",
-                    hook: Hook::Fentry { function: "swiotlb_tbl_unmap_single" },
-                }],
-                caveat: None,
-            },
-            Backend {
-                name: "kprobe swiotlb_tbl_unmap_single",
-                programs: &[Program {
-                    name: "release_kprobe",
-                    hook: Hook::Kprobe { function: "swiotlb_tbl_unmap_single" },
-                }],
-                caveat: Some(KPROBE_CAVEAT),
-            },
-        ],
-        without: "which slots were given back is not known, so nothing can be verified",
-    },
-    Source {
-        event: "bounce",
-        backends: &[Backend {
-            name: "tp_btf swiotlb:swiotlb_bounced",
-            programs: &[tracepoint("swiotlb_bounced", "swiotlb_bounced", 3)],
-            caveat: None,
-        }],
-        without: "the kernel's own word that it bounces is missing",
-    },
-];
 
 impl Backend {
     /// Its kind: that of its first program, which the others help out at most.
@@ -423,6 +135,8 @@ impl Hook {
             Self::Tracepoint { .. } => Family::Tracepoint,
             Self::Fentry { .. } | Self::Fexit { .. } => Family::Function,
             Self::Kprobe { .. } | Self::Kretprobe { .. } => Family::Kprobe,
+            Self::Classic { .. } => Family::Classic,
+            Self::Debugfs { .. } => Family::Debugfs,
         }
     }
 
@@ -430,7 +144,26 @@ impl Hook {
     ///
     /// # Errors
     /// Why not, for people.
-    pub fn check(self, btf: &Btf, tbl_map_form: u32) -> Result<(), String> {
+    pub fn check(self, types: &Types<'_>) -> Result<(), String> {
+        match self {
+            Self::Classic { group, name } => {
+                let layout = types.layout;
+                let places =
+                    [layout.bounced_dev_name, layout.bounced_dma_mask, layout.bounced_dev_addr, layout.bounced_size];
+                if places.contains(&ABSENT) {
+                    return Err(format!(
+                        "tracefs does not describe {group}:{name} as known here, or is not mounted (mount -t tracefs tracefs /sys/kernel/tracing)"
+                    ));
+                }
+                Ok(())
+            }
+            Self::Debugfs { file } => Usage::open(file).map(drop),
+            _ => self.check_types(types.btf.clone()?, types.layout.tbl_map_form),
+        }
+    }
+
+    /// The same for what takes BTF.
+    fn check_types(self, btf: &Btf, tbl_map_form: u32) -> Result<(), String> {
         match self {
             Self::Tracepoint { name, arguments } => match btf.tracepoint_arguments(name) {
                 None => Err(format!("this kernel has no tracepoint {name}")),
@@ -448,21 +181,33 @@ impl Hook {
                 Some(_) => Ok(()),
             },
             Self::Fexit { function } => {
-                Self::Fentry { function }.check(btf, tbl_map_form)?;
+                Self::Fentry { function }.check_types(btf, tbl_map_form)?;
                 match function {
                     "swiotlb_tbl_map_single" => known_form(function, tbl_map_form),
                     _ => Ok(()),
                 }
             }
             Self::Kprobe { function } if function == "swiotlb_tbl_map_single" => known_form(function, tbl_map_form),
-            // Symbols without BTF may still take a kprobe; attaching tells.
+            // Functions that BTF leaves out may still take a kprobe; attaching tells.
             Self::Kprobe { .. } | Self::Kretprobe { .. } => Ok(()),
+            Self::Classic { .. } | Self::Debugfs { .. } => Ok(()),
         }
     }
 }
 
+/// What is known of the kernel's types, for hooks to be judged by.
+#[derive(Clone, Debug)]
+pub struct Types<'a> {
+    /// Its BTF, or why there is none.
+    pub btf: Result<&'a Btf, String>,
+    /// The same as aya reads it.
+    pub kernel: Option<&'a aya::Btf>,
+    /// What the probe is told.
+    pub layout: &'a Layout,
+}
+
 fn known_form(function: &str, form: u32) -> Result<(), String> {
-    if form == probe::layout::ABSENT {
+    if form == ABSENT {
         return Err(format!("{function} has parameters that this version does not know"));
     }
     Ok(())

@@ -101,6 +101,8 @@ pub struct Decoder {
     numbered: BTreeMap<u32, u32>,
     tasks: Tasks,
     told: Vec<Told>,
+    /// Records lost before the beginning that the kernel has not told of yet, by CPU.
+    lost_before: Vec<u64>,
     /// Bounce addresses given out and not back, when a filter leaves out some: a release does not say whose it is.
     own: Option<HashSet<u64>>,
     /// Padding before live allocations that have any, by bounce address.
@@ -134,6 +136,7 @@ impl Decoder {
             numbered: BTreeMap::new(),
             tasks: Tasks::default(),
             told: Vec::new(),
+            lost_before: Vec::new(),
             own: None,
             padded: HashMap::new(),
             changed: false,
@@ -195,6 +198,11 @@ impl Decoder {
         self.told(cpu).outside += events;
     }
 
+    /// Leaves out so many of each CPU's lost records, the first: those from before everything was attached.
+    pub fn leave_out_losses(&mut self, lost: impl IntoIterator<Item = u64>) {
+        self.lost_before = lost.into_iter().collect();
+    }
+
     fn told(&mut self, cpu: usize) -> &mut Told {
         if self.told.len() <= cpu {
             self.told.resize(cpu + 1, Told::default());
@@ -204,7 +212,7 @@ impl Decoder {
 
     /// Decodes one record; `None` for devices and for what cannot be understood (which is counted).
     pub fn record(&mut self, bytes: &[u8]) -> Option<Event> {
-        let event = match bytes.first() {
+        let mut wire = match bytes.first() {
             Some(&kind::DEVICE) => {
                 match view::<wire::Device>(bytes) {
                     Some(device) => self.device(&device),
@@ -219,9 +227,14 @@ impl Decoder {
                 }
                 return None;
             }
-            _ => view::<wire::Event>(bytes).and_then(|wire| Some((wire, self.event(&wire)?))),
+            _ => view::<wire::Event>(bytes),
         };
-        let Some((wire, event)) = event else {
+        if let Some(lost) = wire.as_mut().filter(|wire| wire.kind == kind::LOST)
+            && !self.lost_since(lost)
+        {
+            return None;
+        }
+        let Some((wire, event)) = wire.and_then(|wire| Some((wire, self.event(&wire)?))) else {
             self.faults.undecoded += 1;
             return None;
         };
@@ -233,6 +246,16 @@ impl Decoder {
         }
         told.stored += u64::from(event.op != Op::Lost);
         Some(event)
+    }
+
+    /// Whether some of the records that this one tells of were lost after the beginning; only those it tells of then.
+    fn lost_since(&mut self, lost: &mut wire::Event) -> bool {
+        if let Some(before) = self.lost_before.get_mut(usize::from(lost.cpu)) {
+            let out = lost.size.min(*before);
+            *before -= out;
+            lost.size -= out;
+        }
+        lost.size > 0
     }
 
     /// Whether this is the release of what a filter left out.
@@ -262,12 +285,23 @@ impl Decoder {
         // Another name is another device in the place of one that is gone.
         let known = self.by_address.remove(&record.device).filter(|k| k.limits.name == record.limits.name);
         let limits = record.limits;
-        let correct = known.as_ref().filter(|k| !k.used).map(|k| k.id);
+        let by_name = record.device < wire::BY_NAME;
+        // What another tracepoint knows by its address, or by its name only.
+        let name = text(&record.name);
+        let others = self.by_address.iter().filter(|(address, _)| (**address < wire::BY_NAME) != by_name);
+        let mut ids = others.map(|(_, k)| k.id);
+        let twin = ids.find(|&id| self.devices.get(id as usize).is_some_and(|row| row.name == name));
+        if let (true, Some(id)) = (by_name, twin) {
+            let known = Known { id, limits, used: true, first: None, since: BTreeMap::new() };
+            self.by_address.insert(record.device, known);
+            return;
+        }
+        let correct = known.as_ref().map_or(twin, |k| (!k.used).then_some(k.id));
         let id = correct.unwrap_or(u32::try_from(self.devices.len()).unwrap_or(NO_DEVICE));
         let driver = text(&record.driver);
         let mut device = Device {
             id,
-            name: text(&record.name),
+            name,
             driver: (!driver.is_empty()).then_some(driver),
             dma_mask: (limits.dma_mask != 0).then_some(limits.dma_mask),
             coherent_dma_mask: limits.coherent_dma_mask,
@@ -277,7 +311,7 @@ impl Decoder {
             min_align_mask: u64::from(limits.min_align_mask),
             ..Device::new(0, "")
         };
-        if let Some(state) = &self.state {
+        if let Some(state) = self.state.as_ref().filter(|_| !by_name) {
             state.look(record.device, &mut device);
         }
         if known.is_some() && correct.is_none() {

@@ -5,10 +5,12 @@ use trace::Pool;
 use trace::meta::{Host, Xen};
 
 use crate::attach::{self, Choice};
+use crate::backends::POOL_USE;
 use crate::host;
-use crate::kernel::{self, Kernel};
+use crate::kernel::Kernel;
 use crate::options::Mode;
 use crate::privilege;
+use crate::tracefs;
 
 /// The answer of [`doctor`], as plain data.
 #[derive(Clone, Debug, Serialize)]
@@ -44,19 +46,21 @@ impl Doctor {
     /// Whether a full recording is possible: all that is required is there, and every event has a back-end.
     #[must_use]
     pub fn ok(&self) -> bool {
-        self.usable() && !self.events.is_empty() && self.events.iter().all(|e| e.backend.is_some())
+        // Where slots are seen one by one nobody has to be told how many are in use.
+        let needed = |choice: &&Choice| choice.event != POOL_USE || !attach::sees_slots(&self.events);
+        self.usable() && !self.events.is_empty() && self.events.iter().filter(needed).all(|e| e.backend.is_some())
     }
 
-    /// Whether something can be recorded: mappings or slots.
+    /// Whether something can be recorded: mappings, slots, bounces or how full the pool is.
     #[must_use]
     pub fn usable(&self) -> bool {
         self.checks.iter().all(|c| c.ok || !c.required) && observes(&self.events)
     }
 }
 
-/// Whether at least mappings or slots are observed.
+/// Whether at least mappings, slots, bounces or the pool's use are observed.
 pub(crate) fn observes(choices: &[Choice]) -> bool {
-    choices.iter().any(|c| matches!(c.event, "map" | "slot_alloc") && c.backend.is_some())
+    choices.iter().any(|c| matches!(c.event, "map" | "slot_alloc" | "bounce" | POOL_USE) && c.backend.is_some())
 }
 
 /// Examines the running kernel. Where it may it really loads and attaches each program for a moment, which is the only way to
@@ -73,8 +77,8 @@ pub fn doctor() -> Doctor {
     let mut checks = vec![
         check("capabilities", true, allowed, "enough to record", &format!("{}: run with sudo", lacks(true))),
         match &kernel.btf {
-            Ok(_) => check("BTF", true, true, crate::btf::Btf::KERNEL, ""),
-            Err(e) => check("BTF", true, false, "", &e.to_string()),
+            Ok(_) => check("BTF", false, true, crate::btf::Btf::KERNEL, ""),
+            Err(e) => check("BTF", false, false, "", &format!("{e}: {WITHOUT_TYPES}")),
         },
         check(
             "kallsyms",
@@ -87,13 +91,7 @@ pub fn doctor() -> Doctor {
             Ok(_) => check("kcore", false, true, "/proc/kcore", ""),
             Err(e) => check("kcore", false, false, "", &format!("{e}: no snapshot of the pool, no p2m")),
         },
-        check(
-            "tracefs",
-            false,
-            kernel::has_tracefs(),
-            "mounted",
-            "not mounted; not needed here: typed tracepoints and fentry go without it",
-        ),
+        check("tracefs", false, tracefs::is_mounted(), "mounted", "not mounted: needed only where there is no BTF"),
     ];
     let pool = match kernel.pool() {
         Ok(pool) => {
@@ -116,8 +114,8 @@ pub fn doctor() -> Doctor {
     if missing.iter().any(|m| !m.required) {
         checks.insert(1, check("more rights", false, false, "", &lacks(false)));
     }
-    let events = match (&kernel.btf, allowed) {
-        (Ok(btf), true) => match try_events(btf, &kernel) {
+    let events = match allowed {
+        true => match try_events(&kernel) {
             Ok(events) => {
                 let taken = if host::preempts() {
                     "the kernel takes it; it preempts tasks inside it, and skips a program then: each gets a copy that tells of those events"
@@ -132,7 +130,7 @@ pub fn doctor() -> Doctor {
                 Vec::new()
             }
         },
-        _ => Vec::new(),
+        false => Vec::new(),
     };
     Doctor { host: kernel.host, xen: kernel.xen, checks, pool, events, missing: kernel.missing }
 }
@@ -142,9 +140,12 @@ fn check(name: &'static str, required: bool, ok: bool, good: &str, bad: &str) ->
 }
 
 /// Attaches everything for a moment.
-fn try_events(btf: &crate::btf::Btf, kernel: &Kernel) -> Result<Vec<Choice>, String> {
+fn try_events(kernel: &Kernel) -> Result<Vec<Choice>, String> {
     const SMALLEST_RING: u32 = 1 << 16;
     let ebpf = attach::load(&kernel.layout, &attach::Setup::new(SMALLEST_RING))?;
-    let types = aya::Btf::from_sys_fs().map_err(|e| e.to_string())?;
-    Ok(attach::attach(ebpf, btf, &types, kernel.layout.tbl_map_form, Mode::Full, None, false).choices)
+    let types = aya::Btf::from_sys_fs().ok();
+    Ok(attach::attach(ebpf, &kernel.types(types.as_ref()), Mode::Full, None, false).choices)
 }
+
+/// What a kernel without BTF still lets be seen.
+const WITHOUT_TYPES: &str = "what is left are the tracepoint swiotlb_bounced and the number of slots in use in debugfs";

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::attach::Choice;
+use crate::backends::POOL_USE;
 use crate::privilege::Missing;
 
 /// Why nothing can be recorded, or why a recording ended badly.
@@ -17,12 +18,6 @@ pub enum CollectorError {
         /// Which, and what for.
         missing: Vec<Missing>,
     },
-    /// The kernel's types are not known.
-    #[error("{reason}")]
-    NoTypes {
-        /// What is wrong with the kernel's BTF.
-        reason: String,
-    },
     /// A filter's pattern.
     #[error("--device or --driver: {0}")]
     Pattern(#[from] crate::glob::GlobError),
@@ -36,7 +31,7 @@ pub enum CollectorError {
         reason: String,
     },
     /// No hook gave way.
-    #[error("this kernel lets neither mappings nor bounce slots be observed: {}. `swioscope doctor` shows all that was tried", reasons(.choices))]
+    #[error("this kernel lets neither mappings nor bounces nor the pool be observed: {}. `swioscope doctor` shows all that was tried", reasons(.choices))]
     NothingToObserve {
         /// What was tried.
         choices: Vec<Choice>,
@@ -71,7 +66,8 @@ fn reasons(choices: &[Choice]) -> String {
         let rejected = choices.iter().filter(|c| c.event == event).flat_map(|c| &c.rejected);
         rejected.map(|r| format!("{}: {}", r.backend, r.why)).collect::<Vec<_>>().join("; ")
     };
-    format!("{}; {}", of("map"), of("slot_alloc"))
+    let all = ["map", "slot_alloc", "bounce", POOL_USE].map(of);
+    all.into_iter().filter(|reasons| !reasons.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
 /// An error and its causes in a line; causes that the text before them repeats are left out.

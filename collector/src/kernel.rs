@@ -1,10 +1,9 @@
 //! Everything that is known of the running kernel before a program is loaded; shared by `doctor` and the recorder.
 
-use std::path::Path;
-
 use trace::Pool;
 use trace::meta::{AllocatorTypes, Host, Xen};
 
+use crate::backends::Types;
 use crate::btf::{Btf, BtfError, Kind};
 use crate::globals::Globals;
 use crate::host;
@@ -12,6 +11,7 @@ use crate::kcore::{Kcore, KcoreError};
 use crate::layout;
 use crate::pools::{self, Place, PoolError, PoolLayout, Snapshot};
 use crate::symbols::Symbols;
+use crate::tracefs;
 
 /// The running kernel.
 pub struct Kernel {
@@ -36,11 +36,18 @@ impl Kernel {
     #[must_use]
     pub fn discover() -> Self {
         let (btf, symbols) = (Btf::kernel(), Symbols::read());
-        let (layout, missing) = match &btf {
+        let (mut layout, missing) = match &btf {
             Ok(btf) => layout::discover(btf, &symbols),
             Err(_) => (probe::Layout::EMPTY, Vec::new()),
         };
+        tracefs::discover(&mut layout);
         Self { host: host::host(), xen: host::xen(), btf, symbols, memory: Kcore::open(), layout, missing }
+    }
+
+    /// What hooks are judged by; `kernel` is its BTF as aya reads it.
+    #[must_use]
+    pub fn types<'a>(&'a self, kernel: Option<&'a aya::Btf>) -> Types<'a> {
+        Types { btf: self.btf.as_ref().map_err(|_| "it takes BTF".to_owned()), kernel, layout: &self.layout }
     }
 
     /// What its types tell of the bounce allocator (SPEC 1, end); nothing without BTF.
@@ -116,12 +123,6 @@ fn kernel_log() -> String {
     let read = unsafe { libc::klogctl(READ_ALL, buffer.as_mut_ptr().cast(), room) };
     buffer.truncate(usize::try_from(read).unwrap_or(0));
     String::from_utf8_lossy(&buffer).into_owned()
-}
-
-/// Whether tracefs is mounted where it is looked for.
-#[must_use]
-pub fn has_tracefs() -> bool {
-    Path::new("/sys/kernel/tracing/events").is_dir() || Path::new("/sys/kernel/debug/tracing/events").is_dir()
 }
 
 /// A clock's time in nanoseconds.

@@ -19,6 +19,7 @@
 //! | [`glob`] | patterns of names, as the probe runs them |
 //! | [`kernel`] | all that is known of the running kernel beforehand |
 //! | [`btf`], [`symbols`], [`kcore`], [`layout`] | the kernel's types, addresses and memory |
+//! | [`tracefs`], [`usage`] | what there is without types: records of classic tracepoints, numbers in debugfs |
 //! | [`pools`], [`globals`], [`p2m`] | the allocator's state, and Xen's frame table |
 //! | [`host`] | the machine |
 //! | [`privilege`] | what the process may do, and giving up what it no longer needs |
@@ -47,6 +48,8 @@ pub mod stacks;
 pub mod sums;
 pub mod symbols;
 pub mod tasks;
+pub mod tracefs;
+pub mod usage;
 
 pub use doctor::{Check, Doctor, doctor};
 pub use error::CollectorError;

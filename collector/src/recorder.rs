@@ -30,10 +30,11 @@ use std::time::Duration;
 use aya::Ebpf;
 use aya::maps::{PerCpuArray, RingBuf, StackTraceMap};
 use trace::meta::{Capture, Clock, CpuCount, Losses};
-use trace::sums::Reading;
+use trace::sums::{Occupancy, Reading};
 use trace::{Device, Meta, SnapshotSlot, Writer};
 
 use crate::attach::{self, Choice};
+use crate::backends::POOL_USE;
 use crate::decode::Decoder;
 use crate::device::Devices;
 use crate::doctor::observes;
@@ -47,10 +48,11 @@ use crate::p2m::P2m;
 use crate::privilege;
 use crate::stacks::Stacks;
 use crate::sums::Sums;
+use crate::usage::Usage;
 use around::Around;
-use drain::{Batch, Drainer, Early, Gatherer};
+use drain::{Batch, Drainer, Gathered, Gatherer};
 use feed::Feeder;
-use shared::{Shared, Skips};
+use shared::{Began, Shared};
 use write::Written;
 
 /// Counters while recording.
@@ -79,6 +81,8 @@ pub struct Summary {
     pub flown: Option<Flown>,
     /// What an aggregate recording came to, and the devices it names.
     pub sums: Option<(Reading, Vec<Device>)>,
+    /// The pool where it was looked at from time to time, because slots are not seen one by one or it was asked for.
+    pub looks: Vec<Occupancy>,
 }
 
 /// A recording under way. Dropping it without [`Recorder::finish`] leaves a trace that opens, as after a SIGKILL.
@@ -157,24 +161,30 @@ impl Recorder {
         }
         let kernel = Kernel::discover();
         let load = |reason: String| CollectorError::Load { reason };
-        let btf = kernel.btf.as_ref().map_err(|e| CollectorError::NoTypes { reason: e.to_string() })?;
-        let types = aya::Btf::from_sys_fs().map_err(|e| load(e.to_string()))?;
         let globs = Box::new(options.filters.globs()?);
         let copies = host::preempts();
         let settings = probe::Settings { copies: u32::from(copies), ..options.settings() };
         let setup = attach::Setup { settings, globs, ring_bytes: options.ring_bytes };
-        let ebpf = attach::load(&kernel.layout, &setup).map_err(load)?;
-        let form = kernel.layout.tbl_map_form;
-        let attach::Attached { mut ebpf, choices } =
-            attach::attach(ebpf, btf, &types, form, options.mode, options.backend, copies);
-        let clock_base = Clock {
-            monotonic_ns: clock(libc::CLOCK_MONOTONIC),
-            realtime_ns: clock(libc::CLOCK_REALTIME),
-            duration_ns: 0,
+        let mut ebpf = attach::load(&kernel.layout, &setup).map_err(load)?;
+        let map = |ebpf: &mut Ebpf, name: &str| {
+            ebpf.take_map(name).ok_or_else(|| load(format!("the object has no map {name}")))
         };
+        let ring = RingBuf::try_from(map(&mut ebpf, "EVENTS")?).map_err(|e| load(e.to_string()))?;
+        let losses = PerCpuArray::try_from(map(&mut ebpf, "LOSSES")?).map_err(|e| load(e.to_string()))?;
+        let gatherer = Gatherer::start(ring)?;
+        let types = aya::Btf::from_sys_fs().ok();
+        let attach::Attached { mut ebpf, choices } =
+            attach::attach(ebpf, &kernel.types(types.as_ref()), options.mode, options.backend, copies);
         if !observes(&choices) {
             return Err(CollectorError::NothingToObserve { choices });
         }
+        let programs = attach::programs(&ebpf);
+        // Asked before, so that what is missed in between counts.
+        let began = Began::now(&losses, &programs);
+        let monotonic_ns = gatherer.begin()?;
+        let since_ns = clock(libc::CLOCK_MONOTONIC).saturating_sub(monotonic_ns);
+        let clock_base =
+            Clock { monotonic_ns, realtime_ns: clock(libc::CLOCK_REALTIME).saturating_sub(since_ns), duration_ns: 0 };
         let mut notes = kernel.missing.clone();
         for choice in &choices {
             match choice.backend {
@@ -185,22 +195,14 @@ impl Recorder {
         let logger = aya_log::EbpfLogger::init(&mut ebpf)
             .inspect_err(|e| tracing::warn!("no diagnostics from the probe: {e}"))
             .ok();
-        let map = |ebpf: &mut Ebpf, name: &str| {
-            ebpf.take_map(name).ok_or_else(|| load(format!("the object has no map {name}")))
-        };
-        let mut ring = RingBuf::try_from(map(&mut ebpf, "EVENTS")?).map_err(|e| load(e.to_string()))?;
-        let early = Early::take(&mut ring, clock_base.monotonic_ns);
-        let gatherer = Gatherer::start(ring)?;
-        let losses = PerCpuArray::try_from(map(&mut ebpf, "LOSSES")?).map_err(|e| load(e.to_string()))?;
-        let programs = attach::programs(&ebpf);
-        let began = Skips::now(&losses, &programs);
+        let usage = usage(&choices, monotonic_ns, &mut notes);
         let stacks = StackTraceMap::try_from(map(&mut ebpf, "STACKS")?).map_err(|e| load(e.to_string()))?;
-        let sums = match options.mode {
+        let (sums, usage) = match options.mode {
             Mode::Aggregate => {
                 let map = PerCpuArray::try_from(map(&mut ebpf, "SUMS")?).map_err(|e| load(e.to_string()))?;
-                Some(Sums::new(map, Kernel::discover(), clock_base.monotonic_ns))
+                (Some(Sums::new(map, Kernel::discover(), usage, monotonic_ns)), None)
             }
-            Mode::Full | Mode::Bounces => None,
+            Mode::Full | Mode::Bounces => (None, usage),
         };
 
         let snapshot = kernel.snapshot();
@@ -220,11 +222,10 @@ impl Recorder {
         let pads = kernel.pool_layout().is_ok_and(|l| l.pads.is_some());
         let mut decoder = Decoder::new(clock_base.monotonic_ns, pools.clone(), pads);
         // What cannot be opened was said of the snapshot.
-        if let Ok(memory) = Kcore::open() {
+        if let (Ok(btf), Ok(memory)) = (&kernel.btf, Kcore::open()) {
             decoder.look_with(Devices::new(btf, &kernel.symbols, memory));
         }
-        early.events.iter().enumerate().for_each(|(cpu, &events)| decoder.leave_out(cpu, events));
-        let first = early.kept.iter().filter_map(|record| decoder.record(record)).collect();
+        decoder.leave_out_losses(began.lost());
         for slot in &slots {
             decoder.padded(slot.slot, slot.pad_slots, slot.orig_addr);
         }
@@ -291,9 +292,10 @@ impl Recorder {
             summed: Mutex::default(),
         };
         let around = Around::new(p2m, Stacks::new(stacks));
-        let (ring, gathered) = gatherer.finish()?;
+        let Gathered { ring, records: gathered, outside } = gatherer.finish()?;
+        (0..).zip(outside).for_each(|(cpu, events)| decoder.leave_out(cpu, events));
         let (sender, receiver) = sync_channel(QUEUE);
-        let drainer = Drainer { first, gathered, ring, logger, decoder, sums, sender };
+        let drainer = Drainer { gathered, ring, logger, decoder, sums, usage, sender };
         let recorder = Self::spawn(options.path.clone(), ebpf, choices, meta, shared, drainer, receiver, around, sink)?;
         Ok(Self { snapshot, ..recorder })
     }
@@ -438,15 +440,19 @@ impl Recorder {
             Output::Trace(written) => {
                 meta.losses.p2m_changed = written.p2m_changed;
                 meta.losses.stacks_missed += written.stacks_unread;
-                let Written { writer, devices, sums, .. } = *written;
+                let Written { writer, devices, sums, looks, .. } = *written;
                 let count = devices.len();
                 writer.close(meta.clone())?;
-                Ok(Summary { path, meta, events, devices: count, flown: None, sums: sums.map(|sums| (sums, devices)) })
+                let sums = sums.map(|sums| (sums, devices));
+                Ok(Summary { path, meta, events, devices: count, flown: None, sums, looks })
             }
             Output::Flight(flown) => {
-                Ok(Summary { path, meta, events, devices: flown.devices, flown: Some(flown), sums: None })
+                let (devices, flown) = (flown.devices, Some(flown));
+                Ok(Summary { path, meta, events, devices, flown, sums: None, looks: Vec::new() })
             }
-            Output::Told(devices, _) => Ok(Summary { path, meta, events, devices, flown: None, sums: None }),
+            Output::Told(devices, _) => {
+                Ok(Summary { path, meta, events, devices, flown: None, sums: None, looks: Vec::new() })
+            }
         }
     }
 
@@ -461,6 +467,14 @@ impl Recorder {
             written.writer.abort();
         }
     }
+}
+
+/// What looks at the pool in debugfs, where that was taken.
+fn usage(choices: &[Choice], base_ns: u64, notes: &mut Vec<String>) -> Option<Usage> {
+    let backend = choices.iter().find(|choice| choice.event == POOL_USE)?.backend?;
+    let file = backend.strip_prefix("debugfs ")?;
+    // It could be read a moment ago.
+    Usage::open(file).map(|usage| usage.since(base_ns)).map_err(|why| notes.push(why)).ok()
 }
 
 /// Xen PV's frame table, when this is one and it can be read.

@@ -9,6 +9,7 @@ use trace::sums::{Bucket, Occupancy, Reading, Sum};
 
 use crate::decode::{self, Decoder};
 use crate::kernel::{Kernel, clock};
+use crate::usage::Usage;
 
 /// [`Cell`] as aya can read it.
 type Map = PerCpuArray<MapData, [u64; size_of::<Cell>() / 8]>;
@@ -17,14 +18,17 @@ type Map = PerCpuArray<MapData, [u64; size_of::<Cell>() / 8]>;
 pub struct Sums {
     map: Map,
     kernel: Kernel,
+    /// In place of the kernel's memory.
+    usage: Option<Usage>,
     base_ns: u64,
 }
 
 impl Sums {
-    /// Sums of the probe's map, in a recording that began at `base_ns`.
+    /// Sums of the probe's map, in a recording that began at `base_ns`; the pool is looked at in the kernel's memory, or by
+    /// `usage`.
     #[must_use]
-    pub fn new(map: Map, kernel: Kernel, base_ns: u64) -> Self {
-        Self { map, kernel, base_ns }
+    pub fn new(map: Map, kernel: Kernel, usage: Option<Usage>, base_ns: u64) -> Self {
+        Self { map, kernel, usage, base_ns }
     }
 
     /// The sums now, and the events in them by CPU.
@@ -48,12 +52,16 @@ impl Sums {
                 }
             }
         }
-        let time_ns = clock(libc::CLOCK_MONOTONIC).saturating_sub(self.base_ns);
-        let used = self.kernel.pool().ok().flatten().map(|pool| pool.areas.iter().map(|area| area.used).sum());
+        let read = || {
+            let time_ns = clock(libc::CLOCK_MONOTONIC).saturating_sub(self.base_ns);
+            let pool = self.kernel.pool().ok().flatten()?;
+            Some(Occupancy { time_ns, used: pool.areas.iter().map(|area| area.used).sum() })
+        };
+        let look = self.usage.as_ref().map_or_else(read, Usage::now);
         let reading = Reading {
             sums: all.iter().map(|(key, cell)| sum(*key, cell)).collect(),
             histograms: all.iter().flat_map(|(key, cell)| buckets(*key, cell)).collect(),
-            occupancy: used.map(|used| Occupancy { time_ns, used }).into_iter().collect(),
+            occupancy: look.into_iter().collect(),
         };
         (reading, by_cpu)
     }

@@ -63,6 +63,14 @@ pub struct Layout {
     pub area_used: u32,
     /// Size of `struct io_tlb_area`.
     pub area_size: u32,
+    /// Record of the tracepoint `swiotlb_bounced` (from tracefs, not BTF): where the place of the device's name stands.
+    pub bounced_dev_name: u32,
+    /// The same record: dma_mask.
+    pub bounced_dma_mask: u32,
+    /// The same record: dev_addr.
+    pub bounced_dev_addr: u32,
+    /// The same record: size.
+    pub bounced_size: u32,
 }
 
 /// `swiotlb_tbl_map_single(dev, orig, size, align_mask, dir, attrs)`: 6.10 and newer.
@@ -102,5 +110,9 @@ impl Layout {
         tbl_map_form: ABSENT,
         area_used: ABSENT,
         area_size: ABSENT,
+        bounced_dev_name: ABSENT,
+        bounced_dma_mask: ABSENT,
+        bounced_dev_addr: ABSENT,
+        bounced_size: ABSENT,
     };
 }

@@ -84,7 +84,7 @@ pub struct Event {
     pub tid: u32,
     /// CLOCK_MONOTONIC, ns.
     pub time_ns: u64,
-    /// Address of the `struct device`.
+    /// Address of the `struct device`, or what stands for it; see [`Device::device`].
     pub device: u64,
     /// CPU-physical address of the caller's buffer.
     pub orig_addr: u64,
@@ -103,7 +103,8 @@ pub struct Event {
     /// Of a scatterlist's first record, its elements that were not walked; of refused slots, those in use then, when
     /// [`has::USED`].
     pub more: u32,
-    /// How long the call took, where both its ends are seen; all ones when longer than fits.
+    /// How long the call took, where both its ends are seen, of a scatterlist with its first record; all ones when longer than
+    /// fits.
     pub latency_ns: u32,
     /// Key of the kernel stack in the map `STACKS`.
     pub stack: u32,
@@ -146,6 +147,9 @@ pub const NAME_BYTES: usize = 64;
 /// Bytes kept of a driver's name.
 pub const DRIVER_BYTES: usize = 32;
 
+/// Below this a device is not known by its address: the kernel's half of the address space begins above.
+pub const BY_NAME: u64 = 1 << 63;
+
 /// A device without sums.
 pub const NO_NUMBER: u64 = 0xffff;
 
@@ -158,7 +162,7 @@ pub struct Device {
     pub kind: u64,
     /// CLOCK_MONOTONIC, ns.
     pub time_ns: u64,
-    /// Address of the `struct device`.
+    /// Address of the `struct device`; below [`BY_NAME`] a hash of its name, where that is all the kernel tells of it.
     pub device: u64,
     /// Its limits.
     pub limits: Limits,
@@ -211,6 +215,8 @@ pub struct CpuLoss {
     pub stacks_missed: u64,
     /// Hits that the kernel skipped a program for and whose copy told of them.
     pub recovered: u64,
+    /// Calls of which a kprobe pair saw one end and not the other.
+    pub unpaired: u64,
 }
 
 const _: () = assert!(size_of::<Event>() == 72 && size_of::<Limits>() == 48 && size_of::<Device>() == 176);

@@ -34,8 +34,9 @@ pub(crate) struct RecordArgs {
     /// Record the kernel stack of every mapping and slot allocation, not only of those refused
     #[arg(long)]
     pub(crate) stacks: bool,
-    /// Take back-ends of this family only, for the events that have any; `swioscope doctor` lists them
-    #[arg(long, value_name = "tp_btf|fentry|kprobe", value_parser = family)]
+    /// Take back-ends of this family only (tp_btf, fentry, kprobe, tracepoint or debugfs), for the events that have any;
+    /// `swioscope doctor` lists them
+    #[arg(long, value_name = "FAMILY", value_parser = family)]
     pub(crate) backend: Option<Family>,
     /// Exit with 3 if anything was lost
     #[arg(long)]
@@ -72,8 +73,9 @@ pub(crate) struct TopArgs {
     /// Take the kernel stack of every mapping and slot allocation, not only of those refused
     #[arg(long)]
     pub(crate) stacks: bool,
-    /// Take back-ends of this family only, for the events that have any; `swioscope doctor` lists them
-    #[arg(long, value_name = "tp_btf|fentry|kprobe", value_parser = family)]
+    /// Take back-ends of this family only (tp_btf, fentry, kprobe, tracepoint or debugfs), for the events that have any;
+    /// `swioscope doctor` lists them
+    #[arg(long, value_name = "FAMILY", value_parser = family)]
     pub(crate) backend: Option<Family>,
     /// Policies to compare on the last minute, as for `replay` [default: this kernel's, and the newest]
     #[cfg(feature = "answers")]
@@ -147,7 +149,8 @@ fn mode(text: &str) -> Result<Mode, String> {
 }
 
 fn family(text: &str) -> Result<Family, String> {
-    Family::from_name(text).ok_or_else(|| "a back-end is of the family tp_btf, fentry or kprobe".to_owned())
+    Family::from_name(text)
+        .ok_or_else(|| "a back-end is of the family tp_btf, fentry, kprobe, tracepoint or debugfs".to_owned())
 }
 
 fn only(text: &str) -> Result<Only, String> {

@@ -90,7 +90,7 @@ crate::record! {
         align_mask: Option<u64> => Mask,
         /// Position in the scatterlist the row belongs to; absent for single buffers. A scatterlist's rows stand together.
         sg_index: Option<u32> => Index,
-        /// How long the call took; absent where only one of its ends is seen.
+        /// How long the call took, of a scatterlist in its first row; absent where only one of its ends is seen.
         latency_ns: Option<u64> => Duration,
         /// Key into stacks.parquet: the kernel's calls that led here; absent when it was not asked for or not to be had.
         stack: Option<u32> => Id,

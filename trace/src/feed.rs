@@ -1,5 +1,6 @@
 //! What a recorder at work tells whoever looks on.
 
+use crate::sums::Occupancy;
 use crate::{Device, Event, Meta, P2mRun, StackFrame, Task};
 
 /// A piece of a recording under way. Tables are told whole, and before the events that name their rows where that is known in
@@ -14,6 +15,8 @@ pub enum Feed {
     Tasks(Vec<Task>),
     /// All kernel stacks known by now.
     Stacks(Vec<StackFrame>),
+    /// The pool where it is looked at from time to time: since the last telling.
+    Looks(Vec<Occupancy>),
     /// Xen's frame table as far as it is known by now.
     P2m(Vec<P2mRun>),
     /// The losses by now, and whatever else has changed about the recording.

@@ -10,7 +10,7 @@ use crate::Pool;
 pub const TOOL: &str = "swioscope";
 
 /// The format this crate writes. A reader takes any minor version of its own major version.
-pub const FORMAT: Format = Format { major: 1, minor: 3 };
+pub const FORMAT: Format = Format { major: 1, minor: 4 };
 
 /// Version of the trace format; docs/trace-format.md has the compatibility promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,6 +162,14 @@ pub struct Capture {
 }
 
 impl Capture {
+    /// Whether what was asked of the allocator, mappings or slots, would be in the trace, so that there is something to replay. One
+    /// that names no back-ends was not recorded but made, and has what it has.
+    #[must_use]
+    pub fn has_requests(&self) -> bool {
+        let asks = |event: &String| matches!(event.as_str(), "map" | "map_sg" | "slot_alloc");
+        self.backends.is_empty() || self.mode != "aggregate" && self.backends.keys().any(asks)
+    }
+
     /// What the trace leaves out by intention, as a sentence; nothing of a full one. Whoever answers from such a trace
     /// says so.
     #[must_use]

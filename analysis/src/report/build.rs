@@ -3,8 +3,9 @@
 use replay::boot::{self, BootQuery};
 use replay::{Generation, KernelVersion, Reason, Start};
 use trace::pool::SLOT_BYTES;
-use trace::{Op, Trace, field};
+use trace::{Op, Trace};
 
+use super::notes::{notes, without_slots};
 use super::rows::{
     BarRow, DeviceUseRow, FailureRow, FidelityRow, HolderRow, LatencyRow, ReasonRow, SizesRow, SummaryRow, TraceRow,
 };
@@ -16,7 +17,7 @@ use crate::AnalysisError;
 /// Rows of holders shown at a time; the rest is summed up in one.
 const HOLDERS: usize = 20;
 /// Slot events compared with the model before it is decided whether to compare all.
-const FIRST_JUDGED: usize = 1 << 14;
+pub(super) const FIRST_JUDGED: usize = 1 << 14;
 /// The share predicted from which on a model fits.
 const FITS: f64 = 0.9;
 /// Mappings that live for longer than this, and half the recording, without a sync are remarkable.
@@ -67,7 +68,13 @@ pub(super) fn report(trace: &Trace, mut scan: Scan<'_>) -> Result<Report, Analys
         (sum(|row| row.bytes_mapped), sum(|row| row.bytes_bounced), sum(|row| row.bytes_copied));
     let pool_time = report.latencies.iter().filter(|row| row.op == Op::SlotAlloc.name()).map(|row| row.sum_ns);
     let pool_time_ns: Option<u64> = pool_time.fold(None, |all, ns| Some(all.unwrap_or(0u64).saturating_add(ns)));
-    let peak = scan.pool.as_ref().map_or(0, |pool| pool.peak);
+    let mut peak = scan.pool.as_ref().map_or(0, |pool| pool.peak);
+    let mut held = scan.pool.as_ref().map_or(0, |pool| pool.follower.pool().used());
+    let looks = if scan.sees_slots() { Vec::new() } else { trace.sums()?.occupancy };
+    if let Some(last) = looks.last() {
+        (peak, held) = (looks.iter().map(|look| look.used).max().unwrap_or(0), last.used);
+        report.occupancy = sums::looked(&looks);
+    }
     let steals = scan.pool.as_ref().map_or(0, |pool| pool.steals);
     report.summary = SummaryRow {
         events: scan.ops.iter().sum(),
@@ -85,8 +92,8 @@ pub(super) fn report(trace: &Trace, mut scan: Scan<'_>) -> Result<Report, Analys
         pool_time_share: pool_time_ns.and_then(|_| share(typical(&report.latencies), span_ns)),
         pool_slots: report.trace.pool_slots,
         peak_slots: peak,
-        peak_share: share(peak, report.trace.pool_slots),
-        held_slots: scan.pool.as_ref().map_or(0, |pool| pool.follower.pool().used()),
+        peak_share: share(peak, report.trace.pool_slots).filter(|_| scan.sees_slots() || !looks.is_empty()),
+        held_slots: held,
         standing_slots: standing,
         leaks: leaks.len() as u64,
         leaked_slots: leaks.iter().map(|leak| leak.slots).sum(),
@@ -100,6 +107,9 @@ pub(super) fn report(trace: &Trace, mut scan: Scan<'_>) -> Result<Report, Analys
     };
     fidelity.unknown_devices = scan.unknown_devices;
     report.notes = notes(trace, &scan, &fidelity);
+    if !scan.sees_slots() {
+        report.notes.push(without_slots(scan.sees_maps(), !looks.is_empty()));
+    }
     if unproven {
         report.notes.push(
             "slots are not given back all through the trace, but no more of them than records were lost: whether they leak \
@@ -414,72 +424,4 @@ fn folded(mut rows: Vec<HolderRow>) -> Vec<HolderRow> {
         rows.push(others);
     }
     rows
-}
-
-/// What weakens the figures.
-fn notes(trace: &Trace, scan: &Scan<'_>, fidelity: &FidelityRow) -> Vec<String> {
-    let mut notes = base_notes(trace);
-    let choices = scan.count(Op::SlotAlloc) + scan.count(Op::SlotFailed);
-    if scan.slot_events.len() > FIRST_JUDGED && fidelity.predicted_of * 2 < choices {
-        notes.push(format!(
-            "the model was compared with the first {} slot choices only",
-            field::count(fidelity.predicted_of)
-        ));
-    }
-    for (n, what) in [
-        (
-            fidelity.missed_frees,
-            "allocations whose release is not in the trace; they were taken as released when their slots were taken again",
-        ),
-        (fidelity.unknown_frees, "releases of slots nothing was known to hold"),
-        (fidelity.other_pools, "slot events in other pools than the default one, which are in none of its figures"),
-        (fidelity.unknown_devices, "events of devices the trace does not describe; taken to reach everything"),
-        (fidelity.backwards, "events with an earlier time than one before them; ages and rates around them are off"),
-        (
-            scan.pool.as_ref().map_or(0, |pool| pool.follower.notes().odd),
-            "allocations whose place is not what the policy's rules say: another kernel's rules, or another device",
-        ),
-    ] {
-        if n > 0 {
-            notes.push(format!("{what}: {}", field::count(n)));
-        }
-    }
-    notes
-}
-
-pub(super) fn base_notes(trace: &Trace) -> Vec<String> {
-    let meta = trace.meta();
-    let mut notes: Vec<String> = meta.capture.partial().into_iter().collect();
-    if meta.capture.mode == "bounces" {
-        notes.push(
-            "what other policies would have bounced is not known from such a trace, nor the share of DMA that bounced"
-                .to_owned(),
-        );
-    }
-    if !meta.closed {
-        notes.push("the recording was cut short: what it lost in its last seconds is not known".to_owned());
-    }
-    if let Some(recovered) = trace.recovered() {
-        notes.push(format!(
-            "{} events were recovered from the open segment, {} were dropped as incomplete",
-            field::count(recovered.events),
-            field::bytes(recovered.bytes_dropped)
-        ));
-    }
-    for (what, n) in meta.losses.by_cause().filter(|&(_, n)| n > 0) {
-        notes.push(format!("{what}: {}", field::count(n)));
-    }
-    let said = meta.losses.notes.iter().filter(|note| !notes.contains(note)).cloned().collect::<Vec<_>>();
-    notes.extend(said);
-    match Generation::of_recorded(meta) {
-        Some((_, caveat)) if caveat.is_empty() => {}
-        Some((rules, caveat)) => {
-            notes.push(format!("kernel {} is taken as {}: {caveat}", meta.host.kernel_version(), rules.id));
-        }
-        None => notes.push(format!(
-            "no policy is known for kernel `{}`; the newest one's rules were taken for arithmetic",
-            meta.host.release
-        )),
-    }
-    notes
 }

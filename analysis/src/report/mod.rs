@@ -19,6 +19,7 @@ mod build;
 pub mod findings;
 pub mod html;
 mod names;
+mod notes;
 mod reach;
 pub mod rows;
 mod scan;

@@ -73,6 +73,7 @@ pub(super) struct Scan<'a> {
     pending: HashMap<u32, u32>,
     maps_recorded: bool,
     syncs_recorded: bool,
+    slots_recorded: bool,
 }
 
 impl DeviceCount {
@@ -116,6 +117,8 @@ impl<'a> Scan<'a> {
             pending: HashMap::new(),
             maps_recorded: maps_recorded(&meta.capture),
             syncs_recorded: meta.capture.backends.contains_key("sync"),
+            slots_recorded: meta.capture.backends.is_empty()
+                || meta.capture.backends.contains_key(Op::SlotAlloc.name()),
         }
     }
 
@@ -126,6 +129,11 @@ impl<'a> Scan<'a> {
     /// Whether mappings that do not bounce would be in the trace.
     pub fn sees_maps(&self) -> bool {
         self.maps_recorded
+    }
+
+    /// Whether slots taken would be in the trace.
+    pub fn sees_slots(&self) -> bool {
+        self.slots_recorded
     }
 
     /// Whether syncs would be in the trace, if there were any.
@@ -162,6 +170,11 @@ impl<'a> Scan<'a> {
             Op::Unmap => self.unmap(event, device),
             Op::SyncForCpu | Op::SyncForDevice => self.sync(event, device),
             Op::SlotAlloc | Op::SlotFailed | Op::SlotFree => self.slot(event, device),
+            // Its word before slots are sought: it counts where there is nothing better.
+            Op::Bounce if !self.slots_recorded && !self.maps_recorded => {
+                let count = &mut self.counts[device as usize];
+                count.bounced.add(event.size.unwrap_or(0));
+            }
             Op::Alloc | Op::AllocFailed | Op::Free | Op::Bounce | Op::Lost => {}
         }
     }

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use trace::sums::Sum;
+use trace::sums::{Occupancy, Sum};
 use trace::{Op, Trace};
 
-use super::build::{a_second, asked, base_fidelity, base_notes, path, share, trace_row, typical};
+use super::build::{a_second, asked, base_fidelity, path, share, trace_row, typical};
+use super::notes::base_notes;
 use super::rows::{BarRow, DeviceUseRow, FailureRow, LatencyRow, OccupancyRow, SizesRow, SummaryRow};
 use super::{Report, VERSION, reach};
 use crate::AnalysisError;
@@ -88,10 +89,7 @@ pub(super) fn report(trace: &Trace) -> Result<Report, AnalysisError> {
     }
     report.devices.sort_by_key(|row| std::cmp::Reverse((row.maps, row.bounces)));
     report.histograms = histograms(&reading.histograms);
-    report.occupancy = looks
-        .iter()
-        .map(|look| OccupancyRow { time_ns: look.time_ns, used: look.used, ..OccupancyRow::default() })
-        .collect();
+    report.occupancy = looked(looks);
     report.reach = reach::rows(trace, |_| 0);
 
     let sum = |of: fn(&DeviceUseRow) -> u64| report.devices.iter().map(of).sum::<u64>();
@@ -128,6 +126,12 @@ pub(super) fn report(trace: &Trace) -> Result<Report, AnalysisError> {
             .to_owned(),
     );
     Ok(report)
+}
+
+/// The pool over time, of which only the slots in use are known.
+pub(super) fn looked(looks: &[Occupancy]) -> Vec<OccupancyRow> {
+    let row = |look: &Occupancy| OccupancyRow { time_ns: look.time_ns, used: look.used, ..OccupancyRow::default() };
+    looks.iter().map(row).collect()
 }
 
 type Bars = Vec<(u64, u64)>;

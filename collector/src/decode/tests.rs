@@ -256,3 +256,34 @@ fn devices_that_came_when_the_places_for_sums_were_taken_are_told() {
     let told: Vec<_> = decoder.faults().without_sums.clone().into_iter().collect();
     assert_eq!(told, [(ADDRESS + 0x2000, "nvme0".to_owned())]);
 }
+
+#[test]
+fn a_device_known_by_its_name_and_by_its_address_is_one() {
+    let mut named = device(0);
+    (named.device, named.limits) = (0x1234, Limits { name: 0x1234, dma_mask: u64::MAX, ..Limits::zeroed() });
+    let bounce = wire::Event { device: 0x1234, ..event(kind::BOUNCE, 0x4000_1a00) };
+    // Whichever comes first.
+    for by_name_first in [true, false] {
+        let mut decoder = Decoder::new(0, vec![pool()], false);
+        let order = if by_name_first { [&named, &device(0xfff)] } else { [&device(0xfff), &named] };
+        for record in order {
+            decoder.record(bytes_of(record));
+        }
+        let rows = decoder.take_devices().unwrap();
+        assert_eq!((rows.len(), rows[0].name.as_str(), rows[0].min_align_mask), (1, "nvme0", 0xfff));
+        let bounced = decoder.record(bytes_of(&bounce)).unwrap();
+        let mapped = decoder.record(bytes_of(&event(kind::MAP, 0x4000_1a00))).unwrap();
+        assert_eq!((bounced.op, bounced.device, mapped.device), (Op::Bounce, 0, 0));
+    }
+}
+
+#[test]
+fn losses_from_before_the_beginning_are_none_of_the_recording() {
+    let mut decoder = Decoder::new(1_000, Vec::new(), false);
+    decoder.leave_out_losses([0, 0, 0, 20]);
+    let lost = |size| wire::Event { orig_addr: 1_200, size, ..event(kind::LOST, 0) };
+    assert_eq!(decoder.record(bytes_of(&lost(17))), None);
+    let counts = [5, 4].map(|size| decoder.record(bytes_of(&lost(size))).unwrap().count);
+    assert_eq!(counts, [Some(2), Some(4)]);
+    assert_eq!(decoder.faults().undecoded, 0);
+}

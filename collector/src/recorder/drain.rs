@@ -1,21 +1,23 @@
 //! The thread that empties the ring buffer.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, RingBuf};
-use trace::sums::Reading;
+use trace::sums::{Occupancy, Reading};
 use trace::{Device, Event, Task};
 
 use super::KEEP;
 use super::shared::Shared;
 use crate::decode::{self, Decoder, Faults};
 use crate::error::CollectorError;
+use crate::kernel::clock;
 use crate::privilege;
 use crate::sums::Sums;
+use crate::usage::Usage;
 
 /// How often the ring is looked at; see LAB: polling costs less than a wake-up an event.
 const POLL: Duration = Duration::from_millis(2);
@@ -40,95 +42,112 @@ pub(crate) struct Batch {
     pub(crate) faults: Option<Faults>,
     /// The sums, in aggregate mode.
     pub(crate) sums: Option<Reading>,
+    /// The pool, where it is looked at.
+    pub(crate) looks: Vec<Occupancy>,
 }
 
 impl Batch {
     fn is_empty(&self) -> bool {
-        let Self { events, devices, tasks, faults, sums } = self;
-        events.is_empty() && devices.is_none() && tasks.is_none() && faults.is_none() && sums.is_none()
+        let Self { events, devices, tasks, faults, sums, looks } = self;
+        let told = devices.is_some() || tasks.is_some() || faults.is_some() || sums.is_some();
+        events.is_empty() && looks.is_empty() && !told
     }
 }
 
-/// What was in the ring buffer before everything was attached. Mappings seen without their slots, or slots without their
-/// mappings, would be told as if that were how it was; so a recording begins behind them, and ends before the first
-/// program is detached, which under load takes seconds.
-pub(crate) struct Early {
-    /// Devices, threads and losses, which hold for what follows too.
-    pub(crate) kept: Vec<Vec<u8>>,
-    /// Events left out, by CPU.
-    pub(crate) events: Vec<u64>,
-}
-
-impl Early {
-    /// Takes what is older than `base_ns` out of the ring buffer.
-    pub(crate) fn take(ring: &mut RingBuf<MapData>, base_ns: u64) -> Self {
-        let mut early = Self { kept: Vec::new(), events: Vec::new() };
-        while let Some(record) = ring.next() {
-            let Some(event) = decode::stamp(&record) else {
-                early.kept.push(record.to_vec());
-                continue;
-            };
-            let cpu = usize::from(event.cpu);
-            if early.events.len() <= cpu {
-                early.events.resize(cpu + 1, 0);
-            }
-            early.events[cpu] += 1;
-            // It may fill as fast as it is emptied.
-            if event.time_ns >= base_ns {
-                break;
-            }
-        }
-        early
-    }
-}
-
-/// Empties the ring buffer while the recorder is made ready: the snapshot of a busy pool and a new trace on a busy disk can
-/// take longer than the ring lasts, and what were lost then would be what follows the snapshot.
+/// Empties the ring buffer while programs are attached one after the other and the recorder is made ready: under load the one
+/// takes seconds, as does the snapshot of a busy pool or a new trace on a busy disk, which is longer than the ring lasts.
+///
+/// Mappings seen without their slots, or slots without their mappings, would be told as if that were how it was; so a recording
+/// begins when all is attached, and ends before the first program is detached. What came before is left out and counted.
 pub(crate) struct Gatherer {
+    begin: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
+    began: Receiver<u64>,
     /// Taken when it is waited for.
     thread: Option<JoinHandle<Gathered>>,
 }
 
-type Gathered = (RingBuf<MapData>, Vec<Vec<u8>>);
+/// What was in the ring buffer meanwhile.
+pub(crate) struct Gathered {
+    pub(crate) ring: RingBuf<MapData>,
+    /// Devices, threads and losses, and what is part of the recording, as they came.
+    pub(crate) records: Vec<Vec<u8>>,
+    /// Events from before the beginning, by CPU.
+    pub(crate) outside: Vec<u64>,
+}
 
 /// Bytes of records gathered at most; what comes then stays in the ring.
 const GATHERED: usize = 48 << 20;
 
 impl Gatherer {
-    /// Begins.
-    pub(crate) fn start(mut ring: RingBuf<MapData>) -> Result<Self, CollectorError> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let work = move || {
-            hurry("the ring buffer is emptied");
-            let (mut records, mut bytes) = (Vec::new(), 0);
-            loop {
-                // Asked before looking, as the drainer does.
-                let stopping = stopped.load(Ordering::Acquire);
-                while bytes < GATHERED
-                    && let Some(record) = ring.next()
-                {
-                    bytes += record.len();
-                    records.push(record.to_vec());
-                }
-                if stopping {
-                    return (ring, records);
-                }
-                thread::sleep(POLL);
-            }
+    /// Starts to empty the ring buffer.
+    pub(crate) fn start(ring: RingBuf<MapData>) -> Result<Self, CollectorError> {
+        let (begin, stop) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (told, began) = sync_channel(1);
+        let work = {
+            let (begin, stop) = (Arc::clone(&begin), Arc::clone(&stop));
+            move || gather(ring, &begin, &told, &stop)
         };
         let thread = thread::Builder::new().name("gatherer".to_owned()).spawn(work);
         let thread = thread.map_err(|e| CollectorError::NoThread { reason: e.to_string() })?;
-        Ok(Self { stop, thread: Some(thread) })
+        Ok(Self { begin, stop, began, thread: Some(thread) })
     }
 
-    /// Ends; the ring buffer, and the records taken out of it.
+    /// Everything is attached: the recording begins, at the time that is returned (CLOCK_MONOTONIC).
+    pub(crate) fn begin(&self) -> Result<u64, CollectorError> {
+        self.begin.store(true, Ordering::Release);
+        self.began.recv().map_err(|_| died())
+    }
+
+    /// Ends.
     pub(crate) fn finish(mut self) -> Result<Gathered, CollectorError> {
         self.stop.store(true, Ordering::Release);
-        let gathered = self.thread.take().and_then(|thread| thread.join().ok());
-        gathered
-            .ok_or_else(|| CollectorError::NoThread { reason: "the one that empties the ring buffer died".to_owned() })
+        self.thread.take().and_then(|thread| thread.join().ok()).ok_or_else(died)
+    }
+}
+
+fn died() -> CollectorError {
+    CollectorError::NoThread { reason: "the one that empties the ring buffer died".to_owned() }
+}
+
+fn gather(mut ring: RingBuf<MapData>, begin: &AtomicBool, told: &SyncSender<u64>, stop: &AtomicBool) -> Gathered {
+    hurry("the ring buffer is emptied");
+    let (mut records, mut bytes, mut outside) = (Vec::new(), 0, Vec::new());
+    let mut base_ns = u64::MAX;
+    // The beginning is set here, between two records: whatever was taken out before it was stamped before it.
+    let beginning = |base_ns: &mut u64| {
+        if *base_ns == u64::MAX && begin.load(Ordering::Acquire) {
+            *base_ns = clock(libc::CLOCK_MONOTONIC);
+            // Nobody waits when the recorder has not come about.
+            let _ = told.send(*base_ns);
+        }
+    };
+    loop {
+        // Asked before looking, as the drainer does.
+        let stopping = stop.load(Ordering::Acquire);
+        beginning(&mut base_ns);
+        while bytes < GATHERED
+            && let Some(record) = ring.next()
+        {
+            match decode::stamp(&record).filter(|event| event.time_ns < base_ns) {
+                Some(early) => {
+                    let cpu = usize::from(early.cpu);
+                    outside.resize(outside.len().max(cpu + 1), 0);
+                    outside[cpu] += 1;
+                }
+                None => {
+                    bytes += record.len();
+                    records.push(record.to_vec());
+                }
+            }
+            drop(record);
+            // The ring may fill as fast as it is emptied.
+            beginning(&mut base_ns);
+        }
+        if stopping {
+            return Gathered { ring, records, outside };
+        }
+        thread::sleep(POLL);
     }
 }
 
@@ -141,14 +160,13 @@ impl Drop for Gatherer {
 
 /// What the drainer works with and hands back.
 pub(crate) struct Drainer {
-    /// Losses from before the beginning.
-    pub(crate) first: Vec<Event>,
     /// What came while the recorder was made ready.
     pub(crate) gathered: Vec<Vec<u8>>,
     pub(crate) ring: RingBuf<MapData>,
     pub(crate) logger: Option<Logger>,
     pub(crate) decoder: Decoder,
     pub(crate) sums: Option<Sums>,
+    pub(crate) usage: Option<Usage>,
     pub(crate) sender: SyncSender<Batch>,
 }
 
@@ -174,7 +192,7 @@ impl Drainer {
         loop {
             // Asked before looking: whatever came before the stop is then still taken.
             let stopping = shared.stop.load(Ordering::Acquire);
-            let mut batch = Batch { events: std::mem::take(&mut self.first), ..Batch::default() };
+            let mut batch = Batch::default();
             while batch.events.len() < BATCH
                 && let Some(record) = gathered.next()
             {
@@ -210,6 +228,9 @@ impl Drainer {
                 let (reading, by_cpu) = sums.read(&self.decoder);
                 *shared.summed.lock().unwrap_or_else(PoisonError::into_inner) = by_cpu;
                 (batch.sums, read_at) = (Some(reading), Instant::now());
+            }
+            if let Some(usage) = &mut self.usage {
+                batch.looks = usage.look(stopping && !full);
             }
             if !batch.is_empty() {
                 shared.events.fetch_add(batch.events.len() as u64, Ordering::Relaxed);

@@ -46,6 +46,9 @@ impl Feeder {
         if around.devices.1 {
             self.send(Feed::Devices(around.devices.0.clone()));
         }
+        if !batch.looks.is_empty() {
+            self.send(Feed::Looks(batch.looks.clone()));
+        }
         if !batch.events.is_empty() {
             self.send(Feed::Events(batch.events.clone()));
         }

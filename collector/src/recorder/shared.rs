@@ -33,31 +33,66 @@ pub(crate) struct Shared {
     pub(crate) programs: Vec<OwnedFd>,
     /// What was skipped before all was attached, and had been when the first was about to be detached: a copy that runs
     /// while its program does not yet, or no longer, tells of what nobody skipped.
-    pub(crate) began: Skips,
+    pub(crate) began: Began,
     pub(crate) ended: OnceLock<Skips>,
     /// Events in the sums by CPU, which the kernel does not count once more.
     pub(crate) summed: Mutex<Vec<u64>>,
 }
 
-/// Hits of probes that the kernel skipped, and those of them that copies told of.
+/// Hits of probes that the kernel skipped, those of them that copies told of, and calls of which a pair of kprobes saw one end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Skips {
     skipped: u64,
     recovered: u64,
+    unpaired: u64,
 }
 
 impl Skips {
     /// As counted now.
-    pub(crate) fn now(losses: &PerCpuArray<MapData, [u64; LOSS_WORDS]>, programs: &[OwnedFd]) -> Self {
-        let recovered = by_cpu_now(losses).iter().map(|loss| loss.recovered).sum();
-        Self { skipped: attach::recursion_misses(programs), recovered }
+    fn now(losses: &[CpuLoss], programs: &[OwnedFd]) -> Self {
+        let sum = |of: fn(&CpuLoss) -> u64| losses.iter().map(of).sum();
+        let (recovered, unpaired) = (sum(|loss| loss.recovered), sum(|loss| loss.unpaired));
+        Self { skipped: attach::recursion_misses(programs), recovered, unpaired }
     }
 
-    /// Those between an earlier moment and this one: skipped and not told of, and told of without having been skipped.
+    /// Those between an earlier moment and this one: missed and not told of, and told of without having been skipped.
     fn since(self, began: Self) -> (u64, u64) {
         let skipped = self.skipped.saturating_sub(began.skipped);
         let recovered = self.recovered.saturating_sub(began.recovered);
-        (skipped.saturating_sub(recovered), recovered.saturating_sub(skipped))
+        let unpaired = self.unpaired.saturating_sub(began.unpaired);
+        (skipped.saturating_sub(recovered) + unpaired, recovered.saturating_sub(skipped))
+    }
+}
+
+/// The kernel's counters when the recording began, which is after programs began to count.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Began {
+    skips: Skips,
+    losses: Vec<CpuLoss>,
+}
+
+impl Began {
+    /// As counted now.
+    pub(crate) fn now(losses: &PerCpuArray<MapData, [u64; LOSS_WORDS]>, programs: &[OwnedFd]) -> Self {
+        let losses = by_cpu_now(losses);
+        Self { skips: Skips::now(&losses, programs), losses }
+    }
+
+    /// Records lost before, by CPU.
+    pub(crate) fn lost(&self) -> impl Iterator<Item = u64> {
+        self.losses.iter().map(|loss| loss.lost)
+    }
+}
+
+/// What was lost since, of which the kernel has told `reported`.
+fn since(now: &CpuLoss, began: &CpuLoss) -> CpuLoss {
+    let lost = now.lost.saturating_sub(began.lost);
+    CpuLoss {
+        lost,
+        reported: now.reported.saturating_sub(began.lost),
+        seen: now.seen.saturating_sub(began.lost),
+        stacks_missed: now.stacks_missed.saturating_sub(began.stacks_missed),
+        ..*now
     }
 }
 
@@ -71,12 +106,17 @@ impl Shared {
     /// Takes note of what was skipped while everything was attached.
     pub(crate) fn end(&self) {
         // Only the first end counts.
-        let _ = self.ended.set(Skips::now(&self.losses, &self.programs));
+        let _ = self.ended.set(self.skips());
     }
 
-    /// The kernel's counters, CPU by CPU.
+    fn skips(&self) -> Skips {
+        Skips::now(&by_cpu_now(&self.losses), &self.programs)
+    }
+
+    /// The kernel's counters, CPU by CPU, without what was lost before the beginning.
     pub(crate) fn lost(&self) -> Vec<CpuLoss> {
         let mut all = by_cpu_now(&self.losses);
+        all.iter_mut().zip(&self.began.losses).for_each(|(now, began)| *now = since(now, began));
         // A thread that died while it held them leaves them as they were.
         let summed = self.summed.lock().unwrap_or_else(PoisonError::into_inner);
         all.iter_mut().zip(summed.iter()).for_each(|(cpu, summed)| cpu.seen += summed);
@@ -121,8 +161,8 @@ impl Shared {
             notes.push(format!("{device} changed its limits while in use: it has a second row"));
         }
         let counters = self.lost();
-        let ended = self.ended.get().copied().unwrap_or_else(|| Skips::now(&self.losses, &self.programs));
-        let (missed, twice) = ended.since(self.began);
+        let ended = self.ended.get().copied().unwrap_or_else(|| self.skips());
+        let (missed, twice) = ended.since(self.began.skips);
         if twice > 0 {
             notes.push(told_twice(twice));
         }
@@ -210,10 +250,26 @@ mod tests {
     /// Copies alone saw 7,451 events while programs were attached one after the other.
     #[test]
     fn what_copies_told_of_before_all_was_attached_makes_good_for_nothing_later() {
-        let began = Skips { skipped: 3, recovered: 7_451 };
-        assert_eq!(Skips { skipped: 13, recovered: 7_453 }.since(began), (8, 0));
-        assert_eq!(Skips { skipped: 13, recovered: 7_461 }.since(began), (0, 0));
-        assert_eq!(Skips { skipped: 3, recovered: 7_453 }.since(began), (0, 2));
+        let skips = |skipped, recovered, unpaired| Skips { skipped, recovered, unpaired };
+        let began = skips(3, 7_451, 1);
+        assert_eq!(skips(13, 7_453, 1).since(began), (8, 0));
+        assert_eq!(skips(13, 7_461, 1).since(began), (0, 0));
+        assert_eq!(skips(3, 7_453, 1).since(began), (0, 2));
+        // What a pair of kprobes saw one end of is missed, whatever copies tell.
+        assert_eq!(skips(3, 7_453, 5).since(began), (4, 2));
+    }
+
+    #[test]
+    fn what_was_lost_before_the_beginning_is_not_lost_from_the_recording() {
+        let began = CpuLoss { lost: 100, reported: 80, seen: 300, stacks_missed: 2, ..CpuLoss::default() };
+        let now = CpuLoss { lost: 107, reported: 104, seen: 400, stacks_missed: 3, last_ns: 9, ..CpuLoss::default() };
+        let CpuLoss { lost, reported, seen, stacks_missed, last_ns, .. } = since(&now, &began);
+        assert_eq!((lost, reported, seen, stacks_missed, last_ns), (7, 4, 300, 1, 9));
+        assert_eq!(unreported(&[since(&now, &began)], 0)[0].count, Some(3));
+        // Nothing more: what the kernel had still to tell of then is none of it.
+        let told = CpuLoss { lost: 100, reported: 100, ..began };
+        assert_eq!((since(&told, &began).lost, unreported(&[since(&told, &began)], 0).len()), (0, 0));
+        assert_eq!(unreported(&[since(&began, &began)], 0).len(), 0);
     }
 
     #[test]

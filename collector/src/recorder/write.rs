@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use trace::sums::Reading;
+use trace::sums::{Occupancy, Reading};
 use trace::{Device, Meta, Writer};
 
 use super::KEEP;
@@ -29,6 +29,7 @@ pub(super) struct Written {
     pub(super) devices: Vec<Device>,
     pub(super) notes: Vec<String>,
     pub(super) sums: Option<Reading>,
+    pub(super) looks: Vec<Occupancy>,
 }
 
 pub(super) fn write(
@@ -43,6 +44,7 @@ pub(super) fn write(
     let mut keep_at = flushed;
     let mut sums: Option<Reading> = None;
     let mut summed_at = flushed;
+    let mut looks = Vec::new();
     writer.flush()?;
     loop {
         let batch = match batches.recv_timeout(FLUSH) {
@@ -65,13 +67,12 @@ pub(super) fn write(
                     None => reading,
                 });
             }
+            looks.append(&mut batch.looks);
             writer.extend(&batch.events)?;
         }
-        if let Some(reading) = &sums
-            && summed_at.elapsed() >= SAVE_SUMS
-        {
+        if summed_at.elapsed() >= SAVE_SUMS {
             summed_at = Instant::now();
-            writer.set_sums(reading.clone());
+            set_sums(&mut writer, sums.as_ref(), &looks);
         }
         if flushed.elapsed() >= FLUSH {
             flushed = Instant::now();
@@ -94,13 +95,20 @@ pub(super) fn write(
         feeder.keep_up(shared, meta, &mut around);
     }
     tables(&mut writer, &mut around);
-    if let Some(reading) = &sums {
-        writer.set_sums(reading.clone());
-    }
+    set_sums(&mut writer, sums.as_ref(), &looks);
     writer.flush()?;
     shared.bytes.store(writer.bytes_written(), Ordering::Relaxed);
     let (devices, stacks_unread) = (around.devices.0, around.stacks.unread());
-    Ok(Written { writer, p2m_changed, stacks_unread, devices, notes: around.notes, sums })
+    Ok(Written { writer, p2m_changed, stacks_unread, devices, notes: around.notes, sums, looks })
+}
+
+/// Hands the writer the sums, or the looks at the pool where there are no sums.
+fn set_sums(writer: &mut Writer, sums: Option<&Reading>, looks: &[Occupancy]) {
+    match sums {
+        Some(reading) => writer.set_sums(reading.clone()),
+        None if looks.is_empty() => {}
+        None => writer.set_occupancy(looks.to_vec()),
+    }
 }
 
 /// Hands the writer what has changed since the last time.

@@ -67,6 +67,20 @@ fn map_phys_fentry(ctx: FEntryContext) -> i32 {
     0
 }
 
+/// Before `dma_map_sg_attrs(dev, sgl, nents, dir, attrs)`.
+#[fentry]
+fn map_sg_fentry(ctx: FEntryContext) -> i32 {
+    latency::begin(latency::LIST, number(&ctx, 1));
+    0
+}
+
+/// Before `dma_map_sgtable(dev, sgt, dir, attrs)`.
+#[fentry]
+fn map_sgtable_fentry(ctx: FEntryContext) -> i32 {
+    latency::begin(latency::LIST, read(number(&ctx, 1), layout!(sgt_sgl)));
+    0
+}
+
 /// (dev, page, offset, size, dir, attrs) → dma_addr
 #[inline(always)]
 fn map_page(ctx: &FExitContext) -> i32 {

@@ -5,6 +5,7 @@
 //! | `dma` | the `dma:*` tracepoints: every mapping, bounced or not |
 //! | `sg` | the same for scatterlists, a record an element |
 //! | `calls` | both by functions, where there are no tracepoints |
+//! | `classic` | the kernel's word that it bounces, where there is no BTF |
 //! | `slots` | the bounce allocator itself |
 //! | `device` | introduces a device before its first event |
 //! | `task` | introduces a thread before its first event |
@@ -26,6 +27,7 @@
 mod again;
 mod bench;
 mod calls;
+mod classic;
 mod device;
 mod dma;
 mod filter;
@@ -74,6 +76,9 @@ fn read<T: Number>(base: u64, offset: u32) -> T {
         value.assume_init()
     }
 }
+
+/// Of a map: only where there is none yet.
+const BPF_NOEXIST: u64 = 1;
 
 /// What [`read`] can read: types for which any bytes will do.
 trait Number: Default {}

@@ -130,6 +130,7 @@ count! {
     count_seen: seen, "Counts one event that there was to tell of.";
     count_filtered: seen filtered, "Counts one that is not wanted.";
     count_recovered: recovered, "Counts a hit that only a copy of its program saw.";
+    count_unpaired: unpaired, "Counts a call of which only one end was seen.";
     count_stack_missed: stacks_missed, "Counts a stack that found no place.";
 }
 

@@ -19,7 +19,7 @@ use crate::{
     again::{self, Hit, Hook},
     device,
     dma::programs,
-    layout, read, ring, stack,
+    latency, layout, read, ring, setting, stack,
 };
 
 /// `page_link`: the entry is a pointer to the next part of the list.
@@ -49,20 +49,25 @@ pub struct List {
     pub ents: u32,
 }
 
-/// The walk of a list whose device is known by now; the rest of one longer than `most` is counted in its first record.
+/// The walk of a list whose device is known by now; the rest of one longer than `most` is counted in its first record. `timed`
+/// is for walks whose every step the verifier does not go through, for it would for each way to a latency.
 #[inline(always)]
-fn begin(ctx: &impl StackIdContext, list: &List, most: u32, event: Event) -> Walk {
+fn begin(ctx: &impl StackIdContext, list: &List, most: u32, timed: bool, event: Event) -> Walk {
     let List { sgl, nents, ents } = *list;
     let excess = nents.saturating_sub(most);
     if excess > 0 && ring::may_log() {
         warn!(ctx, "a scatterlist of {} elements was cut to {}", nents, most);
     }
+    let event = Event { more: excess, ..event };
+    let mapped = matches!(event.kind, kind::MAP | kind::MAP_FAILED);
+    let timed = timed && mapped && setting!(aggregate) == 0;
+    let event = if timed { latency::took_for(latency::LIST, sgl, event) } else { event };
     Walk {
         nents: nents.min(most),
         paired: ents == nents,
         entry: sgl,
         vmemmap: read(layout!(vmemmap_base), 0),
-        event: stack::add(ctx, Event { more: excess, ..event }),
+        event: stack::add(ctx, event),
     }
 }
 
@@ -74,7 +79,7 @@ fn walk(ctx: &BtfTracePointContext, kind: u8, ents: u32, direction: u8, attrs: u
     // Read from memory, not as an argument: as a typed pointer it would be something new to the verifier after each
     // step, and it would follow all of them.
     let list = List { sgl: read(ctx.as_ptr() as u64, 8), nents: ctx.arg(2), ents };
-    let mut walk = begin(ctx, &list, SG_MAX, Event { direction, attrs, ..ring::event(ctx, kind, device, now) });
+    let mut walk = begin(ctx, &list, SG_MAX, true, Event { direction, attrs, ..ring::event(ctx, kind, device, now) });
     // SAFETY: the callback has the helper's signature, and `walk` outlives the call.
     unsafe { bpf_loop(walk.nents, element as *mut c_void, (&raw mut walk).cast(), 0) };
     0
@@ -87,7 +92,7 @@ pub fn walk_list<const BOUNDED: bool>(ctx: &FExitContext, kind: u8, list: &List,
     let device = ctx.arg::<u64>(0);
     let Some(now) = device::introduce(ctx, device) else { return 0 };
     let most = if BOUNDED { SG_BOUNDED } else { SG_MAX };
-    let mut walk = begin(ctx, list, most, Event { direction, attrs, ..ring::event(ctx, kind, device, now) });
+    let mut walk = begin(ctx, list, most, !BOUNDED, Event { direction, attrs, ..ring::event(ctx, kind, device, now) });
     if BOUNDED {
         for index in 0..SG_BOUNDED {
             // SAFETY: `walk` is good for the call.
@@ -135,6 +140,7 @@ unsafe extern "C" fn element(index: u32, walk: *mut Walk) -> i64 {
     }
     if index > 0 {
         event.more = 0;
+        event.has &= !has::LATENCY;
     }
     ring::write(event);
     if link & SG_END != 0 {

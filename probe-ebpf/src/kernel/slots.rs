@@ -23,6 +23,7 @@ use probe::{
 };
 
 use crate::{
+    BPF_NOEXIST,
     again::{self, Hit, Hook},
     device, latency, layout, read, ring, setting, stack,
 };
@@ -187,8 +188,13 @@ fn tbl_map_kprobe(ctx: ProbeContext) -> u32 {
         // SAFETY: the helper takes no arguments.
         began_ns: unsafe { bpf_ktime_get_ns() },
     };
-    // A request whose return was missed is overwritten by the next one on the same stack.
-    let _ = REQUESTS.insert(stack, request, 0);
+    // Still there: its return was missed. Or there are too many, and its return will find none.
+    if REQUESTS.insert(stack, request, BPF_NOEXIST).is_err() {
+        let overwritten = REQUESTS.insert(stack, request, 0).is_ok();
+        if overwritten {
+            ring::count_unpaired();
+        }
+    }
     0
 }
 
@@ -196,7 +202,10 @@ fn tbl_map_kprobe(ctx: ProbeContext) -> u32 {
 fn tbl_map_kretprobe(ctx: RetProbeContext) -> u32 {
     // SAFETY: the context is the saved registers; the value is copied out at once.
     let stack = unsafe { (*ctx.regs).rsp };
-    let Some(request) = (unsafe { REQUESTS.get(stack).copied() }) else { return 0 };
+    let Some(request) = (unsafe { REQUESTS.get(stack).copied() }) else {
+        ring::count_unpaired();
+        return 0;
+    };
     let _ = REQUESTS.remove(stack);
     slot_alloc(&ctx, &request, ctx.ret());
     0

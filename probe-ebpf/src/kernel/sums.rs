@@ -14,7 +14,7 @@ use probe::{
     wire::{Event, NO_NUMBER, has},
 };
 
-use crate::{device, filter, ring, setting};
+use crate::{BPF_NOEXIST, device, filter, ring, setting};
 
 /// User space gives it the cells of as many devices as there may be.
 #[map]
@@ -81,6 +81,3 @@ pub fn add(event: &Event) {
         }
     }
 }
-
-/// Only where there is none yet.
-const BPF_NOEXIST: u64 = 1;

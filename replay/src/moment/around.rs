@@ -19,6 +19,7 @@ pub struct Around {
     devices: HashMap<u32, Known>,
     snapshot_ns: Option<u64>,
     slot_events: bool,
+    map_events: bool,
     /// The recorded kernel's rules, on empty pools: what says why.
     machine: Option<Machine>,
     /// What the machine is made of, but for Xen's frames, which a recorder comes to know by and by.
@@ -57,6 +58,7 @@ impl Around {
             devices: HashMap::new(),
             snapshot_ns: meta.snapshot_ns,
             slot_events: backends.is_empty() || backends.contains_key(Op::SlotAlloc.name()),
+            map_events: backends.is_empty() || backends.contains_key(Op::Map.name()),
             policy: machine.as_ref().map_or_else(String::new, |machine| machine.allocator().rules().id.to_owned()),
             machine: machine.filter(|_| !meta.pools.is_empty()),
             made_of,
@@ -123,6 +125,11 @@ impl Around {
 
     pub(super) fn has_slot_events(&self) -> bool {
         self.slot_events
+    }
+
+    /// Whether nothing but the kernel's word tells that it bounces.
+    pub(super) fn has_bounces_alone(&self) -> bool {
+        !self.slot_events && !self.map_events
     }
 
     pub(super) fn rules(&self) -> Option<&'static Generation> {

@@ -39,6 +39,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use trace::event::NO_DEVICE;
+use trace::sums::Occupancy;
 use trace::{Device, Event, Feed, Op, SnapshotSlot};
 
 pub use around::Around;
@@ -97,6 +98,8 @@ pub struct Moment {
     /// The last refused mapping that was an element of a scatterlist: device, CPU, time.
     refused_list: Option<(u32, u32, u64)>,
     last_loss_ns: Option<u64>,
+    /// Slots in use where they are looked at, at most, and at the last look.
+    looked: Option<(u64, u64)>,
 }
 
 impl Moment {
@@ -116,6 +119,7 @@ impl Moment {
             refused: None,
             refused_list: None,
             last_loss_ns: None,
+            looked: None,
             around: Arc::new(around),
         };
         if moment.around.snapshot_ns().is_none_or(|ns| ns == 0) {
@@ -141,6 +145,7 @@ impl Moment {
             Feed::Events(events) => events.iter().for_each(|event| self.apply(event)),
             Feed::Devices(devices) => self.set_devices(devices),
             Feed::P2m(p2m) => Arc::make_mut(&mut self.around).set_p2m(p2m),
+            Feed::Looks(looks) => looks.iter().for_each(|look| self.look(look)),
             Feed::Time(time_ns) => self.advance(*time_ns),
             Feed::Tasks(_) | Feed::Stacks(_) | Feed::Meta(_) | Feed::Ended(_) => {}
         }
@@ -200,11 +205,27 @@ impl Moment {
         self.snapshot_past && self.around.has_snapshot() && self.totals.lost == 0
     }
 
+    /// Slots in use: counted one by one, or as they were at the last look where they are not seen.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.looked.map_or_else(|| self.slots.used(), |(_, last)| last)
+    }
+
+    /// Takes in a look at the pool, if there is nothing better.
+    fn look(&mut self, look: &Occupancy) {
+        if !self.around.has_slot_events() {
+            let most = self.looked.map_or(0, |(most, _)| most).max(look.used);
+            self.advance(look.time_ns);
+            self.looked = Some((most, look.used));
+            self.rates.count(|second| second.peak_slots = second.peak_slots.max(look.used));
+        }
+    }
+
     /// Lets time pass without an event.
     pub fn advance(&mut self, time_ns: u64) {
         if time_ns > self.time_ns {
             self.time_ns = time_ns;
-            self.rates.advance(time_ns, self.slots.used());
+            self.rates.advance(time_ns, self.used());
         }
     }
 
@@ -228,6 +249,7 @@ impl Moment {
                 self.rates.count(|second| second.lost += lost);
                 self.last_loss_ns = Some(event.time_ns);
             }
+            Op::Bounce if self.around.has_bounces_alone() => self.told_bounce(event),
             Op::Unmap | Op::Alloc | Op::AllocFailed | Op::Free | Op::Bounce => {}
         }
     }
@@ -274,6 +296,14 @@ impl Moment {
         self.rates.count(|second| second.bounces += 1);
         self.tally(event.device).bounce(time_ns, size, reason, event.latency_ns, event.stack);
         self.copied(event.device, copied);
+    }
+
+    /// Counts a bounce that the kernel is about to make. Which way the data go, and so what is copied, it does not say.
+    fn told_bounce(&mut self, event: &Event) {
+        let (time_ns, size) = (self.time_ns, event.size.unwrap_or(0));
+        self.totals.bounces += 1;
+        self.rates.count(|second| second.bounces += 1);
+        self.tally(event.device).bounce(time_ns, size, None, None, None);
     }
 
     fn copied(&mut self, device: u32, bytes: u64) {

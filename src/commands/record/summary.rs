@@ -76,6 +76,10 @@ pub(in crate::commands) fn text(summary: &Summary) -> anyhow::Result<String> {
             writeln!(text, "slots in use, looked at once a second: {now} at the end, {most} at most")?;
         }
     }
+    if let (Some(most), Some(last)) = (summary.looks.iter().map(|look| look.used).max(), summary.looks.last()) {
+        let (most, now) = (field::count(most), field::count(last.used));
+        writeln!(text, "slots in use, looked at ten times a second: {now} at the end, {most} at most")?;
+    }
     if !losses.by_cpu.is_empty() {
         writeln!(text, "{}", output::table(&by_cpu(&losses.by_cpu, stores(summary)), always))?;
     }

@@ -44,7 +44,7 @@ pub const STACKS: &str = "stacks.parquet";
 pub const SUMS: &str = "sums.parquet";
 /// Its histograms.
 pub const HISTOGRAMS: &str = "histograms.parquet";
-/// Slots in use over its time.
+/// Slots in use over time, where the pool was looked at from time to time.
 pub const OCCUPANCY: &str = "occupancy.parquet";
 /// Slots in use when recording began; absent when there was no snapshot.
 pub const SNAPSHOT: &str = "snapshot.parquet";

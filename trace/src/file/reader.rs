@@ -126,7 +126,7 @@ impl Trace {
         &self.p2m
     }
 
-    /// What an aggregate recording came to; empty in any other.
+    /// What an aggregate recording came to; empty in any other, but for the pool where it was looked at from time to time.
     ///
     /// # Errors
     /// When one of the tables cannot be read.

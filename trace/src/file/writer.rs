@@ -12,7 +12,7 @@ use super::table::{self, TableWriter};
 use super::tables::Tables;
 use super::{OPEN, TraceError, replace, sealed_name, waiting_name};
 use crate::meta::{FORMAT, TOOL};
-use crate::sums::Reading;
+use crate::sums::{Occupancy, Reading};
 use crate::{Device, Event, Meta, P2mRun, SnapshotSlot, StackFrame, Task};
 
 /// A segment is sealed when it has this many events, which takes some 30 MB of memory: a dom0 may have little…
@@ -219,6 +219,12 @@ impl Writer {
         self.tables.sums.set(sums);
         self.tables.histograms.set(histograms);
         self.tables.occupancy.set(occupancy);
+    }
+
+    /// Replaces the looks at the pool of a recording in which slots are not seen one by one. Written at the next
+    /// [`Writer::flush`].
+    pub fn set_occupancy(&mut self, looks: Vec<Occupancy>) {
+        self.tables.occupancy.set(looks);
     }
 
     /// Replaces the metadata, such as the losses so far. Written at the next [`Writer::flush`].

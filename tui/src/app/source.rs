@@ -245,7 +245,7 @@ impl Live {
                     self.window.push(&events);
                     changed = true;
                 }
-                Ok(told @ (Feed::Time(_) | Feed::Devices(_) | Feed::P2m(_))) => {
+                Ok(told @ (Feed::Time(_) | Feed::Devices(_) | Feed::P2m(_) | Feed::Looks(_))) => {
                     self.head.follow(&told);
                     match told {
                         Feed::Devices(devices) => self.devices = devices,

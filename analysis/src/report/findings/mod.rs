@@ -344,23 +344,40 @@ fn facts(report: &Report, mut finding: Finding) -> Finding {
             }
             _ => "; how long that took was not recorded".to_owned(),
         };
-        finding.evidence.push(format!(
-            "{} were copied in {}, {}/s{time}.",
-            bytes(summary.bytes_copied),
-            duration(report.trace.span_ns),
-            bytes(summary.copy_rate)
-        ));
+        finding.evidence.push(match summary.bytes_copied {
+            0 if summary.pool_time_ns.is_none() => {
+                "Which way their data went, and so how much was copied, was not recorded.".to_owned()
+            }
+            copied => format!(
+                "{} were copied in {}, {}/s{time}.",
+                bytes(copied),
+                duration(report.trace.span_ns),
+                bytes(summary.copy_rate)
+            ),
+        });
     }
     if summary.pool_slots > 0 {
-        let share = summary.peak_share.map_or_else(String::new, |share| format!(" ({})", percent(share)));
-        let seen = if report.trace.mode == "aggregate" { ", looked at once a second" } else { "" };
+        // Rows without segments are looks at the pool.
+        let looked = report.occupancy.first().is_some_and(|row| row.free_segments.is_none());
+        let seen = match (looked, report.trace.mode.as_str()) {
+            (false, _) => "",
+            (true, "aggregate") => ", looked at once a second",
+            (true, _) => ", looked at ten times a second",
+        };
+        let used = match summary.peak_share {
+            Some(share) => format!(
+                "at most {} ({}) were in use at once{seen}, {} at the end",
+                count(summary.peak_slots),
+                percent(share),
+                count(summary.held_slots)
+            ),
+            None => "how many of them were in use was not recorded".to_owned(),
+        };
         finding.evidence.push(format!(
-            "The pool has {} slots ({}){}; at most {}{share} were in use at once{seen}, {} at the end.",
+            "The pool has {} slots ({}){}; {used}.",
             count(summary.pool_slots),
             bytes(summary.pool_slots.saturating_mul(SLOT_BYTES)),
             if report.trace.areas > 1 { format!(" in {} areas", report.trace.areas) } else { String::new() },
-            count(summary.peak_slots),
-            count(summary.held_slots)
         ));
     } else {
         let known = report.trace.pool_unknown.is_none();

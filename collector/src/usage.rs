@@ -1,0 +1,119 @@
+//! Slots in use as debugfs shows them: less than every slot one by one, but without BTF, kernel memory or a program.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use trace::sums::Occupancy;
+
+use crate::kernel::clock;
+
+/// Where the kernel shows its bounce pool.
+const FOLDER: &str = "/sys/kernel/debug/swiotlb";
+/// How often it is looked at.
+const EVERY: Duration = Duration::from_millis(100);
+
+/// Reads the number of slots in use. The file stays open: later the right to open it may be gone.
+#[derive(Debug)]
+pub struct Usage {
+    file: File,
+    base_ns: u64,
+    looked: Option<Instant>,
+    /// What was told last, and what was seen last, when they are not the same look.
+    told: Option<u64>,
+    untold: Option<Occupancy>,
+}
+
+impl Usage {
+    /// Opens a file of the kernel's folder and reads it once.
+    ///
+    /// # Errors
+    /// What is missing, for people.
+    pub fn open(file: &str) -> Result<Self, String> {
+        let path = Path::new(FOLDER).join(file);
+        let opened = File::open(&path).map_err(|error| {
+            format!(
+                "{}: {error}; it takes root and debugfs (mount -t debugfs debugfs /sys/kernel/debug)",
+                path.display()
+            )
+        })?;
+        let usage = Self { file: opened, base_ns: 0, looked: None, told: None, untold: None };
+        usage.slots().map(|_| usage).ok_or_else(|| format!("{} holds no number", path.display()))
+    }
+
+    /// From now on in times of a recording that began at `base_ns`.
+    #[must_use]
+    pub fn since(self, base_ns: u64) -> Self {
+        Self { base_ns, ..self }
+    }
+
+    fn slots(&self) -> Option<u64> {
+        let mut text = [0; 32];
+        let read = self.file.read_at(&mut text, 0).ok()?;
+        number(&text[..read])
+    }
+
+    /// The pool now.
+    #[must_use]
+    pub fn now(&self) -> Option<Occupancy> {
+        let time_ns = clock(libc::CLOCK_MONOTONIC).saturating_sub(self.base_ns);
+        self.slots().map(|used| Occupancy { time_ns, used })
+    }
+
+    /// The looks to be told, when it is time for one, or the `last`: those at which there were more or fewer slots in use than
+    /// before, each with the one before it, so that a line between them runs as it was seen.
+    pub fn look(&mut self, last: bool) -> Vec<Occupancy> {
+        if !last && self.looked.is_some_and(|looked| looked.elapsed() < EVERY) {
+            return Vec::new();
+        }
+        self.looked = Some(Instant::now());
+        self.now().map_or_else(Vec::new, |look| self.changed(look, last))
+    }
+
+    fn changed(&mut self, look: Occupancy, last: bool) -> Vec<Occupancy> {
+        if self.told == Some(look.used) && !last {
+            self.untold = Some(look);
+            return Vec::new();
+        }
+        self.told = Some(look.used);
+        self.untold.take().into_iter().chain([look]).collect()
+    }
+}
+
+fn number(text: &[u8]) -> Option<u64> {
+    std::str::from_utf8(text).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_changes_are_told_with_the_look_before_them() {
+        let file = File::open("/dev/null").unwrap();
+        let mut usage = Usage { file, base_ns: 0, looked: None, told: None, untold: None };
+        let look = |time_ns, used| Occupancy { time_ns, used };
+        let mut told = Vec::new();
+        for (time, used) in [(1, 5), (2, 5), (3, 5), (4, 9), (5, 2), (6, 2)] {
+            told.extend(usage.changed(look(time, used), false));
+        }
+        told.extend(usage.changed(look(7, 2), true));
+        assert_eq!(told, [look(1, 5), look(3, 5), look(4, 9), look(5, 2), look(6, 2), look(7, 2)]);
+        assert_eq!(usage.now(), None);
+    }
+
+    #[test]
+    fn what_is_no_number_is_none() {
+        assert_eq!(
+            [&b"1024\n"[..], b"0", b"", b"many\n", b"\xff"].map(number),
+            [Some(1024), Some(0), None, None, None]
+        );
+    }
+
+    #[test]
+    fn a_missing_file_is_said_with_what_it_takes() {
+        let error = Usage::open("not-there").unwrap_err();
+        assert!(error.contains("/sys/kernel/debug/swiotlb/not-there") && error.contains("mount -t debugfs"), "{error}");
+    }
+}
