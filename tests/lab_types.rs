@@ -15,7 +15,7 @@ const SWIOSCOPE: &str = env!("CARGO_BIN_EXE_swioscope");
 /// Forced families beside all the rest, then a kernel that shows no BTF.
 const JOB: &str = "
 mount -t debugfs debugfs /sys/kernel/debug; mount -t tracefs tracefs /sys/kernel/tracing
-load='lab-load --device /dev/load/nvme --threads 4 --ops 1500'
+load='lab-load --device /dev/load/nvme --threads 16 --ops 1200'
 swioscope record -q --backend tracepoint -o /out/classic.swio -- $load || exit 3
 swioscope record -q --backend debugfs -o /out/looked.swio -- $load || exit 4
 mount -t tmpfs none /sys/kernel/btf
@@ -99,6 +99,8 @@ fn is_seen_without_types(kernel: Kernel) {
     let lab_load = Path::new(SWIOSCOPE).with_file_name("lab-load");
     assert!(lab_load.exists(), "{} is missing: run `cargo xtask test`", lab_load.display());
     let guest = Guest::new(kernel).swiotlb(swiotlb).load(Load::Nvme { queues: 2 }).timeout(Duration::from_secs(600));
+    // So that slots are held for long enough to be looked at, and somebody is there to look.
+    let guest = guest.disk_iops(400).cpus(2);
     let outcome = guest.file(SWIOSCOPE, "/bin/swioscope").file(lab_load, "/bin/lab-load").run(&[JOB]).unwrap();
     assert_eq!(outcome.status, 0, "{}\nconsole: {}", outcome.output, outcome.console.display());
     let out = &outcome.out_dir;

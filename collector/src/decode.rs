@@ -28,6 +28,8 @@ pub struct Faults {
     pub tasks_forgotten: u64,
     /// Allocations outside the pools the recording began with.
     pub other_pools: u64,
+    /// Looks at the pool that came to nothing.
+    pub unlooked: u64,
     /// Devices that came when all places for sums were taken: by address, their names.
     pub without_sums: BTreeMap<u64, String>,
 }
@@ -165,6 +167,11 @@ impl Decoder {
     /// Leaves out releases of what was not seen taken, but for addresses `held` since before the recording.
     pub fn only_own(&mut self, held: impl IntoIterator<Item = u64>) {
         self.own = Some(held.into_iter().collect());
+    }
+
+    /// Takes note of how many looks at the pool came to nothing.
+    pub(crate) fn unlooked(&mut self, looks: u64) {
+        self.faults.unlooked = looks;
     }
 
     /// The threads seen, when there are more since the last call.

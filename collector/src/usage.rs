@@ -1,8 +1,7 @@
 //! Slots in use as debugfs shows them: less than every slot one by one, but without BTF, kernel memory or a program.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use trace::sums::Occupancy;
@@ -14,32 +13,31 @@ const FOLDER: &str = "/sys/kernel/debug/swiotlb";
 /// How often it is looked at.
 const EVERY: Duration = Duration::from_millis(100);
 
-/// Reads the number of slots in use. The file stays open: later the right to open it may be gone.
+/// Reads the number of slots in use. The file is opened for each look, because the kernel lets it be read once.
 #[derive(Debug)]
 pub struct Usage {
-    file: File,
+    path: PathBuf,
     base_ns: u64,
     looked: Option<Instant>,
     /// What was told last, and what was seen last, when they are not the same look.
     told: Option<u64>,
     untold: Option<Occupancy>,
+    failed: u64,
 }
 
 impl Usage {
-    /// Opens a file of the kernel's folder and reads it once.
+    /// A file of the kernel's folder, which is read to see whether it can be.
     ///
     /// # Errors
     /// What is missing, for people.
     pub fn open(file: &str) -> Result<Self, String> {
         let path = Path::new(FOLDER).join(file);
-        let opened = File::open(&path).map_err(|error| {
-            format!(
-                "{}: {error}; it takes root and debugfs (mount -t debugfs debugfs /sys/kernel/debug)",
-                path.display()
-            )
+        let text = fs::read_to_string(&path).map_err(|error| {
+            let path = path.display();
+            format!("{path}: {error}; it takes root and debugfs (mount -t debugfs debugfs /sys/kernel/debug)")
         })?;
-        let usage = Self { file: opened, base_ns: 0, looked: None, told: None, untold: None };
-        usage.slots().map(|_| usage).ok_or_else(|| format!("{} holds no number", path.display()))
+        number(&text).ok_or_else(|| format!("{} holds {text:?} and no number", path.display()))?;
+        Ok(Self { path, base_ns: 0, looked: None, told: None, untold: None, failed: 0 })
     }
 
     /// From now on in times of a recording that began at `base_ns`.
@@ -48,17 +46,18 @@ impl Usage {
         Self { base_ns, ..self }
     }
 
-    fn slots(&self) -> Option<u64> {
-        let mut text = [0; 32];
-        let read = self.file.read_at(&mut text, 0).ok()?;
-        number(&text[..read])
-    }
-
     /// The pool now.
     #[must_use]
     pub fn now(&self) -> Option<Occupancy> {
         let time_ns = clock(libc::CLOCK_MONOTONIC).saturating_sub(self.base_ns);
-        self.slots().map(|used| Occupancy { time_ns, used })
+        let used = number(&fs::read_to_string(&self.path).ok()?)?;
+        Some(Occupancy { time_ns, used })
+    }
+
+    /// Looks that came to nothing.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.failed
     }
 
     /// The looks to be told, when it is time for one, or the `last`: those at which there were more or fewer slots in use than
@@ -68,7 +67,11 @@ impl Usage {
             return Vec::new();
         }
         self.looked = Some(Instant::now());
-        self.now().map_or_else(Vec::new, |look| self.changed(look, last))
+        let Some(look) = self.now() else {
+            self.failed += 1;
+            return Vec::new();
+        };
+        self.changed(look, last)
     }
 
     fn changed(&mut self, look: Occupancy, last: bool) -> Vec<Occupancy> {
@@ -81,8 +84,8 @@ impl Usage {
     }
 }
 
-fn number(text: &[u8]) -> Option<u64> {
-    std::str::from_utf8(text).ok()?.trim().parse().ok()
+fn number(text: &str) -> Option<u64> {
+    text.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -91,8 +94,8 @@ mod tests {
 
     #[test]
     fn only_changes_are_told_with_the_look_before_them() {
-        let file = File::open("/dev/null").unwrap();
-        let mut usage = Usage { file, base_ns: 0, looked: None, told: None, untold: None };
+        let path = PathBuf::from("/dev/null");
+        let mut usage = Usage { path, base_ns: 0, looked: None, told: None, untold: None, failed: 0 };
         let look = |time_ns, used| Occupancy { time_ns, used };
         let mut told = Vec::new();
         for (time, used) in [(1, 5), (2, 5), (3, 5), (4, 9), (5, 2), (6, 2)] {
@@ -100,15 +103,13 @@ mod tests {
         }
         told.extend(usage.changed(look(7, 2), true));
         assert_eq!(told, [look(1, 5), look(3, 5), look(4, 9), look(5, 2), look(6, 2), look(7, 2)]);
-        assert_eq!(usage.now(), None);
+        // Nothing is there to be read, which counts.
+        assert_eq!((usage.look(true), usage.failed()), (Vec::new(), 1));
     }
 
     #[test]
     fn what_is_no_number_is_none() {
-        assert_eq!(
-            [&b"1024\n"[..], b"0", b"", b"many\n", b"\xff"].map(number),
-            [Some(1024), Some(0), None, None, None]
-        );
+        assert_eq!(["1024\n", "0", "", "many\n", "-1"].map(number), [Some(1024), Some(0), None, None, None]);
     }
 
     #[test]

@@ -231,6 +231,7 @@ impl Drainer {
             }
             if let Some(usage) = &mut self.usage {
                 batch.looks = usage.look(stopping && !full);
+                self.decoder.unlooked(usage.failed());
             }
             if !batch.is_empty() {
                 shared.events.fetch_add(batch.events.len() as u64, Ordering::Relaxed);

@@ -133,6 +133,7 @@ impl Shared {
             latest_ns,
             tasks_forgotten,
             other_pools,
+            unlooked,
             without_sums,
         } = faults;
         if *latest_ns >= SKEW_NS {
@@ -152,6 +153,12 @@ impl Shared {
             notes.push(format!(
                 "{} slot allocations lie in none of the pools there were at the start: in one the kernel added (CONFIG_SWIOTLB_DYNAMIC), in one of their own (transient) or in a device's (restricted). They stand in the trace by address alone, and verify does not judge them",
                 field::count(*other_pools)
+            ));
+        }
+        if *unlooked > 0 {
+            notes.push(format!(
+                "{} looks at the pool came to nothing: debugfs could no longer be read",
+                field::count(*unlooked)
             ));
         }
         if !without_sums.is_empty() {
