@@ -5,8 +5,8 @@
 
 use proptest::prelude::*;
 use replay::{
-    Base, Cause, Foreseen, GENERATIONS, Geometry, Judge, Limits, Load, Machine, Mapped, Options, Outcome, Platform,
-    PlatformSpec, Policy, Ranges, Reason, Request, Surroundings, decisions, replay,
+    Base, Cause, Foreseen, GENERATIONS, Generation, Geometry, Judge, Limits, Load, Machine, Mapped, Options, Outcome,
+    Platform, PlatformSpec, Policy, Ranges, Reason, Request, Start, Surroundings, decisions, replay, verify,
 };
 use trace::pool::P2mKind;
 use trace::{Device, Direction, Event, Op, P2mRun, Pool, SnapshotSlot};
@@ -195,6 +195,24 @@ fn a_recording_goes_round() {
     let plain: Vec<_> = devices.iter().map(|d| Device { dma_ranges: None, ..d.clone() }).collect();
     assert!(collect(&events, &plain, &[]).recorded().bounces < bounced);
     assert!(decisions(&events, &plain, &native("6.12")).exact < 200);
+}
+
+/// SPEC 3: the checker counts boundaries where the bus has them, too.
+#[test]
+fn slots_are_verified_by_the_bus_addresses() {
+    let verdict = |ranges: &str| {
+        let device = Device { seg_boundary_mask: Some(0xffff), ..device(0, u64::MAX, Some(ranges)) };
+        let event = |slot: u64| Event {
+            op: Op::SlotAlloc,
+            size: Some(64 << 10),
+            tlb_addr: Some(POOL.start + slot * 2048),
+            ..map(0, slot, 0x5000_0000, 0)
+        };
+        let pool = recorded_pool();
+        let start = Start { pool: &pool, snapshot: &[], snapshot_ns: None };
+        verify(&[event(16), event(48)], &[device], &start, Generation::by_id("v6_10").unwrap())
+    };
+    assert_eq!((verdict("0x0=0xc0008000+0x40000000").exact, verdict(PI).exact), (2, 0));
 }
 
 fn map(device: u32, time_ns: u64, orig_addr: u64, dma_addr: u64) -> Event {
