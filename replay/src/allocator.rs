@@ -4,7 +4,7 @@ use crate::growth::Growth;
 use crate::plan::{Limits, Ordinary, PROFILES, Plan, Profile, Request};
 use crate::pool::{Geometry, Run, SlotPool};
 use crate::refusal::{self, Cause, Refusal};
-use crate::rules::Generation;
+use crate::rules::{Generation, Search};
 use crate::view::View;
 use crate::walk::{Before, Found, area_that_may, find_in_named, find_on};
 use trace::pool::SLOT_BYTES;
@@ -195,6 +195,16 @@ impl Allocator {
         self.high_water = self.high_water.max(self.used);
     }
 
+    /// Whether a device's bus does not see where a pool begins, so that search D finds no slot whose address is right: the
+    /// masks are no reason for that.
+    fn is_unseen(&self, pool: usize, limits: &Limits) -> bool {
+        let start = || limits.bus(self.seen_start(pool));
+        self.rules.search == Search::D
+            && !limits.ranges.is_none()
+            && self.pools.get(pool).is_some_and(|pool| pool.geometry().nslabs > 0)
+            && start() == u64::MAX
+    }
+
     /// Why a request was not served, just after [`Allocator::take`]; nothing may have changed in between.
     pub fn cause(&mut self, request: &Request, limits: &Limits, stop: Stop) -> Cause {
         if stop == Stop::AboveMask {
@@ -207,6 +217,9 @@ impl Allocator {
             return Cause::Empty;
         }
         let pool_id = self.pool_for(limits);
+        if self.is_unseen(pool_id, limits) {
+            return Cause::PoolAboveMask;
+        }
         if !self.views.is_empty() {
             return self.cause_viewed(pool_id, request, limits, stop);
         }

@@ -11,7 +11,7 @@ use trace::{Device, Direction, Event, Op};
 use crate::machine::{Foreseen, Machine, Reason, Terms};
 use crate::plan::{Limits, Request};
 use crate::refusal::Refusal;
-use crate::tie::sees_elsewhere;
+use crate::tie::unread;
 
 /// How many misses of each kind are kept as examples.
 const EXAMPLES: usize = 3;
@@ -69,8 +69,8 @@ pub struct Decisions {
     /// The first wrong ones of each kind.
     pub examples: Vec<DecisionExample>,
     /// Not judged: without a buffer's address or a direction, of an unknown device, elements of a refused scatterlist
-    /// (which of them was to blame is not told), on frames that are not in the table, by a bus that sees memory elsewhere
-    /// than the CPU, or behind an IOMMU: refused by it, or bounced, in a trace that does not tell.
+    /// (which of them was to blame is not told), on frames that are not in the table, by a bus that sees memory nobody
+    /// can read where, or behind an IOMMU: refused by it, or bounced, in a trace that does not tell.
     pub unjudged: u64,
 }
 
@@ -97,7 +97,7 @@ pub fn decisions<'a>(events: impl IntoIterator<Item = &'a Event>, devices: &[Dev
 pub struct Judge {
     machine: Machine,
     devices: HashMap<u32, (Limits, Terms)>,
-    /// Devices whose bus sees memory elsewhere than the CPU.
+    /// Devices whose ranges cannot be read.
     shifted: HashSet<u32>,
     /// Buffers with slots whose mapping is still to come, of devices behind an IOMMU: device and address.
     slots: HashSet<(u32, u64)>,
@@ -119,7 +119,7 @@ impl Judge {
     /// Of mappings of these devices on a machine, whose pools must be the recorded ones.
     #[must_use]
     pub fn new(devices: &[Device], machine: Machine) -> Self {
-        let shifted = devices.iter().filter(|d| sees_elsewhere(d)).map(|d| d.id).collect();
+        let shifted = unread(devices);
         let devices = devices.iter().map(|d| (d.id, (Limits::from(d), Terms::of_device(d)))).collect();
         let (slots, has_slots) = (HashSet::new(), false);
         Self { machine, devices, shifted, slots, has_slots, told: Decisions::default() }
@@ -167,7 +167,7 @@ impl Judge {
     fn bounced(&mut self, event: &Event) -> bool {
         let dma_addr = event.dma_addr.filter(|_| event.op == Op::Map);
         if !self.behind_iommu(event.device) {
-            return dma_addr.is_some_and(|addr| self.machine.is_pool(addr));
+            return dma_addr.is_some_and(|addr| self.tlb_addr_of(event.device, addr).is_some());
         }
         let has_slots = event.orig_addr.is_some_and(|orig_addr| self.slots.remove(&(event.device, orig_addr)));
         dma_addr.is_some() && (has_slots || event.tlb_addr.is_some())
@@ -194,10 +194,18 @@ impl Judge {
         Some(self.machine.explain(&request, &limits, &refused))
     }
 
-    /// The address in the pool that stands behind an address given to a device; nothing for a buffer of its own.
+    /// The address in the pool that stands behind an address given to a device whose bus sees memory where the CPU does;
+    /// nothing for a buffer of its own.
     #[must_use]
     pub fn tlb_addr(&self, dma_addr: u64) -> Option<u64> {
-        self.machine.tlb_addr(dma_addr)
+        self.machine.tlb_addr(dma_addr, &Limits::NONE)
+    }
+
+    /// The same for any device, by its key in the trace.
+    #[must_use]
+    pub fn tlb_addr_of(&self, device: u32, dma_addr: u64) -> Option<u64> {
+        let limits = self.devices.get(&device).map_or(Limits::NONE, |&(limits, _)| limits);
+        self.machine.tlb_addr(dma_addr, &limits)
     }
 
     /// How well the rules did.
@@ -336,7 +344,7 @@ mod tests {
         let devices = [
             behind(0, false),
             behind(1, true),
-            Device { dma_ranges: Some("0x0=0xc0000000+0x1000".into()), ..behind(2, true) },
+            Device { dma_ranges: Some("0x0=0xc0000000".into()), ..behind(2, true) },
         ];
         let of = |device, orig_addr, dma_addr| Event { device, ..map(orig_addr, dma_addr) };
         let slots = |orig_addr| Event { op: Op::SlotAlloc, ..of(1, orig_addr, POOL.start) };
@@ -352,7 +360,8 @@ mod tests {
         let right = told(&good);
         assert_eq!((right.total, right.exact, right.direct, right.refused), (5, 5, 3, 1), "{right:?}");
         assert_eq!(right.bounced[Reason::Untrusted as usize], 1);
-        // Without slot events it is not told what bounced; what the IOMMU refuses and another bus's are not judged either.
+        // Without slot events it is not told what bounced; what the IOMMU refuses, and what a bus nobody can read sees, is
+        // not judged either.
         let dark = [of(1, high + 64, 0xffff_a000), of(0, high, u64::MAX), of(2, high, high)];
         assert_eq!((told(&dark).total, told(&dark).unjudged), (0, 3));
         let wrong = told(&[slots(high), of(1, high, 0xffff_c000), of(1, high + 64, 0xffff_a000)]);

@@ -35,7 +35,7 @@ pub struct DirectDevice {
     pub min_align_mask: u64,
     /// Highest address it reaches: the smaller non-zero of mask and bus limit.
     pub reach: u64,
-    /// Its range map leaves some RAM out.
+    /// Its range map leaves some RAM out ([`Ranges::cover`](crate::Ranges::cover)).
     pub leaves_ram_out: bool,
 }
 

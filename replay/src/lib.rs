@@ -16,6 +16,7 @@
 //! | [`dispatch`] | which of `rfc64`'s two pools a request goes to |
 //! | [`param`], [`policy`] | what a pool size becomes in a kernel; policies as people write them |
 //! | [`axis`] | a parameter in many values, to sweep over |
+//! | [`ranges`] | buses that see memory elsewhere than the CPU |
 //! | [`boot`], [`largest`] | what `swiotlb=` becomes on a machine, step by step; the largest mapping promised |
 //! | [`eras`] | the table of bounce rules, which change with the kernel's version |
 //! | [`p2m`], [`tree`] | Xen's frame tables: of PV guests, of ARM |
@@ -63,6 +64,7 @@ pub mod param;
 pub mod plan;
 pub mod policy;
 pub mod pool;
+pub mod ranges;
 pub mod recorded;
 pub mod refusal;
 pub mod restricted;
@@ -103,6 +105,7 @@ pub use param::Force;
 pub use plan::{Limits, Request};
 pub use policy::{Base, MAX_SLABS, PARAMETERS, Policy, PolicyError, Setup};
 pub use pool::{AreaState, Geometry, SlotPool};
+pub use ranges::Ranges;
 pub use recorded::RecordedPool;
 pub use refusal::{AreaRefusal, Cause, Refusal};
 pub use restricted::Restricted;

@@ -40,7 +40,8 @@ pub struct LoadNotes {
     pub held: u64,
     /// Mappings of devices recorded behind an IOMMU: what is out of their reach need not bounce (SPEC 6.1, dma-iommu).
     pub behind_iommu: u64,
-    /// Mappings of devices whose bus sees memory elsewhere than the CPU (`dma_ranges`); taken as if it did not.
+    /// Mappings of devices whose bus may see memory elsewhere than the CPU, but whose `dma_ranges` cannot be read; taken as
+    /// if it did not.
     pub shifted: u64,
 }
 

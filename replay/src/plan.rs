@@ -5,6 +5,7 @@ use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
 
 use crate::boundaries::Boundaries;
 use crate::pool::SlotPool;
+use crate::ranges::Ranges;
 use crate::rules::{AlignMask, Generation, Search, SizeRule};
 use crate::walk::{Before, both_sweeps, first_around};
 
@@ -22,11 +23,21 @@ pub struct Limits {
     pub min_align_mask: u64,
     /// A mapping must not cross a multiple of this plus one; all ones for no limit.
     pub boundary: u64,
+    /// Where its bus sees memory.
+    pub ranges: Ranges,
 }
 
 impl Limits {
     /// A device that reaches everything and asks for nothing.
-    pub const NONE: Self = Self { reach: u64::MAX, min_align_mask: 0, boundary: u64::MAX };
+    pub const NONE: Self = Self { reach: u64::MAX, min_align_mask: 0, boundary: u64::MAX, ranges: Ranges::NONE };
+
+    /// The bus address of a physical one; all ones (`DMA_MAPPING_ERROR`) where the bus does not see it (SPEC 6.1,
+    /// `phys_to_dma`).
+    #[must_use]
+    #[inline(always)]
+    pub fn bus(&self, phys: u64) -> u64 {
+        self.ranges.to_bus(phys).unwrap_or(u64::MAX)
+    }
 
     /// A device whose last reachable byte is known: `size` bytes at `dma_addr` are within it (SPEC 6.1, `capable`).
     /// The sum wraps, as in the kernel.
@@ -41,7 +52,9 @@ impl From<&Device> for Limits {
     fn from(device: &Device) -> Self {
         // A device without a mask could not have mapped anything: its mask was not readable, and nothing is assumed.
         let reach = if device.dma_mask.is_none() && device.bus_dma_limit == 0 { u64::MAX } else { device.reach() };
-        Self { reach, min_align_mask: device.min_align_mask, boundary: device.boundary() }
+        // Ranges that cannot be read are taken for none; who ties a trace counts them.
+        let ranges = Ranges::of(device).unwrap_or(Ranges::NONE);
+        Self { reach, min_align_mask: device.min_align_mask, boundary: device.boundary(), ranges }
     }
 }
 
@@ -80,8 +93,10 @@ pub(crate) struct Shape {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Profile {
     rules: &'static Generation,
-    limits: Limits,
     start: u64,
+    boundary: u64,
+    min_align_mask: u64,
+    ranges: Ranges,
     /// The device's min_align_mask, as far as the generation obeys it.
     ma: u64,
     /// See [`Plan`].
@@ -139,17 +154,30 @@ impl Profile {
         };
         let shape = |paged| Shape::new(rules, ma, 0, paged, true);
         let shapes = [shape(false), shape(true)];
-        let tbl = start & limits.boundary;
+        let tbl = limits.bus(start) & limits.boundary;
         let never = rules.search == Search::D && tbl & SLOT_MASK != 0;
         let regular = !never && shapes.iter().all(|shape| shape.step.is_some());
         let boundaries = Boundaries { shift: slots(tbl), max_slots };
-        Self { rules, limits: *limits, start, ma, first: tbl >> 11, boundaries, never, shapes, regular }
+        let Limits { min_align_mask, boundary, ranges, .. } = *limits;
+        Self {
+            rules,
+            start,
+            boundary,
+            min_align_mask,
+            ranges,
+            ma,
+            first: tbl >> 11,
+            boundaries,
+            never,
+            shapes,
+            regular,
+        }
     }
 
     /// Which of [`PROFILES`] places to remember a device's at; others may have the same.
     #[inline]
     pub fn place(limits: &Limits) -> usize {
-        let Limits { reach, min_align_mask, boundary } = *limits;
+        let Limits { reach, min_align_mask, boundary, .. } = *limits;
         let mixed = reach ^ min_align_mask.rotate_left(20) ^ boundary.rotate_left(40);
         (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 61) as usize
     }
@@ -157,7 +185,12 @@ impl Profile {
     /// Whether it is this device's against the pool at `start`.
     #[inline]
     pub fn is_of(&self, start: u64, limits: &Limits) -> bool {
-        self.start == start && self.limits == *limits
+        // How far the device reaches plays no part in the search.
+        let Limits { min_align_mask, boundary, ranges, .. } = *limits;
+        self.start == start
+            && self.min_align_mask == min_align_mask
+            && self.boundary == boundary
+            && self.ranges == ranges
     }
 
     /// How the generation searches.

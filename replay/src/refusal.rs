@@ -103,8 +103,8 @@ pub struct Refusal {
     pub endless: Option<Endless>,
     /// Slots between two segment boundaries of the device.
     pub boundary_slots: u64,
-    /// Where the bounce buffer would have ended, and how far the device reaches (only [`Cause::PoolAboveMask`]
-    /// and [`Cause::NotAddressable`]).
+    /// Where the bounce buffer would have ended on the bus, all ones if the bus does not see that, and how far the device
+    /// reaches (only [`Cause::PoolAboveMask`] and [`Cause::NotAddressable`]).
     pub out_of_reach: Option<(u64, u64)>,
     /// What came of growing (only [`Cause::GrowPending`] and [`Cause::TransientRefused`]).
     pub growing: Option<Growing>,
@@ -422,6 +422,7 @@ impl Refusal {
 
     fn reach(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.out_of_reach {
+            Some((u64::MAX, _)) => write!(f, " (its bus sees nothing there)"),
             Some((last, reach)) => write!(f, " (last byte {last:#x}, reach {reach:#x})"),
             None => Ok(()),
         }

@@ -9,6 +9,7 @@ use crate::lifetimes::Lifetimes;
 use crate::load::{LoadDevice, LoadNotes, Recorded, Surroundings};
 use crate::machine::Terms;
 use crate::plan::Limits;
+use crate::ranges::Ranges;
 use crate::snapshot;
 use crate::step::{Class, Classes, Map, Step, What};
 
@@ -22,9 +23,9 @@ const HELD: u32 = u32::MAX;
 /// Set in the device of the keys of coherent buffers, which are no mappings.
 const COHERENT: u32 = 1 << 31;
 
-/// Whether a device's bus sees memory elsewhere than the CPU.
-pub(crate) fn sees_elsewhere(device: &Device) -> bool {
-    device.dma_ranges.as_ref().is_some_and(|ranges| !ranges.is_empty())
+/// The devices whose bus may see memory elsewhere than the CPU, but it cannot be read where.
+pub(crate) fn unread(devices: &[Device]) -> HashSet<u32> {
+    devices.iter().filter(|device| Ranges::of(device).is_none()).map(|device| device.id).collect()
 }
 
 /// A mapping that is alive while tying.
@@ -45,7 +46,7 @@ pub(crate) struct Tie<'a> {
     around: Surroundings<'a>,
     pub devices: Vec<LoadDevice>,
     positions: HashMap<u32, u32>,
-    /// Devices whose bus sees memory elsewhere, by key.
+    /// Devices whose ranges cannot be read, by key.
     shifted: HashSet<u32>,
     pub steps: Vec<Step>,
     pub classes: Classes,
@@ -53,7 +54,7 @@ pub(crate) struct Tie<'a> {
     unused: Vec<u32>,
     /// Oldest mapping by device and DMA address.
     by_address: BTreeMap<(u32, u64), u32>,
-    /// Bounce buffers in use by DMA address.
+    /// Bounce buffers in use by the address the CPU has for their DMA address.
     bounced: BTreeMap<u64, u32>,
     /// Buffers in use since before the recording, by slot.
     held: BTreeMap<u64, u32>,
@@ -82,7 +83,7 @@ impl<'a> Tie<'a> {
         let known: Vec<_> = devices.iter().map(load_device).collect();
         Self {
             around: *around,
-            shifted: devices.iter().filter(|d| sees_elsewhere(d)).map(|d| d.id).collect(),
+            shifted: unread(devices),
             positions: (0..).zip(&known).map(|(i, d)| (d.id, i)).collect(),
             devices: known,
             steps: Vec::new(),
@@ -152,10 +153,10 @@ impl<'a> Tie<'a> {
         let mut id = UNTIED;
         if let (Some(dma_addr), false) = (event.dma_addr, refused) {
             // An IOMMU's address says nothing about the pool, though it may be a number that lies in it.
-            let bounced = !of_device.iommu && (event.tlb_addr.is_some() || self.in_pool(dma_addr));
+            let bounced = !of_device.iommu && (event.tlb_addr.is_some() || self.in_pool(device, dma_addr));
             self.recorded.bounces += u64::from(bounced || event.tlb_addr.is_some());
             if bounced {
-                self.give_up_overlapped(dma_addr, size, event.time_ns);
+                self.give_up_overlapped(self.cpu_addr(device, dma_addr), size, event.time_ns);
             }
             let key = (device, dma_addr);
             let alive = Alive { key, size, since_ns: event.time_ns, younger: UNTIED, direction, bounced, device };
@@ -277,14 +278,20 @@ impl<'a> Tie<'a> {
         self.steps.push(Step { time_ns: event.time_ns, addr: 0, size: alive.size, id, class });
     }
 
-    /// Whether a DMA address lies in the recorded pool.
-    fn in_pool(&self, dma_addr: u64) -> bool {
-        self.pool_slot(dma_addr).is_some()
+    /// Where the CPU has what a device has at a DMA address. What no bus of its could see stands for itself.
+    fn cpu_addr(&self, device: u32, dma_addr: u64) -> u64 {
+        self.devices[device as usize].limits.ranges.to_cpu(dma_addr).unwrap_or(dma_addr)
     }
 
-    /// The slot of the recorded pool at a DMA address.
-    fn pool_slot(&self, dma_addr: u64) -> Option<u64> {
+    /// Whether a device's DMA address lies in the recorded pool.
+    fn in_pool(&self, device: u32, dma_addr: u64) -> bool {
+        self.pool_slot(device, dma_addr).is_some()
+    }
+
+    /// The slot of the recorded pool at a device's DMA address.
+    fn pool_slot(&self, device: u32, dma_addr: u64) -> Option<u64> {
         let pool = self.around.pool?;
+        let dma_addr = self.devices[device as usize].limits.ranges.to_cpu(dma_addr)?;
         let phys = match self.around.p2m {
             Some(p2m) => p2m.local_pfn(dma_addr >> 12)? << 12 | dma_addr & 0xfff,
             None => dma_addr,
@@ -299,7 +306,7 @@ impl<'a> Tie<'a> {
             self.slab.len() as u32 - 1
         });
         if alive.bounced {
-            self.bounced.insert(alive.key.1, id);
+            self.bounced.insert(self.cpu_addr(alive.device, alive.key.1), id);
         }
         let mut last = *self.by_address.entry(alive.key).or_insert(id);
         self.slab[id as usize] = Some(alive);
@@ -331,8 +338,11 @@ impl<'a> Tie<'a> {
     fn remove(&mut self, id: u32) -> Option<Alive> {
         let alive = self.slab[id as usize].take()?;
         self.unused.push(id);
-        if alive.bounced && self.bounced.get(&alive.key.1) == Some(&id) {
-            self.bounced.remove(&alive.key.1);
+        if alive.bounced {
+            let at = self.cpu_addr(alive.device, alive.key.1);
+            if self.bounced.get(&at) == Some(&id) {
+                self.bounced.remove(&at);
+            }
         }
         match self.by_address.get(&alive.key).copied() {
             Some(oldest) if oldest == id => {
@@ -360,11 +370,11 @@ impl<'a> Tie<'a> {
     }
 
     /// Releases mappings whose bounce buffer the kernel has just given out again: their unmap is missing.
-    fn give_up_overlapped(&mut self, dma_addr: u64, size: u64, time_ns: u64) {
-        let end = dma_addr.saturating_add(size);
+    fn give_up_overlapped(&mut self, at: u64, size: u64, time_ns: u64) {
+        let end = at.saturating_add(size);
         while let Some((&start, &id)) = self.bounced.range(..end).next_back() {
             let Some(alive) = self.slab[id as usize] else { break };
-            if start.saturating_add(alive.size) <= dma_addr {
+            if start.saturating_add(alive.size) <= at {
                 break;
             }
             self.remove(id);
@@ -425,8 +435,9 @@ impl<'a> Tie<'a> {
         }
         let mut recorded = BTreeMap::new();
         for alive in self.slab.iter().flatten().filter(|alive| alive.bounced) {
-            let Some(first) = self.pool_slot(alive.key.1) else { continue };
-            let end = alive.key.1 % SLOT_BYTES + alive.size.clamp(1, u64::from(SEGMENT_SLOTS) * SLOT_BYTES);
+            let Some(first) = self.pool_slot(alive.device, alive.key.1) else { continue };
+            let end = self.cpu_addr(alive.device, alive.key.1) % SLOT_BYTES
+                + alive.size.clamp(1, u64::from(SEGMENT_SLOTS) * SLOT_BYTES);
             let slots = first..first + end.div_ceil(SLOT_BYTES);
             recorded.extend(self.held.range(slots).map(|(&slot, &id)| (slot, id)));
         }
@@ -451,7 +462,7 @@ impl<'a> Tie<'a> {
         if !self.snapshot_past || self.held.is_empty() || self.devices[device as usize].terms.iommu {
             return None;
         }
-        let id = self.held.remove(&self.pool_slot(dma_addr)?)?;
+        let id = self.held.remove(&self.pool_slot(device, dma_addr)?)?;
         // They were the first to be numbered, so their steps are in the order of their numbers.
         let held = &mut self.steps[..self.notes.held as usize];
         if let Ok(at) = held.binary_search_by_key(&id, |step| step.id) {

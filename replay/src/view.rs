@@ -45,7 +45,7 @@ struct BySlot<'a> {
     pool: &'a SlotPool,
     plan: &'a Plan,
     search: Search,
-    boundary: u64,
+    limits: &'a Limits,
     view: &'a View,
 }
 
@@ -55,9 +55,11 @@ impl BySlot<'_> {
         match self.view {
             View::Segments(segments) => {
                 let segment = segments.get((slot / SEG) as usize).copied().unwrap_or(0);
-                segment.wrapping_add(slot % SEG * SLOT_BYTES) & self.boundary
+                self.limits.bus(segment).wrapping_add(slot % SEG * SLOT_BYTES) & self.limits.boundary
             }
-            View::From(start) | View::Cut(start) => (start & self.boundary).wrapping_add(slot * SLOT_BYTES),
+            View::From(start) | View::Cut(start) => {
+                (self.limits.bus(*start) & self.limits.boundary).wrapping_add(slot * SLOT_BYTES)
+            }
         }
     }
 
@@ -190,9 +192,7 @@ impl Allocator {
         let Some(pool) = self.pools.get_mut(pool_id) else { return Err(Stop::Refused) };
         for area in area_order(pool.areas().len(), cpu) {
             let found = match view {
-                Some(view) if view.is_by_slot() => {
-                    BySlot { pool, plan, search, boundary: limits.boundary, view }.find(area)
-                }
+                Some(view) if view.is_by_slot() => BySlot { pool, plan, search, limits, view }.find(area),
                 _ => find(pool, area, plan, search),
             };
             match found {
@@ -233,7 +233,7 @@ impl Allocator {
             return cause;
         }
         let first = area_order(pool.areas().len(), cpu).next().unwrap_or(0);
-        BySlot { pool, plan, search, boundary: limits.boundary, view }.area_cause(first)
+        BySlot { pool, plan, search, limits, view }.area_cause(first)
     }
 
     /// Puts right what a refusal says of areas whose slots are looked at one by one.
@@ -243,7 +243,7 @@ impl Allocator {
             return;
         }
         let search = self.rules().search;
-        let slots = BySlot { pool, plan, search, boundary: limits.boundary, view };
+        let slots = BySlot { pool, plan, search, limits, view };
         for area in &mut refusal.areas {
             area.cause = match slots.find(area.area as usize) {
                 Found::Livelock => Cause::Livelock,
@@ -277,7 +277,7 @@ mod tests {
             boundary in prop::sample::select(vec![u64::MAX, 0xffff_ffff, 0xf_ffff, 0xffff]),
         ) {
             let rules = &GENERATIONS[generation];
-            let limits = Limits { reach: 0xffff_ffff, min_align_mask: ma, boundary };
+            let limits = Limits { reach: 0xffff_ffff, min_align_mask: ma, boundary, ..Limits::NONE };
             let geometry = Geometry { start, nslabs: 512, areas: if rules.areas { areas } else { 1 } };
             let mut plain = Allocator::new(rules, &[geometry]);
             let mut viewed = plain.clone();

@@ -69,8 +69,8 @@ pub(crate) fn area_that_may(
 fn segment_that_may(pool: &mut SlotPool, from: u64, to: u64, plan: &Plan) -> Option<usize> {
     let Plan { n, shape, value, first, .. } = *plan;
     let n = u32::try_from(n).ok().filter(|&n| (1..=SEGMENT_SLOTS).contains(&n))?;
-    let period = (shape.mask + 1).min(4);
-    let period = if period.is_power_of_two() { period as u32 } else { 1 };
+    // A mask with a hole at its low end leaves open where in four slots a run begins.
+    let period = 1 << shape.mask.trailing_ones().min(2);
     let wanted = Wanted::new(n, value.wrapping_sub(first), period);
     pool.bounds_mut().next((from / SEG) as usize, to.div_ceil(SEG) as usize, &wanted)
 }

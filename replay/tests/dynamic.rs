@@ -206,6 +206,7 @@ fn devices() -> impl Strategy<Value = Limits> {
         reach,
         min_align_mask,
         boundary,
+        ..Limits::NONE
     })
 }
 

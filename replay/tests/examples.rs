@@ -96,6 +96,22 @@ fn e5_segment_boundary() {
     assert_eq!(a.map(&at(0, (64 << 10) + 2048), &small), Err(Cause::BoundaryImpossible));
 }
 
+/// Search B looks at address bits 14 and 15 only where a caller's 16 KiB are split off a device's 64 KiB (SPEC 3.4): any
+/// slot of the eight below will do, also in a pool that begins two slots off.
+#[test]
+fn a_mask_with_a_hole_leaves_the_low_slots_open() {
+    let rules = Generation::by_id("v6_1y").unwrap();
+    let mut a = Allocator::new(rules, &[Geometry { start: 0x1000_1000, nslabs: 256, areas: 1 }]);
+    let halves = [0; 4].map(|_| a.map(&at(0x1_0000_0000, 128 << 10), &Limits::NONE).unwrap());
+    let whole = Request { align_mask: 0x3fff, ..at(0x1_0000_0000, 245_761) };
+    a.unmap(halves[0].tlb_addr, &Limits::NONE).unwrap();
+    a.unmap(halves[2].tlb_addr, &Limits::NONE).unwrap();
+    // A search in vain: what is remembered of it must not stand in the next one's way.
+    assert!(a.map(&at(0x1_0000_0000, 200 << 10), &Limits::NONE).is_err());
+    a.unmap(halves[1].tlb_addr, &Limits::NONE).unwrap();
+    assert_eq!(slot(a.map(&whole, &align(0xffff))), 0);
+}
+
 #[test]
 fn e6_wrap() {
     let mut a = allocator("v6_10", 256, 1);

@@ -30,7 +30,7 @@ fn hash(lists: impl Iterator<Item = u32>) -> String {
 
 fn limits(step: &Value) -> Limits {
     let boundary = step["boundary"].as_u64().unwrap_or(u64::MAX);
-    Limits { reach: u64::MAX, min_align_mask: step["min_align"].as_u64().unwrap(), boundary }
+    Limits { reach: u64::MAX, min_align_mask: step["min_align"].as_u64().unwrap(), boundary, ..Limits::NONE }
 }
 
 fn play(file: &str, id: &str) -> usize {

@@ -217,7 +217,7 @@ fn recorded_facts_of_a_device_decide() {
 #[test]
 fn a_load_keeps_what_was_recorded_of_its_devices() {
     let behind = Device { iommu: Some(true), ..device(1, 0xffff_ffff, u64::MAX, 0) };
-    let shifted = Device { dma_ranges: Some("0x0=0xc0000000+0x1000".to_owned()), ..device(2, u64::MAX, u64::MAX, 0) };
+    let shifted = Device { dma_ranges: Some("0x0=0xc0000000".to_owned()), ..device(2, u64::MAX, u64::MAX, 0) };
     let devices = [device(0, 0xffff_ffff, u64::MAX, 0), behind, shifted];
     let map = |device, time_ns| Event {
         orig_addr: Some(HIGH),

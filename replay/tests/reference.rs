@@ -23,6 +23,7 @@ fn devices() -> impl Strategy<Value = Limits> {
         reach,
         min_align_mask,
         boundary,
+        ..Limits::NONE
     })
 }
 
@@ -96,8 +97,14 @@ fn large_pools_and_literal_agree() {
     for (seed, rules) in (0..).zip(GENERATIONS) {
         for areas in if rules.areas { &[1, 2, 8, 64][..] } else { &[1] } {
             let mut rng = fastrand::Rng::with_seed(seed);
-            let devices = [(32, 0, u64::MAX), (0, 0xfff, 0xffff_ffff), (0, 0x3fff, u64::MAX), (16, 0, 0xf_ffff)]
-                .map(|(short, min_align_mask, boundary)| Limits { reach: u64::MAX >> short, min_align_mask, boundary });
+            let devices = [(32, 0, u64::MAX), (0, 0xfff, 0xffff_ffff), (0, 0x3fff, u64::MAX), (16, 0, 0xf_ffff)].map(
+                |(short, min_align_mask, boundary)| Limits {
+                    reach: u64::MAX >> short,
+                    min_align_mask,
+                    boundary,
+                    ..Limits::NONE
+                },
+            );
             let mut map = |full: bool| {
                 if full && rng.bool() {
                     return Step::Unmap(rng.usize(..));

@@ -155,7 +155,7 @@ proptest! {
         ], 1..200),
     ) {
         let nslabs = if rules.dynamic.is_some() { nslabs } else { nslabs.next_multiple_of(segment.max(128)) };
-        let limits = Limits { reach: u64::MAX, min_align_mask, boundary };
+        let limits = Limits { reach: u64::MAX, min_align_mask, boundary, ..Limits::NONE };
         let pool = Geometry { nslabs, ..OWN };
         let mut fast = Allocator::new(rules, &[BASE.pool, pool]);
         fast.cut_into(segment);

@@ -25,7 +25,7 @@ pub struct Load {
 
 impl Load {
     fn new(pool: Geometry, min_align_mask: u64) -> Self {
-        let device = Limits { reach: 0xffff_ffff, min_align_mask, boundary: 0xffff_ffff };
+        let device = Limits { reach: 0xffff_ffff, min_align_mask, boundary: 0xffff_ffff, ..Limits::NONE };
         Self { pool, device, events: Vec::new(), next: 0, rng: Rng::with_seed(2026) }
     }
 
@@ -86,7 +86,7 @@ impl Load {
     /// The load as an event script.
     pub fn script(&self) -> String {
         let Geometry { start, nslabs, areas } = self.pool;
-        let Limits { reach, min_align_mask, boundary } = self.device;
+        let Limits { reach, min_align_mask, boundary, .. } = self.device;
         let mut text =
             format!("pool,{start:x},{nslabs},{areas}\ndev,0,{reach:x},{min_align_mask:x},{boundary:x},10000\n");
         for event in &self.events {

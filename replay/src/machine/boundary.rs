@@ -28,7 +28,7 @@ impl Machine {
             let geometry = *self.allocator.pools()[pool].geometry();
             let segment_bytes = u64::from(SEGMENT_SLOTS) * SLOT_BYTES;
             let segments = geometry.nslabs.div_ceil(SEGMENT_SLOTS.into());
-            let machine = |segment: u64| self.bus_of_pool(pool, geometry.start + segment * segment_bytes);
+            let machine = |segment: u64| self.frame_of_pool(pool, geometry.start + segment * segment_bytes);
             let view = match bbase {
                 BoundaryBase::MachinePerSlot => View::Segments((0..segments).map(machine).collect()),
                 BoundaryBase::Pseudo | BoundaryBase::MachineStart => View::From(machine(0)),
@@ -69,7 +69,7 @@ impl Machine {
         }
         let serves = |slot: u64| {
             let free = u64::from(pool.run_at(slot)) >= plan.n && plan.matches(slot) && plan.spans(slot);
-            free && !crosses(self.bus_of_pool(id, start + slot * SLOT_BYTES), plan.n, limits)
+            free && !crosses(self.bus_of_pool(id, start + slot * SLOT_BYTES, limits), plan.n, limits)
         };
         let mut boundary = plan.boundaries.shift.wrapping_neg() & (plan.boundaries.max_slots - 1);
         while boundary < nslabs + plan.n {

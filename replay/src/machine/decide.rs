@@ -32,21 +32,23 @@ pub(super) struct Seen {
 }
 
 impl Machine {
-    /// Looks a buffer's frames up.
-    pub(super) fn look_up(&self, request: &Request) -> Seen {
+    /// Looks a buffer's frames up, and where the device's bus sees the first.
+    pub(super) fn look_up(&self, request: &Request, limits: &Limits) -> Seen {
         let &Request { orig_addr: phys, size, .. } = request;
         let pages = || (phys % PAGE).saturating_add(size).div_ceil(PAGE).max(1);
         let (span, whole) = match &self.platform.frames {
-            Frames::Identity => return Seen { dma_addr: phys, parts: None, foreign: false, unknown: false },
+            Frames::Identity => {
+                return Seen { dma_addr: limits.bus(phys), parts: None, foreign: false, unknown: false };
+            }
             Frames::Pv(p2m) => (p2m.span(phys / PAGE, pages()), p2m.is_whole()),
             Frames::Arm(tree) => (tree.span(phys / PAGE, pages()), true),
         };
         if span.unknown && !whole {
-            return Seen { dma_addr: phys, parts: None, foreign: false, unknown: true };
+            return Seen { dma_addr: limits.bus(phys), parts: None, foreign: false, unknown: true };
         }
         let Span { mfn, straddles, foreign, .. } = span;
         Seen {
-            dma_addr: (mfn << 12) | (phys % PAGE),
+            dma_addr: limits.bus((mfn << 12) | (phys % PAGE)),
             parts: straddles.then_some(if foreign { Reason::Foreign } else { Reason::Straddle }),
             foreign: mfn as u32 != (phys / PAGE) as u32,
             unknown: false,

@@ -166,7 +166,7 @@ impl Machine {
     /// Why it was refused. Slots and counters are as before, but a map refused for [`Cause::PoolAboveMask`] has moved
     /// the search index, as in the kernel (SPEC 6.2).
     pub fn map_on(&mut self, request: &Request, limits: &Limits, terms: &Terms) -> Result<Mapped, Refused> {
-        let seen = self.look_up(request);
+        let seen = self.look_up(request, limits);
         let memory = !terms.has(Terms::MMIO);
         self.unknown_frames += u64::from(memory && seen.unknown);
         let granule = self.granule(terms);
@@ -190,7 +190,7 @@ impl Machine {
     /// recorded table.
     #[must_use]
     pub fn foresee(&self, request: &Request, limits: &Limits, terms: &Terms) -> Option<Foreseen> {
-        let seen = self.look_up(request);
+        let seen = self.look_up(request, limits);
         if seen.unknown && !terms.has(Terms::MMIO) {
             return None;
         }
@@ -201,16 +201,16 @@ impl Machine {
         })
     }
 
-    /// Whether the kernel finds a bus address to lie in a pool.
+    /// Whether the kernel finds a bus address to lie in a pool, for a device whose bus sees memory where the CPU does.
     #[must_use]
     pub fn is_pool(&self, dma_addr: u64) -> bool {
-        self.pool_address(dma_addr).is_some()
+        self.tlb_addr(dma_addr, &Limits::NONE).is_some()
     }
 
-    /// The physical address in a pool that a bus address stands for; nothing when it lies in none.
+    /// The physical address in a pool that a device's bus address stands for; nothing when it lies in none.
     #[must_use]
-    pub fn tlb_addr(&self, dma_addr: u64) -> Option<u64> {
-        self.pool_address(dma_addr)
+    pub fn tlb_addr(&self, dma_addr: u64, limits: &Limits) -> Option<u64> {
+        self.pool_address(dma_addr, limits)
     }
 
     /// A request as it reaches the allocator: behind an IOMMU it is for whole granules (SPEC 8, end), and where the
@@ -273,7 +273,9 @@ impl Machine {
         let last = high.start + (high.nslabs * SLOT_BYTES).saturating_sub(1);
         match (self.allocator.pool_for(limits), self.fallback) {
             (1, Fallback::HiLo | Fallback::Both) => Some(0),
-            (0, Fallback::LoHi | Fallback::Both) => Some(1).filter(|_| self.bus_of_pool(1, last) <= limits.reach),
+            (0, Fallback::LoHi | Fallback::Both) => {
+                Some(1).filter(|_| limits.capable(self.bus_of_pool(1, last, limits), 1))
+            }
             _ => None,
         }
     }
@@ -303,7 +305,10 @@ impl Machine {
                 return Err(stop);
             }
         };
-        let dma_addr = self.bus_of_pool(taken.pool as usize, taken.tlb_addr);
+        let dma_addr = match iommu {
+            true => self.frame_of_pool(taken.pool as usize, taken.tlb_addr),
+            false => self.bus_of_pool(taken.pool as usize, taken.tlb_addr, limits),
+        };
         if !iommu && !limits.capable(dma_addr, request.size) {
             self.allocator.undo(&taken, limits, high_water);
             return Err(Stop::AboveMask);
@@ -331,7 +336,7 @@ impl Machine {
             let pool = self.allocator.pools().iter().position(|pool| pool.contains(*tlb_addr));
             pool.is_some_and(|pool| self.assumed_base(pool).is_some())
         };
-        let found = tlb_addr.filter(assumed).or_else(|| self.pool_address(dma_addr));
+        let found = tlb_addr.filter(assumed).or_else(|| self.pool_address(dma_addr, limits));
         found.is_some_and(|tlb_addr| self.unmap_at(tlb_addr, limits))
     }
 
@@ -339,8 +344,13 @@ impl Machine {
         self.assumed.get(pool).copied().flatten()
     }
 
-    /// The bus address of an address in a pool.
-    fn bus_of_pool(&self, pool: usize, tlb_addr: u64) -> u64 {
+    /// The bus address of an address in a pool, as a device's bus sees it; all ones where it does not.
+    fn bus_of_pool(&self, pool: usize, tlb_addr: u64, limits: &Limits) -> u64 {
+        limits.bus(self.frame_of_pool(pool, tlb_addr))
+    }
+
+    /// The machine address of an address in a pool.
+    fn frame_of_pool(&self, pool: usize, tlb_addr: u64) -> u64 {
         let frame = match (&self.platform.frames, self.assumed_base(pool)) {
             (Frames::Identity, _) => return tlb_addr,
             (_, Some(base)) => return base + (tlb_addr - self.allocator.pools()[pool].geometry().start),
@@ -350,8 +360,9 @@ impl Machine {
         (frame << 12) | (tlb_addr % PAGE)
     }
 
-    /// The physical address of a bus address that the kernel finds to lie in a pool (SPEC 10.3, 10.8).
-    pub(crate) fn pool_address(&self, dma_addr: u64) -> Option<u64> {
+    /// The physical address of a device's bus address that the kernel finds to lie in a pool (SPEC 10.3, 10.8).
+    pub(crate) fn pool_address(&self, dma_addr: u64, limits: &Limits) -> Option<u64> {
+        let dma_addr = limits.ranges.to_cpu(dma_addr)?;
         let frame = dma_addr / PAGE;
         let pfn = match &self.platform.frames {
             Frames::Identity => Some(frame),
@@ -370,11 +381,14 @@ impl Machine {
         refusal.size = request.size;
         refusal.forbidden = refused.forbidden;
         refusal.out_of_reach = match refused.cause {
-            Cause::NotAddressable => Some((self.look_up(request).dma_addr.wrapping_add(last), limits.reach)),
+            Cause::NotAddressable => {
+                let first = self.look_up(request, limits).dma_addr;
+                Some((if first == u64::MAX { first } else { first.wrapping_add(last) }, limits.reach))
+            }
             Cause::PoolAboveMask => {
                 let pool = self.allocator.pool_for(limits);
                 let end = self.allocator.pools().get(pool).map_or(0, |p| p.geometry().end());
-                Some((end.wrapping_sub(1), limits.reach))
+                Some((limits.bus(end.wrapping_sub(1)), limits.reach))
             }
             _ => None,
         };

@@ -140,9 +140,9 @@ impl Around {
         self.devices.get(&device).map_or(Limits::NONE, |known| known.limits)
     }
 
-    /// The address inside a pool that a bus address stands for.
-    pub(super) fn pool_address(&self, dma_addr: u64) -> Option<u64> {
-        self.machine.as_ref()?.pool_address(dma_addr)
+    /// The address inside a pool that a device's bus address stands for.
+    pub(super) fn pool_address(&self, device: u32, dma_addr: u64) -> Option<u64> {
+        self.machine.as_ref()?.pool_address(dma_addr, &self.limits(device))
     }
 
     fn terms(&self, event: &Event) -> Terms {
@@ -187,8 +187,13 @@ impl Around {
             ),
             (Some(Foreseen::Bounced(_)), Some(pool)) => {
                 let end = pool.start.saturating_add(pool.nslabs * trace::pool::SLOT_BYTES).saturating_sub(1);
-                if limits.reach < end {
-                    let text = format!("the device reaches {:#x}, the pool ends at {end:#x}", limits.reach);
+                let seen = limits.bus(end);
+                if !limits.capable(seen, 1) {
+                    let reach = limits.reach;
+                    let text = match seen {
+                        u64::MAX => format!("the device's bus does not see where the pool ends, at {end:#x}"),
+                        seen => format!("the device reaches {reach:#x}, the pool ends at {seen:#x}"),
+                    };
                     (Some(Cause::PoolAboveMask), text)
                 } else {
                     (None, "it had to bounce; no refused slots are recorded with it".to_owned())

@@ -281,8 +281,8 @@ impl Moment {
         let tally = self.tally(event.device);
         tally.map(time_ns, size, event.stack);
         // Without slot events the address given to the device is what tells.
-        if !self.around.has_slot_events() && event.dma_addr.is_some_and(|addr| self.around.pool_address(addr).is_some())
-        {
+        let in_pool = |addr| self.around.pool_address(event.device, addr).is_some();
+        if !self.around.has_slot_events() && event.dma_addr.is_some_and(in_pool) {
             self.bounce(event, size);
         }
     }
@@ -318,7 +318,7 @@ impl Moment {
 
     fn sync(&mut self, event: &Event) {
         let for_cpu = event.op == Op::SyncForCpu;
-        let found = event.dma_addr.and_then(|addr| self.around.pool_address(addr)).and_then(|addr| {
+        let found = event.dma_addr.and_then(|addr| self.around.pool_address(event.device, addr)).and_then(|addr| {
             let (at, holder) = self.slots.over(addr)?;
             Some((holder.copies_at_sync(for_cpu), holder.size.saturating_sub(addr.saturating_sub(at))))
         });

@@ -104,6 +104,28 @@ fn bounces_have_reasons_copies_and_latencies() {
     assert_eq!((moment.now().bytes_copied_per_s, moment.device_rows()[0].maps_per_s), (0, 0));
 }
 
+/// SPEC 6.1: without slot events the address given to the device tells, as its bus has it.
+#[test]
+fn a_bus_that_sees_memory_elsewhere() {
+    let mut meta = meta(512, 1);
+    meta.capture.backends.insert("map".to_owned(), "tracepoint".to_owned());
+    let shifted =
+        |id, ranges: &str| Device { dma_ranges: Some(ranges.to_owned()), dma_mask: Some(0xffff_ffff), ..device(id, 0) };
+    let devices = [shifted(0, "0x0=0xc0000000+0x40000000"), shifted(1, "0x80000000=0x0+0x40000000")];
+    let mut moment = Moment::new(Around::new(&meta, &[], &devices), &[]);
+    let map = |time_ns, dma_addr| Event { dma_addr: Some(dma_addr), ..request(Op::Map, time_ns, 0, 8192) };
+    moment.apply(&map(1, START));
+    assert_eq!(moment.device_rows()[0].bounces, 0);
+    moment.apply(&map(2, 0xc000_0000 + START));
+    let row = &moment.device_rows()[0];
+    assert_eq!((row.bounces, row.reason), (1, Some(crate::Reason::Mask)));
+    // Device 1 does not see the pool.
+    moment.apply(&Event { orig_addr: Some(0x1000), ..request(Op::MapFailed, 3, 1, 4096) });
+    let failed = &moment.failure_rows()[0];
+    assert_eq!(failed.cause, Cause::PoolAboveMask.name());
+    assert_eq!(failed.explanation, "the device's bus does not see where the pool ends, at 0x100fffff");
+}
+
 #[test]
 fn a_refusal_is_told_once_with_its_arithmetic() {
     let mut moment = moment(128, 1);

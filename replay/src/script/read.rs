@@ -50,7 +50,7 @@ impl Reader {
                     mask => mask,
                 };
                 f.hex::<u64>("max_seg_size")?;
-                self.devices.insert(number, Limits { reach, min_align_mask, boundary });
+                self.devices.insert(number, Limits { reach, min_align_mask, boundary, ..Limits::NONE });
             }
             "map" => self.map(f, Kind::Map)?,
             "smap" => self.map(f, Kind::Smap)?,

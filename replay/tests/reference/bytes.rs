@@ -56,7 +56,7 @@ fn limits(align: u8, width_byte: u8) -> Limits {
         width => ones(width.max(9)),
     };
     let reach = if width_byte >> 7 == 0 { u64::MAX } else { ones(40) };
-    Limits { reach, min_align_mask: ones(align % 21), boundary }
+    Limits { reach, min_align_mask: ones(align % 21), boundary, ..Limits::NONE }
 }
 
 fn ones(width: u8) -> u64 {
