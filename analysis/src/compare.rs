@@ -229,7 +229,7 @@ fn caveats(trace: &Trace, load: &Load) -> Vec<String> {
         ),
         (
             notes.shifted,
-            "mappings of devices whose bus sees memory elsewhere than the CPU; decided as if it did not, by CPU addresses",
+            "mappings of devices whose bus may see memory elsewhere than the CPU, and whose ranges cannot be read; decided as if it did not, by CPU addresses",
         ),
         (notes.held, "mappings held since before the recording, known from the snapshot only"),
     ] {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use replay::{
-    Answer, Base, Foreseen, Generation, Machine, Moment, Platform, PlatformKind, Policy, Reason, RecordedPool, Request,
-    Start, Terms,
+    Answer, Base, Foreseen, Generation, Limits, Machine, Moment, Platform, PlatformKind, Policy, Reason, RecordedPool,
+    Request, Start, Terms,
 };
 use trace::{Device, Event, Op, Trace};
 
@@ -210,7 +210,7 @@ pub(super) fn story(trace: &Trace, found: &Found) -> Result<Story, AnalysisError
             story.rules.push(words::reason(Reason::Forced));
         }
         (Some(Foreseen::Bounced(reason)), ..) => story.rules.push(words::reason(*reason)),
-        (Some(Foreseen::Direct(_)), None, _) if !story.refused && !bounced(told, &machine) => {
+        (Some(Foreseen::Direct(_)), None, _) if !story.refused && !bounced(told, device, &machine) => {
             story.rules.push(words::direct());
         }
         (None, ..) => {
@@ -237,8 +237,9 @@ pub(super) fn story(trace: &Trace, found: &Found) -> Result<Story, AnalysisError
 }
 
 /// Whether the recorded kernel gave the device an address in the pool.
-fn bounced(event: &Event, machine: &Machine) -> bool {
-    event.tlb_addr.is_some() || event.dma_addr.is_some_and(|at| machine.is_pool(at))
+fn bounced(event: &Event, device: Option<&Device>, machine: &Machine) -> bool {
+    let limits = device.map_or(Limits::NONE, Limits::from);
+    event.tlb_addr.is_some() || event.dma_addr.is_some_and(|at| machine.tlb_addr(at, &limits).is_some())
 }
 
 /// The recorded pool as the event in which slots were asked for met it, with who held them.

@@ -179,7 +179,11 @@ pub(super) fn slots_needed(size: u64, offset: u64, slots: u64) -> Vec<String> {
 
 /// Why the device's reach makes it bounce, in numbers.
 pub(super) fn reach(moment: &Moment) -> Option<String> {
-    let (request, reach) = (moment.request, moment.limits.reach);
+    let (request, limits, reach) = (moment.request, moment.limits, moment.limits.reach);
     let last = request.orig_addr.checked_add(request.size.checked_sub(1)?)?;
-    (last > reach).then(|| format!("its last byte is at {last:#x}, above the {reach:#x} the device reaches"))
+    let Some(seen) = limits.ranges.to_bus(last) else {
+        return Some(format!("its last byte is at {last:#x}, where the device's bus sees nothing"));
+    };
+    let there = if seen == last { String::new() } else { format!(" ({seen:#x} on its bus)") };
+    (seen > reach).then(|| format!("its last byte is at {last:#x}{there}, above the {reach:#x} the device reaches"))
 }

@@ -46,6 +46,10 @@ pub(super) fn rows(trace: &Trace, largest: impl Fn(usize) -> u64) -> Vec<ReachRo
     let row = |(at, device): (usize, &trace::Device)| {
         // A device without a mask could not have mapped anything: it was not readable.
         let reach = if device.dma_mask.is_none() && device.bus_dma_limit == 0 { u64::MAX } else { device.reach() };
+        // Where its bus sees the pool; a bus that does not see all of it, or in pieces, reaches it in part at most.
+        let limits = replay::Limits::from(device);
+        let whole = limits.ranges.is_none() || limits.ranges.cover(from, to);
+        let (from, to) = (limits.bus(from), limits.bus(to));
         ReachRow {
             device: device.name.clone(),
             driver: device.driver.clone(),
@@ -54,9 +58,9 @@ pub(super) fn rows(trace: &Trace, largest: impl Fn(usize) -> u64) -> Vec<ReachRo
             untrusted: device.untrusted.unwrap_or(false),
             pool_from: from,
             pool_to: to,
-            reaches: if reach >= to {
+            reaches: if whole && reach >= to {
                 "all"
-            } else if reach >= from {
+            } else if limits.capable(from, 1) {
                 "part"
             } else {
                 "none"

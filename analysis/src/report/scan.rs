@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use replay::{Base, Copies, Followed, Follower, Foreseen, Generation, Judge, KernelVersion, Machine, Reason, Start};
-use replay::{Cause, Platform, PlatformKind, Policy};
+use replay::{Base, Copies, Followed, Follower, Foreseen, Generation, Judge, KernelVersion, Limits, Machine};
+use replay::{Cause, Platform, PlatformKind, Policy, Reason, Start};
 use trace::{Event, Op, Trace};
 
 use super::names::{Devices, NOWHERE, Sites};
@@ -210,7 +210,7 @@ impl<'a> Scan<'a> {
         let skips = event.attrs.unwrap_or(0) & replay::Terms::SKIP_CPU_SYNC != 0;
         let back =
             matches!(event.direction, None | Some(trace::Direction::FromDevice | trace::Direction::Bidirectional));
-        if back && !skips && event.dma_addr.is_some_and(|addr| judge.tlb_addr(addr).is_some()) {
+        if back && !skips && event.dma_addr.is_some_and(|addr| judge.tlb_addr_of(event.device, addr).is_some()) {
             let size = event.size.unwrap_or(0).saturating_mul(self.copies.at_unmap);
             let copied = &mut self.counts[device as usize].copied_at_unmap;
             *copied = copied.saturating_add(size);
@@ -219,7 +219,8 @@ impl<'a> Scan<'a> {
 
     fn sync(&mut self, event: &Event, device: u32) {
         self.counts[device as usize].syncs += 1;
-        let tlb_addr = self.judge.as_ref().zip(event.dma_addr).and_then(|(judge, addr)| judge.tlb_addr(addr));
+        let judged = self.judge.as_ref().zip(event.dma_addr);
+        let tlb_addr = judged.and_then(|(judge, addr)| judge.tlb_addr_of(event.device, addr));
         if let (Some(pool), Some(tlb_addr)) = (&mut self.pool, tlb_addr) {
             pool.synced(tlb_addr, device);
             let copies = match event.direction {
@@ -292,8 +293,9 @@ impl<'a> Scan<'a> {
         }
         let reason = self.judge.as_ref().and_then(|judge| judge.reason(event));
         if self.pool.is_none() {
-            let reach = self.devices.get(device).map_or(u64::MAX, trace::Device::reach);
-            let beyond = event.orig_addr.zip(event.size).is_some_and(|(at, size)| at.saturating_add(size) > reach);
+            let limits = self.devices.get(device).map_or(Limits::NONE, Limits::from);
+            let whole = event.orig_addr.zip(event.size);
+            let beyond = whole.is_some_and(|(at, size)| !limits.capable(limits.bus(at), size));
             let beyond = beyond && self.trace.meta().pool_unknown.is_none();
             let cause = beyond.then_some(Cause::NoPool);
             self.refused(event, device, cause, reason, |_| beyond.then(|| "there is no bounce pool".to_owned()));
