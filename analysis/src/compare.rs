@@ -94,9 +94,6 @@ pub fn compare(
 /// check of the model the slots' own.
 pub(crate) fn load(trace: &Trace, progress: impl Fn(Stage)) -> Result<(Load, TraceFacts), AnalysisError> {
     let meta = trace.meta();
-    if let Some(why) = &meta.pool_unknown {
-        return Err(AnalysisError::PoolUnknown { path: trace.path().to_owned(), why: why.clone() });
-    }
     if !meta.capture.has_requests() {
         let path = trace.path().to_owned();
         let why = meta.capture.partial().filter(|_| meta.capture.mode == "aggregate").unwrap_or_else(|| {
@@ -104,6 +101,9 @@ pub(crate) fn load(trace: &Trace, progress: impl Fn(Stage)) -> Result<(Load, Tra
             format!("recorded by {} alone", backends.join(" and "))
         });
         return Err(AnalysisError::NothingToReplay { path, why });
+    }
+    if let Some(why) = &meta.pool_unknown {
+        return Err(AnalysisError::PoolUnknown { path: trace.path().to_owned(), why: why.clone() });
     }
     // Elsewhere a pool's addresses are what they are; ARM's table is of other domains' pages only.
     let pv = PlatformKind::of_recorded(meta) == PlatformKind::XenPv;

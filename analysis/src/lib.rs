@@ -53,7 +53,7 @@ pub enum AnalysisError {
     },
     /// The recorder could not find the pool: what bounced cannot be told from what did not, nor replayed.
     #[error(
-        "{} does not know its machine's bounce pool: {why}\nWhat bounced in reality cannot be told from what did not, so nothing can be replayed; record again as root", .path.display()
+        "{} does not know its machine's bounce pool: {why}\nWhat bounced in reality cannot be told from what did not, so nothing can be replayed; record again as root, where the kernel has BTF", .path.display()
     )]
     PoolUnknown {
         /// The trace.

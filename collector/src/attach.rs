@@ -75,7 +75,7 @@ const COPIES: [&str; 2] = ["_2", "_3"];
 /// The program that has its copy on every kernel.
 const RELEASES: &str = "release_fentry";
 /// Programs whose misses are not to be counted for them: those that only note when a call begins, without which an event lacks
-/// its latency; and the kprobe pair, which counts itself the calls of which it saw one end (`unpaired`).
+/// its latency; and the kprobe pair, which counts itself the calls of which it saw one end (`unpaired`), and is asked for apart.
 const UNCOUNTED: [&str; 7] = [
     "tbl_map_fentry",
     "map_page_fentry",
@@ -83,8 +83,10 @@ const UNCOUNTED: [&str; 7] = [
     "map_sg_fentry",
     "map_sgtable_fentry",
     "tbl_map_kprobe",
-    "tbl_map_kretprobe",
+    PAIR,
 ];
+/// The end of the kprobe pair.
+const PAIR: &str = "tbl_map_kretprobe";
 
 impl Setup {
     /// Everything, through a ring buffer of this size.
@@ -306,6 +308,15 @@ pub fn detach(ebpf: &mut Ebpf) {
     ebpf.programs_mut().for_each(|(_, program)| unload(program));
 }
 
+/// That bounces whose driver is not known are left out by a filter for drivers.
+pub(crate) fn without_drivers(choices: &[Choice], filtered: bool) -> Option<String> {
+    let named = |choice: &Choice| choice.backend.is_some_and(|backend| backend.starts_with(Family::Classic.name()));
+    let bounce = choices.iter().find(|choice| choice.event == "bounce").filter(|choice| named(choice));
+    bounce.filter(|_| filtered).map(|_| {
+        "--driver leaves out all bounces: the tracepoint that tells of them does not say whose driver it is".to_owned()
+    })
+}
+
 /// Hits the kernel skipped because the same program was already running on that CPU, over all [`programs`] (5.12 and newer).
 #[must_use]
 pub fn recursion_misses(programs: &[OwnedFd]) -> u64 {
@@ -320,6 +331,14 @@ pub fn programs(ebpf: &Ebpf) -> Vec<OwnedFd> {
     let tell = |name: &str| !COPIES.iter().any(|copy| name.ends_with(copy)) && !UNCOUNTED.contains(&name);
     let loaded = ebpf.programs().filter(|(name, _)| tell(name)).filter_map(|(_, program)| program.fd().ok());
     loaded.filter_map(|fd| fd.as_fd().try_clone_to_owned().ok()).collect()
+}
+
+/// The end of the kprobe pair, where it is loaded: of the calls it was skipped for, those of which the entry was seen are counted
+/// as `unpaired` too.
+#[must_use]
+pub fn pair(ebpf: &Ebpf) -> Option<OwnedFd> {
+    let (_, program) = ebpf.programs().find(|(name, _)| *name == PAIR)?;
+    program.fd().ok()?.as_fd().try_clone_to_owned().ok()
 }
 
 /// What the kernel says of a loaded program.

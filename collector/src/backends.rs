@@ -152,7 +152,7 @@ impl Hook {
                     [layout.bounced_dev_name, layout.bounced_dma_mask, layout.bounced_dev_addr, layout.bounced_size];
                 if places.contains(&ABSENT) {
                     return Err(format!(
-                        "tracefs does not describe {group}:{name} as known here, or is not mounted (mount -t tracefs tracefs /sys/kernel/tracing)"
+                        "tracefs does not describe {group}:{name} as known here, may not be read, or is not mounted (mount -t tracefs tracefs /sys/kernel/tracing)"
                     ));
                 }
                 Ok(())

@@ -3,10 +3,14 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use bytemuck::Pod;
-use probe::wire::{self, Limits, has, kind};
+use probe::wire::{self, has, kind};
 use trace::event::NO_DEVICE;
 use trace::pool::{Pool, SLOT_BYTES};
 use trace::{Device, Direction, Event, Op, Task};
+
+mod known;
+
+use known::Known;
 
 use crate::device::Devices;
 use crate::tasks::Tasks;
@@ -50,40 +54,6 @@ pub(crate) fn stamp(bytes: &[u8]) -> Option<wire::Event> {
     match bytes.first() {
         Some(&(kind::DEVICE | kind::TASK | kind::LOST)) => None,
         _ => view::<wire::Event>(bytes),
-    }
-}
-
-/// A device as the kernel addresses it.
-#[derive(Debug)]
-struct Known {
-    id: u32,
-    limits: Limits,
-    /// An event other than a coherent allocation belongs to its row.
-    used: bool,
-    /// Its first row, when it has several: what was mapped before the first change is not in `since`.
-    first: Option<u32>,
-    /// What was mapped, or given slots (true), since the first change and still is: by address, its size and row.
-    since: BTreeMap<(bool, u64), (u64, u32)>,
-}
-
-impl Known {
-    /// The row an event belongs to: what ends or syncs a mapping has the mapping's, so that the two can be tied.
-    fn row(&mut self, op: Op, target: Option<u64>, size: u64) -> u32 {
-        let (Some(first), Some(target)) = (self.first, target) else { return self.id };
-        let key = (matches!(op, Op::SlotAlloc | Op::SlotFree), target);
-        match op {
-            Op::Map | Op::Alloc | Op::SlotAlloc => {
-                self.since.insert(key, (size, self.id));
-                self.id
-            }
-            Op::Unmap | Op::Free | Op::SlotFree => self.since.remove(&key).map_or(first, |(_, id)| id),
-            Op::SyncForCpu | Op::SyncForDevice => {
-                // A sync may be of a part.
-                let below = self.since.range(..=key).next_back();
-                below.filter(|((_, start), (size, _))| target - start < *size).map_or(first, |(_, (_, id))| *id)
-            }
-            _ => self.id,
-        }
     }
 }
 
@@ -286,7 +256,9 @@ impl Decoder {
     /// Registers a device. When its limits changed before it had any streaming mapping its row is corrected, otherwise
     /// it gets a second row, to which its later mappings belong.
     fn device(&mut self, record: &wire::Device) {
-        if self.by_address.get(&record.device).is_some_and(|k| k.limits == record.limits) {
+        if let Some(same) = self.by_address.get(&record.device).filter(|k| k.limits == record.limits) {
+            // Two CPUs may have met it at once, and given it two places for sums.
+            self.number(record, same.id);
             return;
         }
         // Another name is another device in the place of one that is gone.
@@ -295,10 +267,16 @@ impl Decoder {
         let by_name = record.device < wire::BY_NAME;
         // What another tracepoint knows by its address, or by its name only.
         let name = text(&record.name);
-        let others = self.by_address.iter().filter(|(address, _)| (**address < wire::BY_NAME) != by_name);
-        let mut ids = others.map(|(_, k)| k.id);
-        let twin = ids.find(|&id| self.devices.get(id as usize).is_some_and(|row| row.name == name));
+        let of_name = |id: &u32| self.devices.get(*id as usize).is_some_and(|row| row.name == name);
+        let rows = |named: bool| {
+            let all = self.by_address.iter().filter(move |(address, _)| (**address < wire::BY_NAME) == named);
+            all.map(|(_, k)| k.id).filter(of_name)
+        };
+        // A row that has an address already is another device's, which is gone.
+        let twin =
+            if by_name { rows(false).max() } else { rows(true).find(|id| !rows(false).any(|other| other == *id)) };
         if let (true, Some(id)) = (by_name, twin) {
+            self.number(record, id);
             let known = Known { id, limits, used: true, first: None, since: BTreeMap::new() };
             self.by_address.insert(record.device, known);
             return;
@@ -324,10 +302,6 @@ impl Decoder {
         if known.is_some() && correct.is_none() {
             self.faults.changed_devices.push(device.name.clone());
         }
-        // Where nobody has a number there are no sums.
-        if record.number >= wire::NO_NUMBER && !self.numbered.is_empty() {
-            self.faults.without_sums.insert(record.device, device.name.clone());
-        }
         match self.devices.get_mut(id as usize) {
             Some(row) => *row = device,
             None => self.devices.push(device),
@@ -337,11 +311,19 @@ impl Decoder {
             Some(k) => (k.first, k.since),
             None => (None, BTreeMap::new()),
         };
-        if record.number < wire::NO_NUMBER {
-            self.numbered.insert(record.number as u32, id);
-        }
+        self.number(record, id);
         self.by_address.insert(record.device, Known { id, limits, used: false, first, since });
         self.changed = true;
+    }
+
+    /// Notes under which number a device has sums, or that it has none.
+    fn number(&mut self, record: &wire::Device, id: u32) {
+        if record.number < wire::NO_NUMBER {
+            self.numbered.insert(record.number as u32, id);
+        } else if !self.numbered.is_empty() {
+            // Where nobody has a number there are no sums.
+            self.faults.without_sums.insert(record.device, text(&record.name));
+        }
     }
 
     /// An event's time. All elements of a scatterlist have that of the first, and whatever other CPUs, or interrupts,

@@ -106,12 +106,17 @@ impl Kernel {
     #[must_use]
     pub fn pool_from_log(&self) -> Option<Pool> {
         let log = kernel_log();
-        let nslabs = host::line("/sys/kernel/debug/swiotlb/io_tlb_nslabs").and_then(|n| n.parse().ok());
+        let nslabs = slots_by_debugfs();
         // "software IO TLB: area num 4."
         let nareas =
             log.lines().rev().find_map(|l| l.split_once("IO TLB: area num ")?.1.trim_end_matches('.').parse().ok());
         pools::from_log(&log, &self.host.cmdline, nslabs, nareas.unwrap_or(1))
     }
+}
+
+/// How many slots debugfs says that there are; nothing when it cannot be read.
+pub(crate) fn slots_by_debugfs() -> Option<u64> {
+    host::line("/sys/kernel/debug/swiotlb/io_tlb_nslabs").and_then(|slots| slots.parse().ok())
 }
 
 /// The kernel's log; empty when it may not be read.

@@ -42,14 +42,13 @@ use crate::error::CollectorError;
 use crate::flight::{Flown, Keeper};
 use crate::host;
 use crate::kcore::Kcore;
-use crate::kernel::{Kernel, clock};
+use crate::kernel::{self, Kernel, clock};
 use crate::options::{Mode, Options};
-use crate::p2m::P2m;
 use crate::privilege;
 use crate::stacks::Stacks;
 use crate::sums::Sums;
 use crate::usage::Usage;
-use around::Around;
+use around::{Around, frame_table};
 use drain::{Batch, Drainer, Gathered, Gatherer};
 use feed::Feeder;
 use shared::{Began, Shared};
@@ -173,19 +172,25 @@ impl Recorder {
         let losses = PerCpuArray::try_from(map(&mut ebpf, "LOSSES")?).map_err(|e| load(e.to_string()))?;
         let gatherer = Gatherer::start(ring)?;
         let types = aya::Btf::from_sys_fs().ok();
-        let attach::Attached { mut ebpf, choices } =
+        let attach::Attached { mut ebpf, mut choices } =
             attach::attach(ebpf, &kernel.types(types.as_ref()), options.mode, options.backend, copies);
+        if options.flight.is_some() {
+            // Looks are no events, which are all that a flight recorder keeps.
+            choices.retain(|choice| choice.event != POOL_USE);
+        }
         if !observes(&choices) {
             return Err(CollectorError::NothingToObserve { choices });
         }
         let programs = attach::programs(&ebpf);
         // Asked before, so that what is missed in between counts.
-        let began = Began::now(&losses, &programs);
+        let pair = attach::pair(&ebpf);
+        let began = Began::now(&losses, &programs, pair.as_ref());
         let monotonic_ns = gatherer.begin()?;
         let since_ns = clock(libc::CLOCK_MONOTONIC).saturating_sub(monotonic_ns);
         let clock_base =
             Clock { monotonic_ns, realtime_ns: clock(libc::CLOCK_REALTIME).saturating_sub(since_ns), duration_ns: 0 };
         let mut notes = kernel.missing.clone();
+        notes.extend(attach::without_drivers(&choices, !options.filters.drivers.is_empty()));
         for choice in &choices {
             match choice.backend {
                 None => notes.push(format!("{} is not recorded: {}", choice.event, choice.without)),
@@ -195,7 +200,7 @@ impl Recorder {
         let logger = aya_log::EbpfLogger::init(&mut ebpf)
             .inspect_err(|e| tracing::warn!("no diagnostics from the probe: {e}"))
             .ok();
-        let usage = usage(&choices, monotonic_ns, &mut notes);
+        let usage = Usage::taken(&choices, monotonic_ns, &mut notes);
         let stacks = StackTraceMap::try_from(map(&mut ebpf, "STACKS")?).map_err(|e| load(e.to_string()))?;
         let (sums, usage) = match options.mode {
             Mode::Aggregate => {
@@ -214,7 +219,10 @@ impl Recorder {
                 notes.push(format!("no snapshot of the pool: {why}"));
                 let pool = kernel.pool_from_log();
                 if pool.is_none() {
-                    pool_unknown = Some(format!("{why}; {NOT_IN_LOG}"));
+                    let size = kernel::slots_by_debugfs().map_or_else(String::new, |slots| {
+                        format!("; debugfs says that it has {} slots", trace::field::count(slots))
+                    });
+                    pool_unknown = Some(format!("{why}; {NOT_IN_LOG}{size}"));
                 }
                 (pool.into_iter().collect(), Vec::new(), false, false)
             }
@@ -287,6 +295,7 @@ impl Recorder {
             bytes: AtomicU64::new(0),
             losses,
             programs,
+            pair,
             began,
             ended: OnceLock::new(),
             summed: Mutex::default(),
@@ -467,25 +476,4 @@ impl Recorder {
             written.writer.abort();
         }
     }
-}
-
-/// What looks at the pool in debugfs, where that was taken.
-fn usage(choices: &[Choice], base_ns: u64, notes: &mut Vec<String>) -> Option<Usage> {
-    let backend = choices.iter().find(|choice| choice.event == POOL_USE)?.backend?;
-    let file = backend.strip_prefix("debugfs ")?;
-    // It could be read a moment ago.
-    Usage::open(file).map(|usage| usage.since(base_ns)).map_err(|why| notes.push(why)).ok()
-}
-
-/// Xen PV's frame table, when this is one and it can be read.
-fn frame_table(kernel: &Kernel, notes: &mut Vec<String>) -> Option<P2m> {
-    if kernel.xen.as_ref().is_none_or(|xen| xen.mode != "pv") {
-        return None;
-    }
-    let open = || {
-        let symbol = |name: &str| kernel.symbols.address(name).ok_or_else(|| format!("no symbol {name}"));
-        let memory = Kcore::open().map_err(|e| e.to_string())?;
-        P2m::new(memory, symbol("xen_p2m_addr")?, symbol("xen_p2m_size")?).map_err(|e| e.to_string())
-    };
-    open().map_err(|why: String| notes.push(format!("no p2m, so straddling frames cannot be told: {why}"))).ok()
 }

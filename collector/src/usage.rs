@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use trace::sums::Occupancy;
 
+use crate::attach::Choice;
+use crate::backends::POOL_USE;
 use crate::kernel::clock;
 
 /// Where the kernel shows its bounce pool.
@@ -38,6 +40,14 @@ impl Usage {
         })?;
         number(&text).ok_or_else(|| format!("{} holds {text:?} and no number", path.display()))?;
         Ok(Self { path, base_ns: 0, looked: None, told: None, untold: None, failed: 0 })
+    }
+
+    /// What looks at the pool in a recording that began at `base_ns`, where that back-end was taken.
+    pub(crate) fn taken(choices: &[Choice], base_ns: u64, notes: &mut Vec<String>) -> Option<Self> {
+        let backend = choices.iter().find(|choice| choice.event == POOL_USE)?.backend?;
+        let file = backend.strip_prefix("debugfs ")?;
+        // It could be read a moment ago.
+        Self::open(file).map(|usage| usage.since(base_ns)).map_err(|why| notes.push(why)).ok()
     }
 
     /// From now on in times of a recording that began at `base_ns`.

@@ -113,7 +113,7 @@ pub(crate) fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
         let path = args.trace.display();
         match &meta.pool_unknown {
             Some(why) => bail!(
-                "{path} does not know its machine's bounce pool: {why}\nWhere slots lie in it cannot be told; record again as root"
+                "{path} does not know its machine's bounce pool: {why}\nWhere slots lie in it cannot be told; record again as root, where the kernel has BTF"
             ),
             None => bail!("{path} has no bounce pool, so no slot was ever chosen"),
         }

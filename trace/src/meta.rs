@@ -162,12 +162,25 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Whether what was asked of the allocator, mappings or slots, would be in the trace, so that there is something to replay. One
-    /// that names no back-ends was not recorded but made, and has what it has.
+    /// Whether what was asked of the allocator, mappings or slots, was observed, and not only the kernel's word that it is about to
+    /// bounce. A trace that names no back-ends was not recorded but made, and has what it has.
+    #[must_use]
+    pub fn sees_requests(&self) -> bool {
+        let asks = |event: &String| matches!(event.as_str(), "map" | "map_sg" | "slot_alloc");
+        self.backends.is_empty() || self.backends.keys().any(asks)
+    }
+
+    /// Whether all slots taken and given back were observed, so that those in use can be counted.
+    #[must_use]
+    pub fn sees_slots(&self) -> bool {
+        self.backends.is_empty()
+            || ["slot_alloc", "slot_free"].into_iter().all(|event| self.backends.contains_key(event))
+    }
+
+    /// Whether these requests are in the trace one by one, so that there is something to replay.
     #[must_use]
     pub fn has_requests(&self) -> bool {
-        let asks = |event: &String| matches!(event.as_str(), "map" | "map_sg" | "slot_alloc");
-        self.backends.is_empty() || self.mode != "aggregate" && self.backends.keys().any(asks)
+        self.mode != "aggregate" && self.sees_requests()
     }
 
     /// What the trace leaves out by intention, as a sentence; nothing of a full one. Whoever answers from such a trace

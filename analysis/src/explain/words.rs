@@ -180,10 +180,13 @@ pub(super) fn slots_needed(size: u64, offset: u64, slots: u64) -> Vec<String> {
 /// Why the device's reach makes it bounce, in numbers.
 pub(super) fn reach(moment: &Moment) -> Option<String> {
     let (request, limits, reach) = (moment.request, moment.limits, moment.limits.reach);
-    let last = request.orig_addr.checked_add(request.size.checked_sub(1)?)?;
-    let Some(seen) = limits.ranges.to_bus(last) else {
-        return Some(format!("its last byte is at {last:#x}, where the device's bus sees nothing"));
+    let behind = request.size.checked_sub(1)?;
+    let last = request.orig_addr.checked_add(behind)?;
+    let Some(first) = limits.ranges.to_bus(request.orig_addr) else {
+        return Some(format!("it begins at {:#x}, where the device's bus sees nothing", request.orig_addr));
     };
+    // As the kernel reckons: from where the bus sees its beginning.
+    let seen = first.checked_add(behind)?;
     let there = if seen == last { String::new() } else { format!(" ({seen:#x} on its bus)") };
     (seen > reach).then(|| format!("its last byte is at {last:#x}{there}, above the {reach:#x} the device reaches"))
 }

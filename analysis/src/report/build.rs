@@ -108,7 +108,8 @@ pub(super) fn report(trace: &Trace, mut scan: Scan<'_>) -> Result<Report, Analys
     fidelity.unknown_devices = scan.unknown_devices;
     report.notes = notes(trace, &scan, &fidelity);
     if !scan.sees_slots() {
-        report.notes.push(without_slots(scan.sees_maps(), !looks.is_empty()));
+        let told = report.trace.bounces_alone && meta.capture.backends.contains_key(Op::Bounce.name());
+        report.notes.push(without_slots(told, !looks.is_empty()));
     }
     if unproven {
         report.notes.push(
@@ -189,6 +190,7 @@ pub(super) fn trace_row(trace: &Trace, span_ns: u64) -> TraceRow {
         cmdline: meta.host.cmdline.clone(),
         workload: meta.capture.workload.clone(),
         mode: if meta.capture.mode.is_empty() { "full".to_owned() } else { meta.capture.mode.clone() },
+        bounces_alone: !meta.capture.sees_requests(),
         cpus: meta.host.possible_cpus,
         duration_ns: if meta.closed { meta.clock.duration_ns.max(span_ns) } else { span_ns },
         span_ns,

@@ -93,6 +93,12 @@ pub struct Report {
 }
 
 impl Report {
+    /// Whether the pool was looked at from time to time, and its slots not followed one by one.
+    #[must_use]
+    pub fn looked(&self) -> bool {
+        self.occupancy.first().is_some_and(|row| row.free_segments.is_none())
+    }
+
     /// The JSON schema of this document; docs/schema/report.json is it.
     #[must_use]
     pub fn schema() -> serde_json::Value {

@@ -8,10 +8,10 @@ use super::rows::FidelityRow;
 use super::scan::Scan;
 
 /// What a trace without slots does not say.
-pub(super) fn without_slots(maps: bool, looks: bool) -> String {
-    let bounces = match maps {
-        true => "",
-        false => {
+pub(super) fn without_slots(told: bool, looks: bool) -> String {
+    let bounces = match told {
+        false => "",
+        true => {
             "bounces are counted by the kernel's word that it is about to bounce, so those refused are among them; "
         }
     };

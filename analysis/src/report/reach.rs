@@ -46,10 +46,14 @@ pub(super) fn rows(trace: &Trace, largest: impl Fn(usize) -> u64) -> Vec<ReachRo
     let row = |(at, device): (usize, &trace::Device)| {
         // A device without a mask could not have mapped anything: it was not readable.
         let reach = if device.dma_mask.is_none() && device.bus_dma_limit == 0 { u64::MAX } else { device.reach() };
-        // Where its bus sees the pool; a bus that does not see all of it, or in pieces, reaches it in part at most.
+        // Where its bus sees the pool. One that does not see all of it reaches it in part at most, wherever that is.
         let limits = replay::Limits::from(device);
-        let whole = limits.ranges.is_none() || limits.ranges.cover(from, to);
-        let (from, to) = (limits.bus(from), limits.bus(to));
+        let whole = limits.ranges.cover(from, to);
+        let seen = limits.ranges.to_bus(from).into_iter().chain(limits.ranges.to_bus(to));
+        let ends = seen.fold(None, |ends: Option<(u64, u64)>, at| {
+            Some(ends.map_or((at, at), |(least, most)| (least.min(at), most.max(at))))
+        });
+        let (from, to) = ends.filter(|_| whole).unwrap_or((from, to));
         ReachRow {
             device: device.name.clone(),
             driver: device.driver.clone(),
@@ -60,7 +64,7 @@ pub(super) fn rows(trace: &Trace, largest: impl Fn(usize) -> u64) -> Vec<ReachRo
             pool_to: to,
             reaches: if whole && reach >= to {
                 "all"
-            } else if limits.capable(from, 1) {
+            } else if ends.is_some_and(|(least, _)| reach >= least) {
                 "part"
             } else {
                 "none"

@@ -20,6 +20,8 @@ trace::record! {
         workload: String => Text,
         /// How events were captured: full, bounces or aggregate.
         mode: String => Text,
+        /// Nothing but the kernel's word that it is about to bounce was recorded: what was refused, and what did not bounce, is not known.
+        bounces_alone: bool => Flag,
         /// CPUs that can exist.
         cpus: u32 => Count,
         /// Length of the recording.

@@ -117,8 +117,7 @@ impl<'a> Scan<'a> {
             pending: HashMap::new(),
             maps_recorded: maps_recorded(&meta.capture),
             syncs_recorded: meta.capture.backends.contains_key("sync"),
-            slots_recorded: meta.capture.backends.is_empty()
-                || meta.capture.backends.contains_key(Op::SlotAlloc.name()),
+            slots_recorded: meta.capture.sees_slots(),
         }
     }
 
@@ -171,7 +170,7 @@ impl<'a> Scan<'a> {
             Op::SyncForCpu | Op::SyncForDevice => self.sync(event, device),
             Op::SlotAlloc | Op::SlotFailed | Op::SlotFree => self.slot(event, device),
             // Its word before slots are sought: it counts where there is nothing better.
-            Op::Bounce if !self.slots_recorded && !self.maps_recorded => {
+            Op::Bounce if !self.trace.meta().capture.sees_requests() => {
                 let count = &mut self.counts[device as usize];
                 count.bounced.add(event.size.unwrap_or(0));
             }

@@ -33,7 +33,8 @@ pub(super) fn report(trace: &Trace) -> Result<Report, AnalysisError> {
             let of_op = sums.iter().filter(|sum| sum.op == op);
             of_op.fold((0, 0), |all, sum| (all.0 + sum.count, all.1 + sum.bytes))
         };
-        let ((maps, bytes_mapped), (bounces, bytes_bounced)) = (of(Op::Map), of(Op::SlotAlloc));
+        let bounced = if report.trace.bounces_alone { Op::Bounce } else { Op::SlotAlloc };
+        let ((maps, bytes_mapped), (bounces, bytes_bounced)) = (of(Op::Map), of(bounced));
         let failures = of(Op::SlotFailed).0.max(of(Op::MapFailed).0);
         if failures > 0 {
             refused_unknown += failures;
@@ -62,7 +63,7 @@ pub(super) fn report(trace: &Trace) -> Result<Report, AnalysisError> {
                 sum_ns: sum.latency_ns,
             });
         }
-        let sizes = bars(&reading.histograms, id, Op::SlotAlloc, |bucket| bucket.size);
+        let sizes = bars(&reading.histograms, id, bounced, |bucket| bucket.size);
         if bounces > 0 {
             report.sizes.push(SizesRow {
                 device: device.clone(),
@@ -83,7 +84,7 @@ pub(super) fn report(trace: &Trace) -> Result<Report, AnalysisError> {
             bytes_bounced,
             failures,
             syncs: of(Op::SyncForCpu).0 + of(Op::SyncForDevice).0,
-            bytes_copied: bytes_bounced,
+            bytes_copied: if report.trace.bounces_alone { 0 } else { bytes_bounced },
             ..DeviceUseRow::default()
         });
     }
@@ -97,7 +98,7 @@ pub(super) fn report(trace: &Trace) -> Result<Report, AnalysisError> {
         report.latencies.iter().filter(|row| row.op == Op::SlotAlloc.name()).map(|row| row.sum_ns).collect();
     let pool_time_ns = (!timed.is_empty()).then(|| timed.iter().sum());
     let peak = looks.iter().map(|look| look.used).max().unwrap_or(0);
-    let bytes_bounced = sum(|row| row.bytes_bounced);
+    let (bytes_bounced, bytes_copied) = (sum(|row| row.bytes_bounced), sum(|row| row.bytes_copied));
     report.summary = SummaryRow {
         events: reading.events(),
         lost: meta.losses.events(),
@@ -105,8 +106,8 @@ pub(super) fn report(trace: &Trace) -> Result<Report, AnalysisError> {
         bytes_bounced,
         failures: refused_unknown,
         // A copy each, in or out: directions are not in the sums.
-        bytes_copied: bytes_bounced,
-        copy_rate: a_second(bytes_bounced, duration),
+        bytes_copied,
+        copy_rate: a_second(bytes_copied, duration),
         pool_time_ns,
         pool_time_share: pool_time_ns.and_then(|_| share(typical(&report.latencies), duration)),
         pool_slots: report.trace.pool_slots,

@@ -14,6 +14,7 @@ use replay::{Base, Limits, Machine, Mapped, Platform, PlatformKind, Policy, Requ
 use tempfile::TempDir;
 use trace::meta::Xen;
 use trace::pool::{P2mKind, SLOT_BYTES};
+use trace::sums::Occupancy;
 use trace::{Device, Direction, Event, Meta, Op, P2mRun, Pool, SnapshotSlot, StackFrame, Trace, Writer};
 
 pub const SECOND: u64 = 1_000_000_000;
@@ -46,6 +47,8 @@ pub struct Build {
     pub direction: Direction,
     /// What each slot allocation is said to have taken.
     pub latency: Option<u64>,
+    /// Looks at the pool, where slots are not seen.
+    pub looks: Vec<Occupancy>,
 }
 
 /// A trace, and the folder it lies in for as long as it is looked at.
@@ -86,6 +89,7 @@ impl Build {
             now: MILLI,
             direction: Direction::Bidirectional,
             latency: None,
+            looks: Vec::new(),
         }
     }
 
@@ -288,6 +292,9 @@ impl Build {
         writer.set_stacks(self.stacks);
         writer.set_snapshot(self.snapshot);
         writer.set_p2m(self.p2m);
+        if !self.looks.is_empty() {
+            writer.set_occupancy(self.looks);
+        }
         writer.extend(&self.events).unwrap();
         writer.close(self.meta).unwrap();
         Built { trace: Trace::open(&path).unwrap(), _folder: folder }

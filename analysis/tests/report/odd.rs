@@ -2,6 +2,7 @@
 
 use analysis::Report;
 use analysis::report::html;
+use trace::sums::Occupancy;
 use trace::{Event, Meta, Op, Writer};
 
 use crate::build::{Build, MILLI, SECOND};
@@ -158,4 +159,29 @@ fn a_damaged_pool_and_absurd_numbers_are_survived() {
         (b.meta.pools[0].nslabs, b.meta.pools[0].nareas) = (nslabs, nareas);
         whole(&report(&b.finish()));
     }
+}
+
+/// What a kernel without BTF lets be seen: neither refusals, nor what was copied, nor where the pool is.
+#[test]
+fn bounces_alone_exonerate_nobody() {
+    let mut b = Build::new("6.12.1", 0);
+    b.meta.host.cmdline = "swiotlb=8192,1,force".to_owned();
+    b.meta.pool_unknown = Some("it takes BTF; debugfs says that it has 8,192 slots".to_owned());
+    b.meta.capture.backends = ["bounce", "pool_use"].map(|event| (event.to_owned(), "test".to_owned())).into();
+    let disk = b.device("0000:00:02.0", "", u64::MAX);
+    for at in 0..10 {
+        let bounce = Event { size: Some(8192), dma_addr: Some(at << 13), ..Event::new(Op::Bounce, at, 0, 7, disk) };
+        b.events.push(bounce);
+    }
+    b.looks = [(1, 0), (2, 168), (3, 40)].map(|(time_ns, used)| Occupancy { time_ns, used }).into();
+    let report = report(&b.finish());
+    assert_eq!(report.headline(), "10 mappings went to the bounce pool; whether any was refused was not recorded.");
+    assert_eq!((report.summary.bounces, report.summary.bytes_bounced, report.summary.maps), (10, 81_920, None));
+    assert_eq!((report.summary.peak_slots, report.summary.held_slots, report.summary.bytes_copied), (168, 40, 0));
+    assert_eq!(classes(&report), ["EMPTY", "LOSS"]);
+    let all = whole(&report);
+    assert!(
+        all.contains("how much was copied, was not recorded") && all.contains("debugfs says that it has 8,192 slots")
+    );
+    assert!(!all.contains("not your problem") && !all.contains("smaller than asked"), "{all}");
 }

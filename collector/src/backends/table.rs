@@ -338,7 +338,9 @@ pub const SOURCES: &[Source] = &[
                     name: "swiotlb_bounced_classic",
                     hook: Hook::Classic { group: "swiotlb", name: "swiotlb_bounced" },
                 }],
-                caveat: Some("of a device only its name and DMA mask are told"),
+                caveat: Some(
+                    "of a device only its name and DMA mask are told, and the kernel skips it while another such program runs on that CPU",
+                ),
             },
         ],
         without: "the kernel's own word that it bounces is missing",

@@ -2,6 +2,7 @@
 
 use super::*;
 use bytemuck::{Zeroable, bytes_of};
+use probe::wire::Limits;
 
 const ADDRESS: u64 = 0xffff_8880_0000_1000;
 
@@ -286,4 +287,33 @@ fn losses_from_before_the_beginning_are_none_of_the_recording() {
     let counts = [5, 4].map(|size| decoder.record(bytes_of(&lost(size))).unwrap().count);
     assert_eq!(counts, [Some(2), Some(4)]);
     assert_eq!(decoder.faults().undecoded, 0);
+}
+
+#[test]
+fn every_place_for_sums_of_a_device_is_known() {
+    let numbered = |number, device: wire::Device| wire::Device { number, ..device };
+    let mut named = device(0);
+    (named.device, named.limits) = (0x1234, Limits { name: 0x1234, ..Limits::zeroed() });
+    for by_name_first in [true, false] {
+        let mut decoder = Decoder::new(0, Vec::new(), false);
+        // The last: another CPU met it at the same time.
+        let (first, second) = if by_name_first { (named, device(0)) } else { (device(0), named) };
+        for record in [numbered(0, first), numbered(1, second), numbered(2, second)] {
+            decoder.record(bytes_of(&record));
+        }
+        assert_eq!(decoder.numbered().collect::<Vec<_>>(), [(0, 0), (1, 0), (2, 0)]);
+    }
+}
+
+#[test]
+fn a_device_that_came_in_the_place_of_another_has_a_row_of_its_own() {
+    let mut named = device(0);
+    (named.device, named.limits) = (0x1234, Limits { name: 0x1234, ..Limits::zeroed() });
+    let later = wire::Device { device: ADDRESS + 0x1000, ..device(0xfff) };
+    let mut decoder = Decoder::new(0, Vec::new(), false);
+    for record in [device(0), named, later] {
+        decoder.record(bytes_of(&record));
+    }
+    let rows = decoder.take_devices().unwrap();
+    assert_eq!(rows.iter().map(|row| row.min_align_mask).collect::<Vec<_>>(), [0, 0xfff]);
 }

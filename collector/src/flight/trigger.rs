@@ -53,8 +53,17 @@ impl fmt::Display for Trigger {
 impl Trigger {
     /// Why this machine and what is recorded of it keep a trigger from doing what it says, in words; nothing when they do not.
     pub(super) fn doubt(self, meta: &Meta) -> Option<String> {
-        let Self::HighWater(_) = self else { return None };
         let sees = |event: &str| meta.capture.backends.contains_key(event);
+        match self {
+            Self::HighWater(_) => {}
+            Self::Failure if !["map", "map_sg", "alloc", "slot_alloc"].into_iter().any(sees) => {
+                return Some(
+                    "--trigger failure never comes, because nothing that can be refused is seen: give --trigger signal as well (`swioscope doctor` says why)"
+                        .to_owned(),
+                );
+            }
+            Self::Failure | Self::Signal => return None,
+        }
         let ever = if meta.pools.first().is_none_or(|pool| pool.nslabs == 0) {
             "how many slots the default pool has is not known"
         } else if !sees("slot_alloc") {

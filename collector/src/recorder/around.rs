@@ -4,6 +4,8 @@ use trace::{Device, Event, Op, P2mRun, StackFrame, Task};
 
 use super::drain::Batch;
 use crate::decode::Faults;
+use crate::kcore::Kcore;
+use crate::kernel::Kernel;
 use crate::p2m::P2m;
 use crate::stacks::Stacks;
 
@@ -102,4 +104,17 @@ impl Around {
             0
         })
     }
+}
+
+/// Xen PV's frame table, when this is one and it can be read.
+pub(crate) fn frame_table(kernel: &Kernel, notes: &mut Vec<String>) -> Option<P2m> {
+    if kernel.xen.as_ref().is_none_or(|xen| xen.mode != "pv") {
+        return None;
+    }
+    let open = || {
+        let symbol = |name: &str| kernel.symbols.address(name).ok_or_else(|| format!("no symbol {name}"));
+        let memory = Kcore::open().map_err(|e| e.to_string())?;
+        P2m::new(memory, symbol("xen_p2m_addr")?, symbol("xen_p2m_size")?).map_err(|e| e.to_string())
+    };
+    open().map_err(|why: String| notes.push(format!("no p2m, so straddling frames cannot be told: {why}"))).ok()
 }

@@ -31,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) bytes: AtomicU64,
     pub(crate) losses: PerCpuArray<MapData, [u64; LOSS_WORDS]>,
     pub(crate) programs: Vec<OwnedFd>,
+    /// The end of the kprobe pair.
+    pub(crate) pair: Option<OwnedFd>,
     /// What was skipped before all was attached, and had been when the first was about to be detached: a copy that runs
     /// while its program does not yet, or no longer, tells of what nobody skipped.
     pub(crate) began: Began,
@@ -45,22 +47,26 @@ pub(crate) struct Skips {
     skipped: u64,
     recovered: u64,
     unpaired: u64,
+    /// Hits skipped at the end of such a pair, as far as the kernel counts them (6.7 and newer).
+    pair: u64,
 }
 
 impl Skips {
     /// As counted now.
-    fn now(losses: &[CpuLoss], programs: &[OwnedFd]) -> Self {
+    fn now(losses: &[CpuLoss], programs: &[OwnedFd], pair: Option<&OwnedFd>) -> Self {
         let sum = |of: fn(&CpuLoss) -> u64| losses.iter().map(of).sum();
         let (recovered, unpaired) = (sum(|loss| loss.recovered), sum(|loss| loss.unpaired));
-        Self { skipped: attach::recursion_misses(programs), recovered, unpaired }
+        let pair = pair.map_or(0, |pair| attach::recursion_misses(std::slice::from_ref(pair)));
+        Self { skipped: attach::recursion_misses(programs), recovered, unpaired, pair }
     }
 
     /// Those between an earlier moment and this one: missed and not told of, and told of without having been skipped.
     fn since(self, began: Self) -> (u64, u64) {
         let skipped = self.skipped.saturating_sub(began.skipped);
         let recovered = self.recovered.saturating_sub(began.recovered);
-        let unpaired = self.unpaired.saturating_sub(began.unpaired);
-        (skipped.saturating_sub(recovered) + unpaired, recovered.saturating_sub(skipped))
+        // Each misses some that the other counts, and most are counted by both.
+        let pair = self.unpaired.saturating_sub(began.unpaired).max(self.pair.saturating_sub(began.pair));
+        (skipped.saturating_sub(recovered) + pair, recovered.saturating_sub(skipped))
     }
 }
 
@@ -73,9 +79,13 @@ pub(crate) struct Began {
 
 impl Began {
     /// As counted now.
-    pub(crate) fn now(losses: &PerCpuArray<MapData, [u64; LOSS_WORDS]>, programs: &[OwnedFd]) -> Self {
+    pub(crate) fn now(
+        losses: &PerCpuArray<MapData, [u64; LOSS_WORDS]>,
+        programs: &[OwnedFd],
+        pair: Option<&OwnedFd>,
+    ) -> Self {
         let losses = by_cpu_now(losses);
-        Self { skips: Skips::now(&losses, programs), losses }
+        Self { skips: Skips::now(&losses, programs, pair), losses }
     }
 
     /// Records lost before, by CPU.
@@ -90,7 +100,8 @@ fn since(now: &CpuLoss, began: &CpuLoss) -> CpuLoss {
     CpuLoss {
         lost,
         reported: now.reported.saturating_sub(began.lost),
-        seen: now.seen.saturating_sub(began.lost),
+        seen: now.seen.saturating_sub(began.lost + began.filtered),
+        filtered: now.filtered.saturating_sub(began.filtered),
         stacks_missed: now.stacks_missed.saturating_sub(began.stacks_missed),
         ..*now
     }
@@ -110,7 +121,7 @@ impl Shared {
     }
 
     fn skips(&self) -> Skips {
-        Skips::now(&by_cpu_now(&self.losses), &self.programs)
+        Skips::now(&by_cpu_now(&self.losses), &self.programs, self.pair.as_ref())
     }
 
     /// The kernel's counters, CPU by CPU, without what was lost before the beginning.
@@ -257,13 +268,14 @@ mod tests {
     /// Copies alone saw 7,451 events while programs were attached one after the other.
     #[test]
     fn what_copies_told_of_before_all_was_attached_makes_good_for_nothing_later() {
-        let skips = |skipped, recovered, unpaired| Skips { skipped, recovered, unpaired };
+        let skips = |skipped, recovered, unpaired| Skips { skipped, recovered, unpaired, pair: 0 };
         let began = skips(3, 7_451, 1);
         assert_eq!(skips(13, 7_453, 1).since(began), (8, 0));
         assert_eq!(skips(13, 7_461, 1).since(began), (0, 0));
         assert_eq!(skips(3, 7_453, 1).since(began), (0, 2));
         // What a pair of kprobes saw one end of is missed, whatever copies tell.
         assert_eq!(skips(3, 7_453, 5).since(began), (4, 2));
+        assert_eq!(Skips { pair: 9, ..skips(3, 7_451, 5) }.since(began), (9, 0));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //! # Minimum kernel version
 //!
-//! 4.7, for programs at tracepoints; the members looked for are there from 3.15 on.
+//! 5.8, for the ring buffer; tracepoints take programs from 4.7 on, and this one has the members looked for from 3.15 on.
 //!
 //! # Cost
 //!

@@ -19,7 +19,10 @@ pub struct Around {
     devices: HashMap<u32, Known>,
     snapshot_ns: Option<u64>,
     slot_events: bool,
-    map_events: bool,
+    /// Slots in use can be counted.
+    counts_slots: bool,
+    /// Only the kernel's word tells that it bounces.
+    bounces_alone: bool,
     /// The recorded kernel's rules, on empty pools: what says why.
     machine: Option<Machine>,
     /// What the machine is made of, but for Xen's frames, which a recorder comes to know by and by.
@@ -58,7 +61,8 @@ impl Around {
             devices: HashMap::new(),
             snapshot_ns: meta.snapshot_ns,
             slot_events: backends.is_empty() || backends.contains_key(Op::SlotAlloc.name()),
-            map_events: backends.is_empty() || backends.contains_key(Op::Map.name()),
+            counts_slots: meta.capture.sees_slots(),
+            bounces_alone: !meta.capture.sees_requests(),
             policy: machine.as_ref().map_or_else(String::new, |machine| machine.allocator().rules().id.to_owned()),
             machine: machine.filter(|_| !meta.pools.is_empty()),
             made_of,
@@ -129,7 +133,13 @@ impl Around {
 
     /// Whether nothing but the kernel's word tells that it bounces.
     pub(super) fn has_bounces_alone(&self) -> bool {
-        !self.slot_events && !self.map_events
+        self.bounces_alone
+    }
+
+    /// Whether all slots taken and given back are events.
+    #[must_use]
+    pub fn counts_slots(&self) -> bool {
+        self.counts_slots
     }
 
     pub(super) fn rules(&self) -> Option<&'static Generation> {

@@ -211,9 +211,15 @@ impl Moment {
         self.looked.map_or_else(|| self.slots.used(), |(_, last)| last)
     }
 
+    /// Where the pool is looked at from time to time: slots in use at most, and at the last look.
+    #[must_use]
+    pub fn looked(&self) -> Option<(u64, u64)> {
+        self.looked
+    }
+
     /// Takes in a look at the pool, if there is nothing better.
     fn look(&mut self, look: &Occupancy) {
-        if !self.around.has_slot_events() {
+        if !self.around.counts_slots() {
             let most = self.looked.map_or(0, |(most, _)| most).max(look.used);
             self.advance(look.time_ns);
             self.looked = Some((most, look.used));

@@ -22,6 +22,8 @@ pub(crate) struct Facts {
     pub(crate) partial: Option<String>,
     /// The recorder could not tell whether there is a pool, and where.
     pub(crate) pool_unknown: bool,
+    /// Nothing but the kernel's word that it is about to bounce was recorded.
+    pub(crate) bounces_alone: bool,
     /// Whether the recorder ended as it should.
     pub(crate) closed: bool,
 }
@@ -49,6 +51,7 @@ impl Facts {
             lost: meta.losses.events(),
             partial: meta.capture.partial(),
             pool_unknown: meta.pool_unknown.is_some(),
+            bounces_alone: !meta.capture.sees_requests(),
             closed: meta.closed,
         }
     }
@@ -111,6 +114,19 @@ pub(crate) fn verdict(facts: &Facts, timeline: &Timeline, shown: &Moment) -> (To
             None if timeline.is_whole() => (Tone::Plain, "Nothing has happened.".to_owned()),
             None => (Tone::Plain, "Reading the trace …".to_owned()),
         };
+    }
+    if facts.bounces_alone {
+        let text = format!(
+            "{so_far}{} buffers went to the bounce pool; whether any was refused was not recorded.",
+            count(totals.bounces)
+        );
+        return (Tone::Warn, text);
+    }
+    if !moment.around().counts_slots() && totals.bounces > 0 {
+        return (
+            Tone::Plain,
+            format!("{so_far}Nothing seen refused. {bounced}; how full the pool was is not known from events."),
+        );
     }
     if totals.bounces == 0 {
         return (

@@ -220,7 +220,8 @@ pub fn perf(report: &Report) -> Option<Finding> {
 }
 
 pub fn size(report: &Report) -> Option<Finding> {
-    let (asked, becomes) = report.asked?;
+    // Of a pool that is unknown its size is, too.
+    let (asked, becomes) = report.asked.filter(|_| report.trace.pool_unknown.is_none())?;
     let got = report.summary.pool_slots;
     let given = report.trace.cmdline.split_whitespace().rfind(|word| word.starts_with("swiotlb="))?;
     let in_words = |slots: u64| format!("{} slots ({})", count(slots), bytes(slots.saturating_mul(SLOT_BYTES)));
@@ -250,8 +251,12 @@ pub fn waste(report: &Report, findings: &[Finding]) -> Option<Finding> {
     let summary = &report.summary;
     let share = summary.peak_share.filter(|&share| share < WASTED)?;
     // Below a MiB the kernel does not go.
-    let looked = report.trace.mode != "aggregate";
-    let quiet = looked && summary.failures == 0 && summary.pool_slots > 512 && summary.bounces > 0;
+    // A pool that is looked at from time to time may have been fuller in between.
+    let quiet = !report.looked()
+        && report.trace.mode != "aggregate"
+        && summary.failures == 0
+        && summary.pool_slots > 512
+        && summary.bounces > 0;
     if !quiet || findings.iter().any(|finding| finding.class == Class::Leak) {
         return None;
     }
@@ -304,7 +309,9 @@ pub fn loss(report: &Report) -> Option<Finding> {
         },
     );
     if let Some(why) = unknown {
-        finding = finding.with(format!("The recorder could not look at the pool: {why}.")).next("record as root");
+        finding = finding
+            .with(format!("The recorder could not look at the pool: {why}."))
+            .next("record as root, where the kernel has BTF");
     }
     if let Some(share) = weak {
         finding = finding.with(format!("The model predicts {} of the kernel's slot choices.", percent(share)));

@@ -279,6 +279,13 @@ fn answer(report: &Report, findings: &[Finding]) -> Finding {
             Severity::Clear,
             format!("swiotlb is not your problem: nothing bounced{mapped}, and nothing was refused."),
         )
+    } else if report.trace.bounces_alone {
+        let bounces =
+            if summary.bounces == 1 { "1 mapping".to_owned() } else { format!("{} mappings", count(summary.bounces)) };
+        let title = format!("{bounces} went to the bounce pool; whether any was refused was not recorded.");
+        Finding::new(Class::Empty, Severity::Warning, title)
+            .next("what was refused stands in the kernel's log: dmesg | grep 'swiotlb buffer is full'")
+            .next("what this kernel lets us see, and what that takes: swioscope doctor")
     } else if of(Class::Perf).is_some_and(|perf| perf.severity == Severity::Warning) {
         let time = summary.pool_time_share.filter(|&share| share >= DEAR.0);
         let time = time
@@ -328,8 +335,9 @@ fn facts(report: &Report, mut finding: Finding) -> Finding {
         ),
         (Some(maps), ..) => format!("{} of {} mappings bounced.", count(summary.bounces), count(maps)),
         _ => format!(
-            "{} mappings bounced, {}; what share of all DMA that is cannot be said: what did not bounce was not recorded.",
+            "{} mappings {}, {}; what share of all DMA that is cannot be said: what did not bounce was not recorded.",
             count(summary.bounces),
+            if report.trace.bounces_alone { "bounced or were refused" } else { "bounced" },
             bytes(summary.bytes_bounced)
         ),
     });
@@ -357,8 +365,7 @@ fn facts(report: &Report, mut finding: Finding) -> Finding {
         });
     }
     if summary.pool_slots > 0 {
-        // Rows without segments are looks at the pool.
-        let looked = report.occupancy.first().is_some_and(|row| row.free_segments.is_none());
+        let looked = report.looked();
         let seen = match (looked, report.trace.mode.as_str()) {
             (false, _) => "",
             (true, "aggregate") => ", looked at once a second",

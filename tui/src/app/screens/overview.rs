@@ -211,6 +211,18 @@ fn pool_lines(state: &State, width: usize) -> Vec<Line<'static>> {
             Span::styled(tail, theme.dim),
         ])
     };
+    if !state.moment.around().counts_slots() {
+        let slots = pools.iter().map(|pool| pool.pool_slots).sum();
+        return vec![match state.moment.looked() {
+            Some((most, last)) => {
+                line("pool".to_owned(), last, most, slots, "  looked at ten times a second".to_owned())
+            }
+            None => Line::styled(
+                " Slots were not seen one by one: `swioscope report` shows how full the pool was.",
+                theme.dim,
+            ),
+        }];
+    }
     for pool in &pools {
         let run = format!("  run {}", pool.longest_run);
         out.push(line(format!("pool {}", pool.pool), pool.used_slots, pool.peak_slots, pool.pool_slots, run));
