@@ -41,7 +41,11 @@ fn meta() -> Meta {
     meta.host.memory = 8 << 30;
     meta.host.cmdline = "swiotlb=512,2,force".to_owned();
     meta.capture.mode = "full".to_owned();
-    for (kind, backend) in [("map", "tp_btf dma:dma_map_page"), ("slot_alloc", "fentry+fexit swiotlb_tbl_map_single")] {
+    for (kind, backend) in [
+        ("map", "tp_btf dma:dma_map_page"),
+        ("slot_alloc", "fentry+fexit swiotlb_tbl_map_single"),
+        ("slot_free", "fentry swiotlb_release_slots"),
+    ] {
         meta.capture.backends.insert(kind.to_owned(), backend.to_owned());
     }
     meta.clock.duration_ns = 3_000_000_000;
