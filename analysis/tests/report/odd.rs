@@ -183,5 +183,6 @@ fn bounces_alone_exonerate_nobody() {
     assert!(
         all.contains("how much was copied, was not recorded") && all.contains("debugfs says that it has 8,192 slots")
     );
+    assert!(all.contains("at most 168 slots were in use, looked at ten times a second, 40 at the end"), "{all}");
     assert!(!all.contains("not your problem") && !all.contains("smaller than asked"), "{all}");
 }

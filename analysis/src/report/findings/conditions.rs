@@ -305,7 +305,8 @@ pub fn loss(report: &Report) -> Option<Finding> {
         } else if weak.is_some() {
             "The model does not follow this kernel well: take the arithmetic with care.".to_owned()
         } else {
-            "The bounce pool is unknown: how full it was and why it refused cannot be said.".to_owned()
+            let what = if report.looked() { "how large it is" } else { "how full it was" };
+            format!("The bounce pool is unknown: {what} and why it refused cannot be said.")
         },
     );
     if let Some(why) = unknown {

@@ -321,6 +321,15 @@ fn them(n: u64) -> &'static str {
     if n == 1 { "it" } else { "them" }
 }
 
+/// How the pool was watched, where it was not slot by slot.
+fn looked(report: &Report) -> &'static str {
+    match (report.looked(), report.trace.mode.as_str()) {
+        (false, _) => "",
+        (true, "aggregate") => ", looked at once a second",
+        (true, _) => ", looked at ten times a second",
+    }
+}
+
 /// The facts every answer rests on.
 fn facts(report: &Report, mut finding: Finding) -> Finding {
     let summary = &report.summary;
@@ -365,17 +374,12 @@ fn facts(report: &Report, mut finding: Finding) -> Finding {
         });
     }
     if summary.pool_slots > 0 {
-        let looked = report.looked();
-        let seen = match (looked, report.trace.mode.as_str()) {
-            (false, _) => "",
-            (true, "aggregate") => ", looked at once a second",
-            (true, _) => ", looked at ten times a second",
-        };
         let used = match summary.peak_share {
             Some(share) => format!(
-                "at most {} ({}) were in use at once{seen}, {} at the end",
+                "at most {} ({}) were in use at once{}, {} at the end",
                 count(summary.peak_slots),
                 percent(share),
+                looked(report),
                 count(summary.held_slots)
             ),
             None => "how many of them were in use was not recorded".to_owned(),
@@ -388,8 +392,16 @@ fn facts(report: &Report, mut finding: Finding) -> Finding {
         ));
     } else {
         let known = report.trace.pool_unknown.is_none();
-        let said = if known { "There is no bounce pool." } else { "The bounce pool is unknown." };
-        finding.evidence.push(said.to_owned());
+        finding.evidence.push(match (known, report.looked()) {
+            (true, _) => "There is no bounce pool.".to_owned(),
+            (false, false) => "The bounce pool is unknown.".to_owned(),
+            (false, true) => format!(
+                "The bounce pool is unknown; at most {} slots were in use{}, {} at the end.",
+                count(summary.peak_slots),
+                looked(report),
+                count(summary.held_slots)
+            ),
+        });
     }
     let fidelity = &report.fidelity;
     if let (Some(share), Some(policy)) = (summary.predicted_share, &fidelity.policy) {
