@@ -250,13 +250,8 @@ pub fn size(report: &Report) -> Option<Finding> {
 pub fn waste(report: &Report, findings: &[Finding]) -> Option<Finding> {
     let summary = &report.summary;
     let share = summary.peak_share.filter(|&share| share < WASTED)?;
-    // Below a MiB the kernel does not go.
-    // A pool that is looked at from time to time may have been fuller in between.
-    let quiet = !report.looked()
-        && report.trace.mode != "aggregate"
-        && summary.failures == 0
-        && summary.pool_slots > 512
-        && summary.bounces > 0;
+    // Below a MiB the kernel does not go. A pool that is looked at from time to time may have been fuller in between.
+    let quiet = !report.looked() && summary.failures == 0 && summary.pool_slots > 512 && summary.bounces > 0;
     if !quiet || findings.iter().any(|finding| finding.class == Class::Leak) {
         return None;
     }
