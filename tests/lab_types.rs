@@ -94,9 +94,9 @@ fn looks_agree_with_events(path: &Path) {
         };
         looks.iter().filter(agrees).count()
     };
-    // On a loaded host one of thirty was held up for longer than 30 ms; values at random would agree with few.
+    // An emulated CPU that its host takes away between an event's program and what it tells of was late by more than 30 ms once.
     let (counts, all) = ([2, 30].map(|ms| agree(ms * 1_000_000)), looks.len());
-    assert!(counts[0] * 2 >= all && counts[1] * 10 >= all * 9, "{counts:?} of {all}: {looks:?}");
+    assert!(counts[0] * 4 >= all * 3 && counts[1] * 10 >= all * 9, "{counts:?} of {all}: {looks:?}");
 }
 
 fn is_seen_without_types(kernel: Kernel) {

@@ -14,6 +14,9 @@ use crate::kernel::clock;
 const FOLDER: &str = "/sys/kernel/debug/swiotlb";
 /// How often it is looked at.
 const EVERY: Duration = Duration::from_millis(100);
+/// A look that took less is good, and no more are made than so many.
+const QUICK_NS: u64 = 1_000_000;
+const TRIES: usize = 3;
 
 /// Reads the number of slots in use. The file is opened for each look, because the kernel lets it be read once.
 #[derive(Debug)]
@@ -56,12 +59,23 @@ impl Usage {
         Self { base_ns, ..self }
     }
 
-    /// The pool now.
+    /// The pool now. One who is held up between clock and file would tell of another moment, so the quickest of some looks
+    /// counts.
     #[must_use]
     pub fn now(&self) -> Option<Occupancy> {
-        let time_ns = clock(libc::CLOCK_MONOTONIC).saturating_sub(self.base_ns);
-        let used = number(&fs::read_to_string(&self.path).ok()?)?;
-        Some(Occupancy { time_ns, used })
+        let mut quickest: Option<(u64, Occupancy)> = None;
+        for _ in 0..TRIES {
+            let began_ns = clock(libc::CLOCK_MONOTONIC);
+            let used = number(&fs::read_to_string(&self.path).ok()?)?;
+            let took_ns = clock(libc::CLOCK_MONOTONIC).saturating_sub(began_ns);
+            if quickest.as_ref().is_none_or(|(least, _)| took_ns < *least) {
+                quickest = Some((took_ns, Occupancy { time_ns: began_ns.saturating_sub(self.base_ns), used }));
+            }
+            if took_ns < QUICK_NS {
+                break;
+            }
+        }
+        quickest.map(|(_, look)| look)
     }
 
     /// Looks that came to nothing.
