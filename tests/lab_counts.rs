@@ -198,6 +198,7 @@ fn counted(events: &[Event]) -> Counts {
             }
             (Op::AllocFailed, _) => add("allocs_failed", 1),
             (Op::Free, _) => add("frees", 1),
+            (Op::PoolAdded, _) => add("pools", 1),
             (Op::SlotAlloc, _) => add("slots_taken", 1),
             (Op::SlotFree, _) => add("slots_given_back", 1),
             (Op::SlotFailed, _) => add("slots_refused", 1),

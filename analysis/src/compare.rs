@@ -48,7 +48,7 @@ pub fn compare(
     progress: impl Fn(Stage) + Sync,
 ) -> Result<Comparison, AnalysisError> {
     let meta = trace.meta();
-    let pool = meta.pools.first();
+    let pool = meta.pool();
     let base = base(meta, pool);
     // A policy that does not fit is said before minutes are spent on the others.
     let setups = policies
@@ -108,8 +108,14 @@ pub(crate) fn load(trace: &Trace, progress: impl Fn(Stage)) -> Result<(Load, Tra
     // Elsewhere a pool's addresses are what they are; ARM's table is of other domains' pages only.
     let pv = PlatformKind::of_recorded(meta) == PlatformKind::XenPv;
     let p2m = (pv && !trace.p2m().is_empty()).then(|| P2m::from_runs(trace.p2m()));
-    let pool = meta.pools.first();
-    let around = Surroundings { pool, snapshot: trace.snapshot(), snapshot_ns: meta.snapshot_ns, p2m: p2m.as_ref() };
+    let pool = meta.pool();
+    let around = Surroundings {
+        pool,
+        pools: &meta.pools,
+        snapshot: trace.snapshot(),
+        snapshot_ns: meta.snapshot_ns,
+        p2m: p2m.as_ref(),
+    };
     let mut builder = Load::builder(trace.devices(), &around);
     let mut slots = Vec::new();
     for (read, event) in (0u64..).zip(trace.events()) {
@@ -161,9 +167,9 @@ fn facts(trace: &Trace, slots: &[Event], load: &Load) -> TraceFacts {
 /// Slot choices of the recorded kernel, and how many its own policy predicts.
 fn predicted(trace: &Trace, slots: &[Event]) -> Option<(u64, u64)> {
     let meta = trace.meta();
-    let pool = meta.pools.first()?;
+    let pool = meta.pool()?;
     let (rules, _) = Generation::of_recorded(meta)?;
-    let start = Start { pool, snapshot: trace.snapshot(), snapshot_ns: meta.snapshot_ns };
+    let start = Start::new(meta, trace.snapshot());
     let verdict = replay::verify(slots, trace.devices(), &start, rules);
     (verdict.total > 0).then_some((verdict.total, verdict.exact + verdict.after_swap))
 }
@@ -226,6 +232,10 @@ fn caveats(trace: &Trace, load: &Load) -> Vec<String> {
         (
             notes.behind_iommu,
             "mappings of devices behind an IOMMU, decided by its rule with granules of 4 KiB (platform's `iommu=` says otherwise)",
+        ),
+        (
+            notes.own_pools,
+            "mappings of devices with a bounce pool of their own, replayed into the policy's pools (`restricted=` gives such devices one)",
         ),
         (
             notes.shifted,

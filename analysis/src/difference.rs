@@ -302,7 +302,7 @@ pub fn diff(
     progress: impl Fn(Stage) + Sync,
 ) -> Result<PolicyDiff, AnalysisError> {
     let meta = trace.meta();
-    let base = compare::base(meta, meta.pools.first());
+    let base = compare::base(meta, meta.pool());
     let setup = |policy: &Policy| {
         policy.resolve(&base).map_err(|source| AnalysisError::Policy { policy: policy.text().to_owned(), source })
     };

@@ -146,7 +146,7 @@ pub fn plan(
     let Some(load) = load else { return Ok(None) };
 
     let meta = first.meta();
-    let base = compare::base(meta, meta.pools.first());
+    let base = compare::base(meta, meta.pool());
     let platform =
         Platform::recorded(options.platform.unwrap_or_else(|| PlatformKind::of_recorded(meta).into()), first.p2m());
     let refused = |policy: &str| {

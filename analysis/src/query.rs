@@ -8,7 +8,7 @@ use polars::sql::SQLContext;
 use serde_json::{Number, Value as Json};
 use trace::field::{Field, Record, Unit, Value};
 use trace::sums::{Bucket, Occupancy, Sum};
-use trace::{Device, Event, Filter, Names, P2mRun, SnapshotSlot, StackFrame, Task, Trace};
+use trace::{Device, Event, Filter, Names, P2mRun, PoolKind, SnapshotSlot, StackFrame, Task, Trace};
 
 use crate::explain::{self, FailureRow};
 use crate::{AnalysisError, frames};
@@ -17,8 +17,12 @@ trace::record! {
     /// A bounce pool as recording found it.
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub struct PoolRow {
-        /// Which pool; 0 is the default one.
+        /// Which pool; 0 is the default one, where there is one.
         pool: u32 => Index,
+        /// What it is for.
+        kind: PoolKind => Text,
+        /// Whose it is: as the devices' `pool` has it; of a transient one its device's name.
+        name: String => Text,
         /// Address of its first slot.
         start: u64 => Address,
         /// Slots it has.
@@ -234,6 +238,8 @@ fn rows(trace: &Trace, name: &str) -> Result<LazyFrame, AnalysisError> {
 fn pools(trace: &Trace) -> Vec<PoolRow> {
     let row = |(at, pool): (u32, &trace::Pool)| PoolRow {
         pool: at,
+        kind: pool.kind,
+        name: pool.name.clone(),
         start: pool.start,
         nslabs: pool.nslabs,
         nareas: pool.nareas,

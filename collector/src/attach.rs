@@ -10,7 +10,7 @@ use aya::{Ebpf, EbpfLoader};
 use flate2::read::GzDecoder;
 use serde::Serialize;
 
-use crate::backends::{Backend, Family, Hook, POOL_USE, SOURCES, Source, Types};
+use crate::backends::{Backend, Family, Hook, POOL_ADDED, POOL_USE, SOURCES, Source, Types};
 use crate::error::chain;
 use crate::host;
 use crate::options::Mode;
@@ -76,7 +76,8 @@ const COPIES: [&str; 2] = ["_2", "_3"];
 const RELEASES: &str = "release_fentry";
 /// Programs whose misses are not to be counted for them: those that only note when a call begins, without which an event lacks
 /// its latency; and the kprobe pair, which counts itself the calls of which it saw one end (`unpaired`), and is asked for apart.
-const UNCOUNTED: [&str; 7] = [
+const UNCOUNTED: [&str; 8] = [
+    "alloc_pool_kprobe",
     "tbl_map_fentry",
     "map_page_fentry",
     "map_phys_fentry",
@@ -153,7 +154,10 @@ pub fn attach(mut ebpf: Ebpf, types: &Types<'_>, mode: Mode, family: Option<Fami
     };
     let (use_of_pool, others): (Vec<&Source>, Vec<&Source>) =
         SOURCES.iter().partition(|source| source.event == POOL_USE);
-    let attached = others.into_iter().filter(|source| mode.attaches(source.event));
+    let wanted = |source: &&Source| {
+        mode.attaches(source.event) && (source.event != POOL_ADDED || types.grows() && mode != Mode::Aggregate)
+    };
+    let attached = others.into_iter().filter(wanted);
     let mut choices = choose(attached, family, &mut take);
     if family == Some(Family::Debugfs) || !sees_slots(&choices) {
         choices.extend(choose(use_of_pool.into_iter(), family, &mut take));

@@ -11,7 +11,7 @@ use probe::layout::ABSENT;
 use crate::btf::Btf;
 use crate::usage::Usage;
 
-pub use table::{POOL_USE, SOURCES};
+pub use table::{POOL_ADDED, POOL_USE, SOURCES};
 
 /// Where a program goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,7 +175,8 @@ impl Hook {
             },
             Self::Fentry { function } => match btf.parameters(function) {
                 None => Err(format!("{function} is not in this kernel's BTF")),
-                Some(parameters) if parameters.len() > 6 => {
+                // Those of 7 came when the kernels that have it could pass them.
+                Some(parameters) if parameters.len() > 6 && function != "swiotlb_alloc_pool" => {
                     Err(format!("{function} has {} parameters, fentry takes 6", parameters.len()))
                 }
                 Some(_) => Ok(()),
@@ -204,6 +205,14 @@ pub struct Types<'a> {
     pub kernel: Option<&'a aya::Btf>,
     /// What the probe is told.
     pub layout: &'a Layout,
+}
+
+impl Types<'_> {
+    /// Whether the kernel can add pools (CONFIG_SWIOTLB_DYNAMIC).
+    #[must_use]
+    pub fn grows(&self) -> bool {
+        self.btf.as_ref().is_ok_and(|btf| btf.offset_of("io_tlb_mem", "pools").is_some())
+    }
 }
 
 fn known_form(function: &str, form: u32) -> Result<(), String> {

@@ -274,6 +274,17 @@ impl Btf {
         Some(params.iter().map(|p| self.text(p.name)).collect())
     }
 
+    /// Whether a function's parameter of that number, from 0, is an address.
+    #[must_use]
+    pub fn is_pointer(&self, function: &str, parameter: usize) -> bool {
+        let proto = self.id(Kind::Func, function).and_then(|id| match self.get(id) {
+            Type::Reference { to, .. } => Some(self.get(*to)),
+            _ => None,
+        });
+        let Some(Type::Proto { params }) = proto else { return false };
+        params.get(parameter).is_some_and(|p| matches!(self.resolve(p.ty), Type::Reference { kind: 2, .. }))
+    }
+
     /// How many arguments a tracepoint passes to its programs, or `None` when this kernel has no such tracepoint.
     #[must_use]
     pub fn tracepoint_arguments(&self, tracepoint: &str) -> Option<usize> {

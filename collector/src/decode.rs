@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use bytemuck::Pod;
 use probe::wire::{self, has, kind};
 use trace::event::NO_DEVICE;
-use trace::pool::{Pool, SLOT_BYTES};
-use trace::{Device, Direction, Event, Op, Task};
+use trace::pool::Pool;
+use trace::{Device, Direction, Event, Op, SnapshotSlot, Task};
 
 mod known;
+mod slots;
 
 use known::Known;
+use slots::Slots;
 
 use crate::device::Devices;
 use crate::tasks::Tasks;
@@ -62,9 +64,7 @@ pub(crate) fn stamp(bytes: &[u8]) -> Option<wire::Event> {
 pub struct Decoder {
     /// CLOCK_MONOTONIC of the recording's start.
     base_ns: u64,
-    pools: Vec<Pool>,
-    /// Allocations may begin with padding slots (kernels with `pad_slots`).
-    pads: bool,
+    slots: Slots,
     devices: Vec<Device>,
     /// Reads what records do not say of devices.
     state: Option<Devices>,
@@ -77,8 +77,6 @@ pub struct Decoder {
     lost_before: Vec<u64>,
     /// Bounce addresses given out and not back, when a filter leaves out some: a release does not say whose it is.
     own: Option<HashSet<u64>>,
-    /// Padding before live allocations that have any, by bounce address.
-    padded: HashMap<u64, u32>,
     changed: bool,
     faults: Faults,
     /// The latest time stamp.
@@ -100,8 +98,7 @@ impl Decoder {
     pub fn new(base_ns: u64, pools: Vec<Pool>, pads: bool) -> Self {
         Self {
             base_ns,
-            pools,
-            pads,
+            slots: Slots::new(pools, pads),
             devices: Vec::new(),
             state: None,
             by_address: HashMap::new(),
@@ -110,7 +107,6 @@ impl Decoder {
             told: Vec::new(),
             lost_before: Vec::new(),
             own: None,
-            padded: HashMap::new(),
             changed: false,
             faults: Faults::default(),
             latest_ns: 0,
@@ -121,12 +117,8 @@ impl Decoder {
     }
 
     /// Notes the padding of an allocation that was there before the recording.
-    pub fn padded(&mut self, slot: u32, pads: u32, orig_addr: u64) {
-        if pads > 0
-            && let Some(pool) = self.pools.first()
-        {
-            self.padded.insert(pool.start + u64::from(slot) * SLOT_BYTES + orig_addr % SLOT_BYTES, pads);
-        }
+    pub fn padded(&mut self, slot: &SnapshotSlot) {
+        self.slots.held(slot);
     }
 
     /// Looks into the kernel's memory for what records do not say of devices.
@@ -397,6 +389,9 @@ impl Decoder {
             });
         }
         let since_ns = self.since(wire, time);
+        if wire.kind == kind::POOL_ADDED {
+            return Some(Event { since_ns, ..self.pool_added(wire, time) });
+        }
         let failed = wire.has & has::TARGET != 0 && wire.target == u64::MAX;
         let op = op(wire.kind, failed)?;
         let device = self.by_address.get_mut(&wire.device)?;
@@ -415,27 +410,20 @@ impl Decoder {
         };
         match op {
             Op::SlotAlloc | Op::SlotFailed => {
-                event.used = (wire.has & has::USED != 0).then_some(u64::from(wire.more));
+                // What the kernel counts is the default pool's.
+                let own =
+                    self.devices.get(id as usize).and_then(|d| d.pool.as_deref()).is_some_and(|p| p != Pool::DEFAULT);
+                event.used = (wire.has & has::USED != 0 && !own).then_some(u64::from(wire.more));
                 event.tlb_addr = target;
                 event.align_mask = Some(u64::from(wire.align_mask));
-                let pad = if self.pads {
-                    let mask = u64::from(wire.align_mask) | (SLOT_BYTES - 1);
-                    // A request of one page at most fits u32: masks of devices are 32-bit.
-                    u32::try_from((wire.orig_addr & min_align & mask) / SLOT_BYTES).unwrap_or(0)
-                } else {
-                    0
-                };
-                let slot = target.and_then(|tlb| self.slot(tlb));
-                self.faults.other_pools += u64::from(target.is_some() && slot.is_none() && !self.pools.is_empty());
-                event.first_slot = slot.map(|slot| slot.saturating_sub(pad));
-                if let Some(tlb) = target.filter(|_| pad > 0) {
-                    self.padded.insert(tlb, pad);
+                if let Some(tlb) = target {
+                    event.first_slot = self.slots.took(tlb, wire, min_align);
+                    self.faults.other_pools += u64::from(event.first_slot.is_none() && self.slots.are_known());
                 }
             }
             Op::SlotFree => {
                 event.tlb_addr = target;
-                let pad = self.padded.remove(&wire.target).unwrap_or(0);
-                event.first_slot = self.slot(wire.target).map(|slot| slot.saturating_sub(pad));
+                event.first_slot = self.slots.gave(wire.target);
                 return Some(event);
             }
             _ => event.dma_addr = target,
@@ -452,12 +440,17 @@ impl Decoder {
         Some(event)
     }
 
-    /// The slot a bounce address lies in; `None` outside the pools known (those that were added later).
-    fn slot(&self, tlb_addr: u64) -> Option<u32> {
-        let inside =
-            |pool: &&Pool| tlb_addr.checked_sub(pool.start).is_some_and(|offset| offset / SLOT_BYTES < pool.nslabs);
-        let pool = self.pools.iter().find(inside)?;
-        u32::try_from((tlb_addr - pool.start) / SLOT_BYTES).ok()
+    /// A pool that the kernel has made.
+    fn pool_added(&mut self, wire: &wire::Event, time: u64) -> Event {
+        let owner = self.by_address.get(&wire.device).map_or(NO_DEVICE, |known| known.id);
+        let event = Event {
+            tlb_addr: Some(wire.target),
+            size: Some(wire.size),
+            count: Some(u64::from(wire.more)),
+            ..Event::new(Op::PoolAdded, time, u32::from(wire.cpu), wire.tid, owner)
+        };
+        self.slots.added(&event);
+        event
     }
 }
 

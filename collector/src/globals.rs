@@ -60,8 +60,8 @@ impl Globals {
             nslabs,
             nareas: 1,
             force_bounce: force.is_some_and(|mode| mode & 0xffff_ffff == FORCE),
-            can_grow: false,
             areas: vec![area],
+            ..Pool::default()
         }))
     }
 
@@ -82,7 +82,7 @@ impl Globals {
         let mut slots: Vec<_> = taken
             .map(|(slot, _)| {
                 let orig_addr = word(&origs, slot as usize * 8);
-                SnapshotSlot { slot, orig_addr, alloc_size: 0, pad_slots: 0 }
+                SnapshotSlot { slot, orig_addr, alloc_size: 0, pad_slots: 0, pool: Some(0) }
             })
             .collect();
         let joined = |a: &SnapshotSlot, b: &SnapshotSlot| {

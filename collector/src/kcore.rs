@@ -91,6 +91,33 @@ impl Kcore {
             .map_err(|source| KcoreError::Read { address, len: buffer.len(), source })
     }
 
+    /// Reads a 32-bit word.
+    ///
+    /// # Errors
+    /// See [`KcoreError`].
+    pub fn u32(&self, address: u64) -> Result<u32, KcoreError> {
+        let mut bytes = [0; 4];
+        self.read(address, &mut bytes)?;
+        Ok(u32::from_ne_bytes(bytes))
+    }
+
+    /// Reads a name, up to its NUL or 64 bytes.
+    ///
+    /// # Errors
+    /// See [`KcoreError`].
+    pub fn text(&self, address: u64) -> Result<String, KcoreError> {
+        let mut bytes = Vec::new();
+        while bytes.len() < 64 {
+            let mut byte = [0];
+            self.read(address + bytes.len() as u64, &mut byte)?;
+            if byte[0] == 0 {
+                break;
+            }
+            bytes.push(byte[0]);
+        }
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     /// Reads a 64-bit word.
     ///
     /// # Errors
@@ -98,12 +125,12 @@ impl Kcore {
     pub fn u64(&self, address: u64) -> Result<u64, KcoreError> {
         let mut bytes = [0; 8];
         self.read(address, &mut bytes)?;
-        Ok(u64::from_le_bytes(bytes))
+        Ok(u64::from_ne_bytes(bytes))
     }
 }
 
-/// The little-endian word at `at`; zero beyond the end.
+/// The word at `at`; zero beyond the end.
 pub(crate) fn word(bytes: &[u8], at: usize) -> u64 {
     let array = bytes.get(at..at + 8).and_then(|b| <[u8; 8]>::try_from(b).ok());
-    u64::from_le_bytes(array.unwrap_or_default())
+    u64::from_ne_bytes(array.unwrap_or_default())
 }

@@ -78,7 +78,11 @@ impl Kernel {
     fn place(&self) -> Result<(&Kcore, Place), String> {
         let memory = self.memory.as_ref().map_err(ToString::to_string)?;
         let place = match self.symbols.address("io_tlb_default_mem") {
-            Some(address) => Place::Object(self.pool_layout().map_err(|e| e.to_string())?, address),
+            Some(address) => {
+                let layout = self.pool_layout().map_err(|e| e.to_string())?;
+                let devices = self.btf.as_ref().ok().and_then(|btf| pools::Devices::discover(btf, &self.symbols));
+                Place::Object { layout, address, devices }
+            }
             None => Place::Globals(Globals::discover(&self.symbols).ok_or_else(|| PoolError::NoSymbol.to_string())?),
         };
         Ok((memory, place))
@@ -93,7 +97,7 @@ impl Kernel {
         place.pool(memory).map_err(|e| e.to_string())
     }
 
-    /// The default pool and its slots in use.
+    /// The pools and their slots in use.
     ///
     /// # Errors
     /// Why it cannot be read, for people.

@@ -1,7 +1,7 @@
 //! The running kernel's [`Layout`], from its BTF and symbols. What is not there stays absent, and is said.
 
 use probe::Layout;
-use probe::layout::{ABSENT, TBL_MAP_ALIGN, TBL_MAP_ALLOC, TBL_MAP_ALLOC_ALIGN};
+use probe::layout::{ABSENT, TBL_MAP_ALIGN, TBL_MAP_ALIGN_AT, TBL_MAP_ALLOC, TBL_MAP_ALLOC_ALIGN};
 
 use crate::btf::{Btf, Kind};
 use crate::symbols::Symbols;
@@ -43,6 +43,10 @@ pub fn discover(btf: &Btf, symbols: &Symbols) -> (Layout, Vec<String>) {
         sg_size: btf.size_of("scatterlist").unwrap_or(ABSENT),
         page_size: btf.size_of("page").unwrap_or(ABSENT),
         tbl_map_form: tbl_map_form(btf).unwrap_or(ABSENT),
+        // Only asked for where pools come and go.
+        pool_start: btf.offset_of("io_tlb_pool", "start").unwrap_or(ABSENT),
+        pool_nslabs: btf.offset_of("io_tlb_pool", "nslabs").unwrap_or(ABSENT),
+        pool_nareas: btf.offset_of("io_tlb_pool", "nareas").unwrap_or(ABSENT),
         ..Layout::EMPTY
     };
     let mut symbol = |name: &str, without: &str| {
@@ -80,10 +84,16 @@ fn used(btf: &Btf, symbols: &Symbols) -> Option<Used> {
         return symbols.address("io_tlb_used").map(Used::Number);
     };
     let member = |member: &str| btf.offset_of("io_tlb_mem", member).map(|offset| mem + u64::from(offset));
-    if let Some(total) = member("total_used") {
+    // From 7.3 on it counts only while somebody asks for the high-water mark; areas always count, of one pool each.
+    let counts = !btf.has(Kind::Func, "inc_used_and_hiwater_nop");
+    if let Some(total) = member("total_used").filter(|_| counts) {
         return Some(Used::Number(total));
     }
-    match (member("areas"), member("nareas")) {
+    if member("pools").is_some() {
+        return None;
+    }
+    let of_pool = |name: &str| member(name).or_else(|| member(&format!("defpool.{name}")));
+    match (of_pool("areas"), of_pool("nareas")) {
         (Some(areas), Some(nareas)) => {
             let (used, size) = (btf.offset_of("io_tlb_area", "used")?, btf.size_of("io_tlb_area")?);
             Some(Used::Areas { areas, nareas, used, size })
@@ -96,8 +106,10 @@ fn used(btf: &Btf, symbols: &Symbols) -> Option<Used> {
 #[must_use]
 pub fn tbl_map_form(btf: &Btf) -> Option<u32> {
     let parameters = btf.parameters("swiotlb_tbl_map_single")?.len();
+    let attributes_at = || btf.is_pointer("swiotlb_tbl_map_single", parameters - 1);
     match (parameters, btf.has(Kind::Struct, "io_tlb_pool")) {
         (7, _) => Some(TBL_MAP_ALLOC_ALIGN),
+        (6, true) if attributes_at() => Some(TBL_MAP_ALIGN_AT),
         (6, true) => Some(TBL_MAP_ALIGN),
         (6, false) => Some(TBL_MAP_ALLOC),
         _ => None,

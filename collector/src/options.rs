@@ -30,7 +30,7 @@ impl Mode {
     /// Whether an event is attached at all.
     #[must_use]
     pub fn attaches(self, event: &str) -> bool {
-        self != Self::Bounces || matches!(event, "slot_alloc" | "slot_free" | "bounce")
+        self != Self::Bounces || matches!(event, "slot_alloc" | "slot_free" | "bounce" | "pool_added")
     }
 }
 

@@ -28,7 +28,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use aya::Ebpf;
-use aya::maps::{PerCpuArray, RingBuf, StackTraceMap};
+use aya::maps::{Array, PerCpuArray, RingBuf, StackTraceMap};
 use trace::meta::{Capture, Clock, CpuCount, Losses};
 use trace::sums::{Occupancy, Reading};
 use trace::{Device, Meta, SnapshotSlot, Writer};
@@ -204,8 +204,10 @@ impl Recorder {
         let stacks = StackTraceMap::try_from(map(&mut ebpf, "STACKS")?).map_err(|e| load(e.to_string()))?;
         let (sums, usage) = match options.mode {
             Mode::Aggregate => {
-                let map = PerCpuArray::try_from(map(&mut ebpf, "SUMS")?).map_err(|e| load(e.to_string()))?;
-                (Some(Sums::new(map, Kernel::discover(), usage, monotonic_ns)), None)
+                let numbers = Array::<_, u64>::try_from(map(&mut ebpf, "NUMBERS")?).map_err(|e| load(e.to_string()))?;
+                let numbers = numbers.get(&0, 0).unwrap_or(0);
+                let sums = PerCpuArray::try_from(map(&mut ebpf, "SUMS")?).map_err(|e| load(e.to_string()))?;
+                (Some(Sums::new(sums, numbers, monotonic_ns, || (Kernel::discover(), usage))), None)
             }
             Mode::Full | Mode::Bounces => (None, usage),
         };
@@ -214,7 +216,10 @@ impl Recorder {
         let snapshot_ns = clock(libc::CLOCK_MONOTONIC) - clock_base.monotonic_ns;
         let mut pool_unknown = None;
         let (pools, slots, exact, taken) = match snapshot {
-            Ok(s) => (s.pools, s.slots, s.exact, true),
+            Ok(s) => {
+                notes.extend(s.doubt);
+                (s.pools, s.slots, s.exact, true)
+            }
             Err(why) => {
                 notes.push(format!("no snapshot of the pool: {why}"));
                 let pool = kernel.pool_from_log();
@@ -235,16 +240,12 @@ impl Recorder {
         }
         decoder.leave_out_losses(began.lost());
         for slot in &slots {
-            decoder.padded(slot.slot, slot.pad_slots, slot.orig_addr);
+            decoder.padded(slot);
         }
         let filters = options.filters.described();
         if !filters.is_empty() {
             // More addresses than were given out, but none that another allocation has.
-            let start = pools.first().map_or(0, |pool| pool.start);
-            let held = |slot: &trace::SnapshotSlot| {
-                start + u64::from(slot.slot) * trace::pool::SLOT_BYTES + slot.orig_addr % trace::pool::SLOT_BYTES
-            };
-            decoder.only_own(slots.iter().map(held));
+            decoder.only_own(slots.iter().filter_map(|slot| slot.tlb_addr(&pools)));
         }
         let p2m = frame_table(&kernel, &mut notes);
         let allocator = kernel.allocator();

@@ -1,6 +1,6 @@
 //! The aggregate mode's sums, read out of the kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use aya::maps::{MapData, PerCpuArray};
 use probe::sums::{CELLS, Cell, LATENCY_BUCKETS, OPERATIONS, SIZE_BUCKETS};
@@ -21,14 +21,24 @@ pub struct Sums {
     /// In place of the kernel's memory.
     usage: Option<Usage>,
     base_ns: u64,
+    /// What was in them before, while programs were attached one after the other: cells by their place, CPU by CPU.
+    before: HashMap<u32, Vec<Cell>>,
 }
 
+/// Numbers of devices that the probe may skip when several CPUs give some out at once.
+const SKIPPED: u64 = 4;
+
 impl Sums {
-    /// Sums of the probe's map, in a recording that began at `base_ns`; the pool is looked at in the kernel's memory, or by
-    /// `usage`.
+    /// Sums of the probe's map, in a recording that begins now, at `base_ns`, when about so many devices have a number; the pool is
+    /// looked at in the kernel's memory, or by the other.
     #[must_use]
-    pub fn new(map: Map, kernel: Kernel, usage: Option<Usage>, base_ns: u64) -> Self {
-        Self { map, kernel, usage, base_ns }
+    pub fn new(map: Map, numbers: u64, base_ns: u64, pool: impl FnOnce() -> (Kernel, Option<Usage>)) -> Self {
+        let cells = u32::try_from(numbers + SKIPPED).unwrap_or(0).saturating_mul(CELLS).min(map.len());
+        let before = |at| Some((at, cells_at(&map, at).filter(|cells| cells.iter().any(|cell| count(cell) > 0))?));
+        let before = (0..cells).filter_map(before).collect();
+        // Which takes a while.
+        let (kernel, usage) = pool();
+        Self { map, kernel, usage, base_ns, before }
     }
 
     /// The sums now, and the events in them by CPU.
@@ -38,12 +48,14 @@ impl Sums {
         let mut by_cpu = Vec::new();
         for (number, device) in decoder.numbered() {
             for (at, (kind, failed)) in (0..).zip(OPERATIONS) {
-                let (Ok(cpus), Some(op)) = (self.map.get(&(number * CELLS + at), 0), decode::op(kind, failed)) else {
+                let place = number * CELLS + at;
+                let (Some(mut cells), Some(op)) = (cells_at(&self.map, place), decode::op(kind, failed)) else {
                     continue;
                 };
-                by_cpu.resize(by_cpu.len().max(cpus.len()), 0);
-                for (seen, words) in by_cpu.iter_mut().zip(cpus.iter()) {
-                    let cell: Cell = bytemuck::cast(*words);
+                let before = self.before.get(&place).map_or(&[][..], Vec::as_slice);
+                cells.iter_mut().zip(before).for_each(|(cell, before)| subtract(cell, before));
+                by_cpu.resize(by_cpu.len().max(cells.len()), 0);
+                for (seen, cell) in by_cpu.iter_mut().zip(cells) {
                     let count = count(&cell);
                     if count > 0 {
                         *seen += count;
@@ -67,6 +79,11 @@ impl Sums {
     }
 }
 
+/// A cell on every CPU; nothing beyond the last.
+fn cells_at(map: &Map, place: u32) -> Option<Vec<Cell>> {
+    map.get(&place, 0).ok().map(|cpus| cpus.iter().map(|words| bytemuck::cast(*words)).collect())
+}
+
 /// Its events: each is in one bucket of sizes.
 fn count(cell: &Cell) -> u64 {
     cell.sizes.iter().sum()
@@ -77,6 +94,13 @@ fn add(sum: &mut Cell, cell: &Cell) {
     sum.latency_ns += cell.latency_ns;
     sum.sizes.iter_mut().zip(cell.sizes).for_each(|(sum, n)| *sum += n);
     sum.latencies.iter_mut().zip(cell.latencies).for_each(|(sum, n)| *sum += n);
+}
+
+fn subtract(cell: &mut Cell, before: &Cell) {
+    cell.bytes = cell.bytes.wrapping_sub(before.bytes);
+    cell.latency_ns = cell.latency_ns.wrapping_sub(before.latency_ns);
+    cell.sizes.iter_mut().zip(before.sizes).for_each(|(now, n)| *now = now.wrapping_sub(n));
+    cell.latencies.iter_mut().zip(before.latencies).for_each(|(now, n)| *now = now.wrapping_sub(n));
 }
 
 fn sum((device, op): (u32, Op), cell: &Cell) -> Sum {
@@ -106,6 +130,11 @@ mod tests {
         let mut both = Cell::zeroed();
         add(&mut both, &cell);
         add(&mut both, &cell);
+        // What was there before is none of it.
+        let mut twice = both;
+        add(&mut twice, &cell);
+        subtract(&mut twice, &cell);
+        assert_eq!(bytemuck::bytes_of(&twice), bytemuck::bytes_of(&both));
         let key = (0, Op::SlotAlloc);
         let row = Sum { device: 0, op: Op::SlotAlloc, count: 8, bytes: 24576, timed: 4, latency_ns: 1800 };
         assert_eq!(sum(key, &both), row);

@@ -5,7 +5,7 @@ use std::fs;
 use std::ops::Range;
 
 /// The symbols this crate asks for; keeping only these makes the table small.
-const WANTED: [&str; 13] = [
+const WANTED: [&str; 14] = [
     "vmemmap_base",
     "page_offset_base",
     "io_tlb_default_mem",
@@ -19,6 +19,7 @@ const WANTED: [&str; 13] = [
     "xen_p2m_size",
     "swiotlb_force",
     "pci_bus_type",
+    "devices_kset",
 ];
 
 /// Addresses of the wanted symbols that this kernel shows.

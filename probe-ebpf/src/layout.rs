@@ -63,6 +63,12 @@ pub struct Layout {
     pub area_used: u32,
     /// Size of `struct io_tlb_area`.
     pub area_size: u32,
+    /// `struct io_tlb_pool`: start.
+    pub pool_start: u32,
+    /// `struct io_tlb_pool`: nslabs.
+    pub pool_nslabs: u32,
+    /// `struct io_tlb_pool`: nareas.
+    pub pool_nareas: u32,
     /// Record of the tracepoint `swiotlb_bounced` (from tracefs, not BTF): where the place of the device's name stands.
     pub bounced_dev_name: u32,
     /// The same record: dma_mask.
@@ -71,14 +77,18 @@ pub struct Layout {
     pub bounced_dev_addr: u32,
     /// The same record: size.
     pub bounced_size: u32,
+    /// Nothing: for whole words.
+    pub padding: u32,
 }
 
-/// `swiotlb_tbl_map_single(dev, orig, size, align_mask, dir, attrs)`: 6.10 and newer.
+/// `swiotlb_tbl_map_single(dev, orig, size, align_mask, dir, attrs)`: 6.10 to 7.2.
 pub const TBL_MAP_ALIGN: u32 = 0;
 /// `swiotlb_tbl_map_single(dev, orig, size, alloc_size, align_mask, dir, attrs)`: late 5.15.y to 6.9.
 pub const TBL_MAP_ALLOC_ALIGN: u32 = 1;
 /// `swiotlb_tbl_map_single(dev, orig, size, alloc_size, dir, attrs)`: 5.10 to early 5.15.y.
 pub const TBL_MAP_ALLOC: u32 = 2;
+/// As [`TBL_MAP_ALIGN`], but of the attributes the address: 7.3.
+pub const TBL_MAP_ALIGN_AT: u32 = 3;
 
 impl Layout {
     /// Nothing known.
@@ -110,9 +120,13 @@ impl Layout {
         tbl_map_form: ABSENT,
         area_used: ABSENT,
         area_size: ABSENT,
+        pool_start: ABSENT,
+        pool_nslabs: ABSENT,
+        pool_nareas: ABSENT,
         bounced_dev_name: ABSENT,
         bounced_dma_mask: ABSENT,
         bounced_dev_addr: ABSENT,
         bounced_size: ABSENT,
+        padding: 0,
     };
 }

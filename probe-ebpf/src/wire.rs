@@ -44,6 +44,8 @@ pub mod kind {
     pub const BOUNCE: u8 = 11;
     /// `size` records were lost on this CPU between `orig_addr` (a time) and `time_ns`.
     pub const LOST: u8 = 12;
+    /// A pool was made: `target` is its start, `size` its bytes, `more` its areas; `device` whose it alone is, 0 of one for all.
+    pub const POOL_ADDED: u8 = 14;
     /// A thread, before its first event and whenever its name has changed; marks a [`Task`](super::Task).
     pub const TASK: u8 = 13;
 }
@@ -101,7 +103,7 @@ pub struct Event {
     /// Bits of [`has`].
     pub has: u16,
     /// Of a scatterlist's first record, its elements that were not walked; of refused slots, those in use then, when
-    /// [`has::USED`].
+    /// [`has::USED`]; of a pool, its areas.
     pub more: u32,
     /// How long the call took, where both its ends are seen, of a scatterlist with its first record; all ones when longer than
     /// fits.

@@ -2,17 +2,17 @@
 
 mod order;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
+use trace::pool::{Pool, PoolKind, SEGMENT_SLOTS, SLOT_BYTES};
 use trace::{Event, Op};
 
 use crate::allocator::Taken;
 use crate::plan::{Limits, Plan, Request};
 use crate::policy;
 use crate::pool::{Geometry, Run, SlotPool};
-use crate::rules::Generation;
-use crate::snapshot;
+use crate::rules::{Generation, PoolWalk};
+use crate::snapshot::{self, Held};
 use crate::verify::{Miss, MissExample, Start, Verdict};
 use crate::walk::{Found, find};
 use order::Waiting;
@@ -28,9 +28,13 @@ const EXAMPLES: usize = 5;
 enum What {
     /// Slots were taken; where.
     Alloc(Request, Limits, u64),
+    /// The same in a pool made for this mapping; whether they are those that the rules choose in it.
+    Alone(Request, Limits, bool),
     Failed(Request, Limits),
     /// Slots were given back: an address in the first data slot.
     Free(u64),
+    /// A pool was added: as many there are then.
+    Added(usize),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -47,8 +51,8 @@ pub(crate) struct SlotEvent {
 /// How to take an event back.
 #[derive(Clone, Copy, Debug)]
 enum Undo {
-    Took { run: Run, index: u64 },
-    Freed { run: Run, pad: u32 },
+    Took { pool: usize, run: Run, index: u64 },
+    Freed { pool: usize, run: Run, pad: u32 },
 }
 
 /// An event the model has taken in.
@@ -58,52 +62,100 @@ struct Applied {
     undo: Undo,
 }
 
-/// The model while it judges.
+/// A pool, and whether each area's index is known, from the snapshot or from an allocation seen.
+struct Known {
+    pool: SlotPool,
+    index_known: Vec<bool>,
+}
+
+/// The model of one allocator while it judges: the default one with what is added to it, or a device's own.
 pub(crate) struct Checker {
     rules: &'static Generation,
-    pool: SlotPool,
-    /// Whether an area's index is known, from the snapshot or from an allocation seen.
-    index_known: Vec<bool>,
+    /// The oldest first; the kernel searches the newest first (SPEC 5).
+    pools: Vec<Known>,
+    /// How many of them there are by now.
+    present: usize,
+    /// Pools for one mapping, by where they begin, with their slots.
+    alone: BTreeMap<u64, u64>,
     pub verdict: Verdict,
 }
 
 impl Checker {
-    pub fn new(start: &Start<'_>, rules: &'static Generation) -> Self {
-        let areas = if rules.areas { start.pool.nareas.max(1) } else { 1 };
-        let geometry = Geometry { start: start.pool.start, nslabs: start.pool.nslabs, areas };
+    /// The pools at those places of the start.
+    pub fn new(start: &Start<'_>, places: &[usize], rules: &'static Generation) -> Self {
+        let known = start.snapshot_ns.is_some();
+        let verdict = Verdict { without_snapshot: !known, ..Verdict::default() };
+        let mut checker = Self { rules, pools: Vec::new(), present: 0, alone: BTreeMap::new(), verdict };
+        for (place, pool) in places.iter().filter_map(|&place| Some((place, start.pools.get(place)?))) {
+            match pool.kind {
+                PoolKind::Transient => _ = checker.alone.insert(pool.start, pool.nslabs),
+                PoolKind::Default | PoolKind::Added | PoolKind::Own => {
+                    let held = if known { snapshot::allocations(start.snapshot, place) } else { Vec::new() };
+                    checker.add(pool, &held, known);
+                }
+            }
+        }
+        checker.present = checker.pools.len();
+        checker
+    }
+
+    /// Has a pool, as it was found.
+    fn add(&mut self, found: &Pool, held: &[Held], known: bool) {
+        let areas = if self.rules.areas { found.nareas.max(1) } else { 1 };
+        let geometry = Geometry { start: found.start, nslabs: found.nslabs, areas };
         // A pool no kernel has, out of a damaged trace, holds none of the events.
         let geometry =
             if policy::check(&geometry).is_ok() { geometry } else { Geometry { start: 0, nslabs: 0, areas: 1 } };
         let mut pool = SlotPool::new(geometry);
-        let known = start.snapshot_ns.is_some();
-        let mut verdict = Verdict { without_snapshot: !known, ..Verdict::default() };
-        for held in snapshot::allocations(start.snapshot) {
+        for held in held {
             let run = Run { first: held.first, n: held.n };
-            if known && fits_pool(&pool, &run) {
+            if fits_pool(&pool, &run) {
                 pool.take(pool.area_of(held.first), run, held.pad);
             }
         }
         let mut index_known = vec![false; geometry.areas as usize];
         for (area, index_known) in index_known.iter_mut().enumerate() {
-            let recorded = start.pool.areas.get(area).filter(|_| known);
+            let recorded = found.areas.get(area).filter(|_| known);
             *index_known = recorded.is_some_and(|state| pool.set_index(area, state.index));
-            verdict.snapshot_mismatches += u64::from(recorded.is_some_and(|s| s.used != pool.areas()[area].used));
+            let mismatch = recorded.is_some_and(|s| s.used != pool.areas()[area].used);
+            self.verdict.snapshot_mismatches += u64::from(mismatch);
             if !*index_known {
                 pool.set_index(area, 0);
             }
         }
-        Self { rules, pool, index_known, verdict }
+        self.pools.push(Known { pool, index_known });
     }
 
-    /// A slot event out of an event, if it is one that can be judged.
-    pub fn read(&mut self, event: &Event, start: &Start<'_>, limits: &HashMap<u32, Limits>) -> Option<SlotEvent> {
-        if !matches!(event.op, Op::SlotAlloc | Op::SlotFailed | Op::SlotFree) {
+    /// Whether a bounce address lies in one of its pools.
+    pub fn holds(&self, tlb: u64) -> bool {
+        self.pool_of(tlb).is_some() || self.alone_at(tlb).is_some()
+    }
+
+    fn pool_of(&self, tlb: u64) -> Option<usize> {
+        self.pools.iter().position(|known| known.pool.contains(tlb))
+    }
+
+    /// Where the pool begins that was made for the mapping at this address, and its slots.
+    fn alone_at(&self, tlb: u64) -> Option<(u64, u64)> {
+        let (&start, &nslabs) = self.alone.range(..=tlb).next_back()?;
+        ((tlb - start) / SLOT_BYTES < nslabs).then_some((start, nslabs))
+    }
+
+    /// Takes note of a pool that the kernel made.
+    pub fn added(&mut self, event: &Event) -> Option<SlotEvent> {
+        let pool = Pool::added(event)?;
+        let end = pool.start.saturating_add(pool.nslabs.saturating_mul(SLOT_BYTES));
+        self.alone.retain(|start, nslabs| *start >= end || start + *nslabs * SLOT_BYTES <= pool.start);
+        if pool.kind == PoolKind::Transient {
+            self.alone.insert(pool.start, pool.nslabs);
             return None;
         }
-        if start.snapshot_ns.is_some_and(|ns| event.time_ns < ns) {
-            self.verdict.before_snapshot += 1;
-            return None;
-        }
+        self.add(&pool, &[], true);
+        Some(SlotEvent::new(event, What::Added(self.pools.len())))
+    }
+
+    /// A slot event out of an event of this allocator, if it is one that can be judged.
+    pub fn read(&mut self, event: &Event, limits: &HashMap<u32, Limits>) -> Option<SlotEvent> {
         let limits = *limits.get(&event.device).unwrap_or(&Limits::NONE);
         let request = event.orig_addr.zip(event.size).map(|(orig_addr, size)| Request {
             orig_addr,
@@ -111,23 +163,32 @@ impl Checker {
             align_mask: event.align_mask.unwrap_or(0),
             cpu: event.cpu,
         });
-        let what = match (event.op, request, event.tlb_addr) {
-            (Op::SlotAlloc, Some(request), Some(tlb)) => What::Alloc(request, limits, tlb),
-            (Op::SlotFailed, Some(request), _) => What::Failed(request, limits),
-            (Op::SlotFree, _, Some(tlb)) => What::Free(tlb),
+        let alone = event.tlb_addr.and_then(|tlb| self.alone_at(tlb));
+        let what = match (event.op, request, event.tlb_addr, alone) {
+            (Op::SlotAlloc, Some(request), Some(tlb), Some(pool)) => {
+                What::Alone(request, limits, self.is_first_choice(pool, &request, &limits, tlb))
+            }
+            (Op::SlotAlloc, Some(request), Some(tlb), None) => What::Alloc(request, limits, tlb),
+            (Op::SlotFailed, Some(request), ..) => What::Failed(request, limits),
+            (Op::SlotFree, _, Some(_), Some((start, _))) => {
+                self.alone.remove(&start);
+                return None;
+            }
+            (Op::SlotFree, _, Some(tlb), None) => What::Free(tlb),
             _ => {
                 self.verdict.incomplete += 1;
                 return None;
             }
         };
-        if let What::Alloc(_, _, tlb) | What::Free(tlb) = what
-            && !self.pool.contains(tlb)
-        {
-            self.verdict.other_pools += 1;
-            return None;
-        }
-        let &Event { time_ns, since_ns, cpu, tid, device, .. } = event;
-        Some(SlotEvent { time_ns, since_ns, cpu, tid, device, what })
+        Some(SlotEvent::new(event, what))
+    }
+
+    /// Whether an address is what the rules choose in a pool that has nothing else.
+    fn is_first_choice(&self, (start, nslabs): (u64, u64), request: &Request, limits: &Limits, tlb: u64) -> bool {
+        let geometry = Geometry { start, nslabs, areas: 1 };
+        let mut pool = SlotPool::new(geometry);
+        let plan = Plan::new(self.rules, start, request, limits);
+        matches!(find(&mut pool, 0, &plan, self.rules.search), Found::Slot(slot) if Taken::at(&geometry, 0, slot, &plan).tlb_addr == tlb)
     }
 
     pub fn run(&mut self, events: &[SlotEvent]) {
@@ -145,13 +206,13 @@ impl Checker {
                     Some(undo) => remember(&mut recent, Applied { event: *event, undo }),
                     None => self.verdict.unknown_frees += 1,
                 },
-                What::Alloc(request, limits, _) | What::Failed(request, limits) => {
+                What::Added(pools) => self.present = pools,
+                What::Alloc(request, limits, _) | What::Alone(request, limits, _) | What::Failed(request, limits) => {
                     self.verdict.total += 1;
-                    let area = self.area_of_cpu(request.cpu);
-                    let predicted = self.predict(area, &request, &limits);
+                    let predicted = self.predict(request.cpu, &request, &limits);
                     if self.agrees(event, predicted) {
                         self.verdict.exact += 1;
-                    } else if self.explained_by_release(event, &recent) {
+                    } else if self.explained_without_newest(event) || self.explained_by_release(event, &recent) {
                         self.verdict.after_swap += 1;
                     } else if self.explained_before(event, &mut recent) {
                         self.verdict.after_swap += 1;
@@ -175,30 +236,65 @@ impl Checker {
         }
     }
 
-    fn area_of_cpu(&self, cpu: u32) -> usize {
-        cpu as usize & (self.pool.areas().len() - 1)
-    }
-
-    /// Where a request of a CPU with that first area would go.
-    fn predict(&mut self, first: usize, request: &Request, limits: &Limits) -> Option<Taken> {
-        let plan = Plan::new(self.rules, self.pool.geometry().start, request, limits);
-        let areas = self.pool.areas().len();
-        for area in (first..areas).chain(0..first.min(areas)) {
-            match find(&mut self.pool, area, &plan, self.rules.search) {
-                Found::Slot(slot) => return Some(Taken::at(self.pool.geometry(), 0, slot, &plan)),
-                Found::Nothing => {}
-                Found::Livelock => return None,
+    /// Where a request of that CPU would go (SPEC 3.8, 5).
+    fn predict(&mut self, cpu: u32, request: &Request, limits: &Limits) -> Option<Taken> {
+        let areas = |this: &Self, at: usize| this.pools[at].pool.areas().len();
+        let newest_first = (0..self.present).rev();
+        // With one pool both walks are the same.
+        if self.rules.dynamic.is_none_or(|dynamic| dynamic.walk == PoolWalk::PoolFirst) {
+            for at in newest_first {
+                for offset in 0..areas(self, at) {
+                    if let Some(end) = self.search(at, cpu as usize + offset, request, limits) {
+                        return end;
+                    }
+                }
+            }
+        } else if self.present > 0 {
+            for offset in 0..areas(self, 0) {
+                for at in newest_first.clone() {
+                    if offset < areas(self, at)
+                        && let Some(end) = self.search(at, cpu as usize + offset, request, limits)
+                    {
+                        return end;
+                    }
+                }
             }
         }
         None
+    }
+
+    /// How the search of an area, by its number or one beyond the last, ends it all; nothing when the next is to be searched.
+    fn search(&mut self, at: usize, area: usize, request: &Request, limits: &Limits) -> Option<Option<Taken>> {
+        let pool = &mut self.pools[at].pool;
+        let plan = Plan::new(self.rules, pool.geometry().start, request, limits);
+        let area = area & (pool.areas().len() - 1);
+        match find(pool, area, &plan, self.rules.search) {
+            Found::Slot(slot) => Some(Some(Taken::at(pool.geometry(), at as u32, slot, &plan))),
+            Found::Nothing => None,
+            Found::Livelock => Some(None),
+        }
+    }
+
+    /// Whether the event is as predicted without the newest pool, which nobody has used: it is told of when it is made, and not
+    /// when the kernel begins to search it.
+    fn explained_without_newest(&mut self, event: &SlotEvent) -> bool {
+        let unused = |known: &Known| known.pool.used() == 0 && known.pool.areas().iter().all(|area| area.index == 0);
+        if self.present < 2 || !unused(&self.pools[self.present - 1]) {
+            return false;
+        }
+        self.present -= 1;
+        let predicts = self.predicts(event);
+        self.present += 1;
+        predicts
     }
 
     /// Whether a prediction is what the event says.
     fn agrees(&self, event: &SlotEvent, predicted: Option<Taken>) -> bool {
         match event.what {
             What::Alloc(_, _, tlb) => predicted.is_some_and(|p| p.tlb_addr == tlb),
+            What::Alone(_, _, first_choice) => predicted.is_none() && first_choice,
             What::Failed(..) => predicted.is_none(),
-            What::Free(_) => true,
+            What::Free(_) | What::Added(_) => true,
         }
     }
 
@@ -209,19 +305,19 @@ impl Checker {
     /// The same, had the request been made on that CPU.
     fn predicts_on(&mut self, event: &SlotEvent, cpu: u32) -> bool {
         match event.what {
-            What::Alloc(request, limits, _) | What::Failed(request, limits) => {
-                let predicted = self.predict(self.area_of_cpu(cpu), &request, &limits);
+            What::Alloc(request, limits, _) | What::Alone(request, limits, _) | What::Failed(request, limits) => {
+                let predicted = self.predict(cpu, &request, &limits);
                 self.agrees(event, predicted)
             }
-            What::Free(_) => true,
+            What::Free(_) | What::Added(_) => true,
         }
     }
 
     /// Neither order explains the event. Slots taken twice mean a release is missing; else it is a miss.
     fn repair_or_miss(&mut self, event: &SlotEvent, request: &Request, limits: &Limits, predicted: Option<Taken>) {
         if let What::Alloc(..) = event.what
-            && let Some(run) = self.run_of(event)
-            && self.clear(&run) > 0
+            && let Some((pool, run)) = self.run_of(event)
+            && self.clear(pool, &run) > 0
             && self.predicts(event)
         {
             self.verdict.exact += 1;
@@ -248,16 +344,22 @@ impl Checker {
     }
 
     fn classify(&mut self, event: &SlotEvent, request: &Request, limits: &Limits, predicted: Option<Taken>) -> Miss {
+        if let What::Alone(..) = event.what {
+            // The pools there are had no room.
+            return if predicted.is_some() { Miss::RefusedByKernel } else { Miss::Impossible };
+        }
         let What::Alloc(..) = event.what else { return Miss::RefusedByKernel };
-        let Some(run) = self.run_of(event) else { return Miss::Impossible };
-        let (area, own) = (self.pool.area_of(run.first), self.area_of_cpu(request.cpu));
-        if !self.index_known[area] || !self.index_known[own] {
+        let Some((at, run)) = self.run_of(event) else { return Miss::Impossible };
+        let known = &self.pools[at];
+        let area = known.pool.area_of(run.first);
+        let own = request.cpu as usize & (known.pool.areas().len() - 1);
+        if !known.index_known[area] || !known.index_known[own] {
             return Miss::IndexUnknown;
         }
         if self.verdict.without_snapshot {
             return Miss::StateUnknown;
         }
-        let elsewhere = if area == own { predicted } else { self.predict(area, request, limits) };
+        let elsewhere = if area == own { predicted } else { self.predict(area as u32, request, limits) };
         if self.agrees(event, elsewhere) {
             Miss::CpuDiffers
         } else if predicted.is_none() {
@@ -267,41 +369,42 @@ impl Checker {
         }
     }
 
-    /// The slots an allocation took, by the policy's rules and the kernel's address; nothing when these do not agree.
-    fn run_of(&self, event: &SlotEvent) -> Option<Run> {
+    /// The slots an allocation took, and in which pool, by the policy's rules and the kernel's address; nothing when these do not
+    /// agree.
+    fn run_of(&self, event: &SlotEvent) -> Option<(usize, Run)> {
         let What::Alloc(request, limits, tlb) = event.what else { return None };
-        let plan = Plan::new(self.rules, self.pool.geometry().start, &request, &limits);
-        let data = tlb.checked_sub(self.pool.geometry().start)?;
+        let at = self.pool_of(tlb)?;
+        let geometry = self.pools[at].pool.geometry();
+        let plan = Plan::new(self.rules, geometry.start, &request, &limits);
+        let data = tlb.checked_sub(geometry.start)?;
         if data % SLOT_BYTES != plan.lo() {
             return None;
         }
         let run = Run { first: (data / SLOT_BYTES).checked_sub(u64::from(plan.pad()))?, n: plan.n };
         let inside = run.n > 0
             && run.first % u64::from(SEGMENT_SLOTS) + run.n <= u64::from(SEGMENT_SLOTS)
-            && run.first + run.n <= self.pool.geometry().nslabs;
-        inside.then_some(run)
+            && run.first + run.n <= geometry.nslabs;
+        inside.then_some((at, run))
     }
 
     /// Sets the model to what an event says happened.
     fn apply(&mut self, event: &SlotEvent) -> Option<Undo> {
-        match event.what {
-            What::Alloc(..) => {
-                let run = self.run_of(event)?;
-                self.clear(&run);
-            }
-            What::Free(_) | What::Failed(..) => {}
+        if let What::Alloc(..) = event.what {
+            let (pool, run) = self.run_of(event)?;
+            self.clear(pool, &run);
         }
         let undo = self.try_apply(event)?;
-        if let Undo::Took { run, .. } = undo {
-            self.index_known[self.pool.area_of(run.first)] = true;
+        if let Undo::Took { pool, run, .. } = undo {
+            let Known { pool, index_known } = &mut self.pools[pool];
+            index_known[pool.area_of(run.first)] = true;
         }
         Some(undo)
     }
 
     fn could_apply(&self, event: &SlotEvent) -> bool {
         match event.what {
-            What::Alloc(..) => self.run_of(event).is_some_and(|run| self.is_free(&run)),
-            What::Free(_) | What::Failed(..) => true,
+            What::Alloc(..) => self.run_of(event).is_some_and(|(pool, run)| self.is_free(pool, &run)),
+            What::Alone(..) | What::Free(_) | What::Failed(..) | What::Added(_) => true,
         }
     }
 
@@ -309,49 +412,58 @@ impl Checker {
     fn try_apply(&mut self, event: &SlotEvent) -> Option<Undo> {
         match event.what {
             What::Alloc(request, limits, _) => {
-                let run = self.run_of(event).filter(|run| self.is_free(run))?;
-                let plan = Plan::new(self.rules, self.pool.geometry().start, &request, &limits);
-                let area = self.pool.area_of(run.first);
-                let index = self.pool.areas()[area].index;
-                self.pool.take(area, run, plan.pad());
-                Some(Undo::Took { run, index })
+                let (at, run) = self.run_of(event).filter(|(pool, run)| self.is_free(*pool, run))?;
+                let pool = &mut self.pools[at].pool;
+                let plan = Plan::new(self.rules, pool.geometry().start, &request, &limits);
+                let area = pool.area_of(run.first);
+                let index = pool.areas()[area].index;
+                pool.take(area, run, plan.pad());
+                Some(Undo::Took { pool: at, run, index })
             }
             What::Free(tlb) => self.free(tlb),
-            What::Failed(..) => None,
+            What::Alone(..) | What::Failed(..) | What::Added(_) => None,
         }
     }
 
     fn undo(&mut self, undo: Undo) {
         match undo {
-            Undo::Took { run, index } => {
-                self.pool.release(run);
-                self.pool.set_index(self.pool.area_of(run.first), index);
+            Undo::Took { pool, run, index } => {
+                let pool = &mut self.pools[pool].pool;
+                pool.release(run);
+                pool.set_index(pool.area_of(run.first), index);
             }
-            Undo::Freed { run, pad } => {
-                let area = self.pool.area_of(run.first);
-                let index = self.pool.areas()[area].index;
-                self.pool.take(area, run, pad);
-                self.pool.set_index(area, index);
-            }
+            Undo::Freed { pool, run, pad } => self.take_again(pool, run, pad),
         }
     }
 
+    /// Takes back a release.
+    fn take_again(&mut self, pool: usize, run: Run, pad: u32) {
+        let pool = &mut self.pools[pool].pool;
+        let area = pool.area_of(run.first);
+        let index = pool.areas()[area].index;
+        pool.take(area, run, pad);
+        pool.set_index(area, index);
+    }
+
     fn free(&mut self, tlb: u64) -> Option<Undo> {
-        let slot = tlb.checked_sub(self.pool.geometry().start)? / SLOT_BYTES;
-        let run = self.pool.allocation_at(slot)?;
+        let at = self.pool_of(tlb)?;
+        let pool = &mut self.pools[at].pool;
+        let slot = (tlb - pool.geometry().start) / SLOT_BYTES;
+        let run = pool.allocation_at(slot)?;
         let pad = (slot - run.first) as u32;
-        self.pool.release(run);
-        Some(Undo::Freed { run, pad })
+        pool.release(run);
+        Some(Undo::Freed { pool: at, run, pad })
     }
 
     /// Releases whatever the model thinks is in those slots; how many allocations that were.
-    fn clear(&mut self, run: &Run) -> u64 {
+    fn clear(&mut self, pool: usize, run: &Run) -> u64 {
+        let pool = &mut self.pools[pool].pool;
         let mut cleared = 0;
         for slot in run.first..run.first + run.n {
-            if self.pool.run_at(slot) == 0
-                && let Some(over) = self.pool.allocation_over(slot)
+            if pool.run_at(slot) == 0
+                && let Some(over) = pool.allocation_over(slot)
             {
-                self.pool.release(over);
+                pool.release(over);
                 cleared += 1;
             }
         }
@@ -359,8 +471,15 @@ impl Checker {
         cleared
     }
 
-    fn is_free(&self, run: &Run) -> bool {
-        u64::from(self.pool.run_at(run.first)) >= run.n
+    fn is_free(&self, pool: usize, run: &Run) -> bool {
+        u64::from(self.pools[pool].pool.run_at(run.first)) >= run.n
+    }
+}
+
+impl SlotEvent {
+    fn new(event: &Event, what: What) -> Self {
+        let &Event { time_ns, since_ns, cpu, tid, device, .. } = event;
+        Self { time_ns, since_ns, cpu, tid, device, what }
     }
 }
 

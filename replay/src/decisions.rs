@@ -6,8 +6,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use trace::{Device, Direction, Event, Op};
+use trace::{Device, Direction, Event, Op, Pool};
 
+use crate::beside::Beside;
 use crate::machine::{Foreseen, Machine, Reason, Terms};
 use crate::plan::{Limits, Request};
 use crate::refusal::Refusal;
@@ -82,10 +83,16 @@ impl Decisions {
     }
 }
 
-/// Compares the decisions a machine would take with the recorded ones. The machine's pools must be the recorded ones.
+/// Compares the decisions a machine would take with the recorded ones. The machine's pool must be the recorded default one; `pools`
+/// are all that were found.
 #[must_use]
-pub fn decisions<'a>(events: impl IntoIterator<Item = &'a Event>, devices: &[Device], machine: &Machine) -> Decisions {
-    let mut judge = Judge::new(devices, machine.clone());
+pub fn decisions<'a>(
+    events: impl IntoIterator<Item = &'a Event>,
+    devices: &[Device],
+    pools: &[Pool],
+    machine: &Machine,
+) -> Decisions {
+    let mut judge = Judge::new(devices, pools, machine.clone());
     for event in events {
         judge.push(event);
     }
@@ -96,6 +103,7 @@ pub fn decisions<'a>(events: impl IntoIterator<Item = &'a Event>, devices: &[Dev
 #[derive(Clone, Debug)]
 pub struct Judge {
     machine: Machine,
+    beside: Beside,
     devices: HashMap<u32, (Limits, Terms)>,
     /// Devices whose ranges cannot be read.
     shifted: HashSet<u32>,
@@ -116,17 +124,18 @@ pub struct Judged {
 }
 
 impl Judge {
-    /// Of mappings of these devices on a machine, whose pools must be the recorded ones.
+    /// Of mappings of these devices on a machine, whose pool must be the recorded default one; `pools` are all that were found.
     #[must_use]
-    pub fn new(devices: &[Device], machine: Machine) -> Self {
-        let shifted = unread(devices);
+    pub fn new(devices: &[Device], pools: &[Pool], machine: Machine) -> Self {
+        let (shifted, beside) = (unread(devices), Beside::new(pools, devices));
         let devices = devices.iter().map(|d| (d.id, (Limits::from(d), Terms::of_device(d)))).collect();
         let (slots, has_slots) = (HashSet::new(), false);
-        Self { machine, devices, shifted, slots, has_slots, told: Decisions::default() }
+        Self { machine, beside, devices, shifted, slots, has_slots, told: Decisions::default() }
     }
 
     /// Takes one more event; nothing comes of events that are no mappings.
     pub fn push(&mut self, event: &Event) -> Option<Judged> {
+        self.beside.see(event);
         if event.op == Op::SlotAlloc {
             self.has_slots = true;
             if let Some(orig_addr) = event.orig_addr.filter(|_| self.behind_iommu(event.device)) {
@@ -139,7 +148,7 @@ impl Judge {
         let bounced = self.bounced(event);
         let asked = read(event, &self.devices).filter(|_| !self.shifted.contains(&event.device));
         let foreseen = asked.and_then(|(request, limits, terms)| {
-            let foreseen = self.machine.foresee(&request, &limits, &terms)?;
+            let foreseen = self.foresee(event.device, &request, &limits, &terms)?;
             let mut address = event.dma_addr.filter(|_| event.op == Op::Map);
             if self.machine.granule(&terms).is_some() {
                 match (foreseen, address) {
@@ -157,6 +166,14 @@ impl Judge {
         });
         self.told.unjudged += u64::from(foreseen.is_none());
         Some(Judged { bounced, foreseen })
+    }
+
+    /// What the rules make of a request: of a device with a pool of its own, that it bounces (SPEC 2.7).
+    fn foresee(&self, device: u32, request: &Request, limits: &Limits, terms: &Terms) -> Option<Foreseen> {
+        if self.beside.forces(device) {
+            return Some(Foreseen::Bounced(Reason::Forced));
+        }
+        self.machine.foresee(request, limits, terms)
     }
 
     fn behind_iommu(&self, device: u32) -> bool {
@@ -177,7 +194,7 @@ impl Judge {
     #[must_use]
     pub fn reason(&self, event: &Event) -> Option<Reason> {
         let (request, limits, terms) = read(event, &self.devices)?;
-        match self.machine.foresee(&request, &limits, &terms)? {
+        match self.foresee(event.device, &request, &limits, &terms)? {
             Foreseen::Bounced(reason) => Some(reason),
             Foreseen::Direct(_) | Foreseen::Refused => None,
         }
@@ -205,7 +222,8 @@ impl Judge {
     #[must_use]
     pub fn tlb_addr_of(&self, device: u32, dma_addr: u64) -> Option<u64> {
         let limits = self.devices.get(&device).map_or(Limits::NONE, |&(limits, _)| limits);
-        self.machine.tlb_addr(dma_addr, &limits)
+        let beside = || limits.ranges.to_cpu(dma_addr).filter(|&addr| self.beside.holds(addr));
+        self.machine.tlb_addr(dma_addr, &limits).or_else(beside)
     }
 
     /// How well the rules did.
@@ -323,7 +341,7 @@ mod tests {
             Event { sg_index: Some(0), ..map(high, u64::MAX) },
             Event { orig_addr: None, ..map(high, high) },
         ];
-        let told = decisions(&events, &[device()], &machine(false, Platform::native()));
+        let told = decisions(&events, &[device()], &[], &machine(false, Platform::native()));
         assert_eq!((told.total, told.exact, told.unjudged), (7, 3, 2));
         assert_eq!((told.direct, told.refused, told.bounced[Reason::Mask as usize]), (1, 1, 1));
         assert_eq!(told.wrong, [1, 1, 1, 1, 0]);
@@ -332,7 +350,7 @@ mod tests {
             kinds,
             [WrongDecision::Bounced, WrongDecision::Direct, WrongDecision::Elsewhere, WrongDecision::Refused]
         );
-        let forced = decisions(&events[..1], &[device()], &machine(true, Platform::native()));
+        let forced = decisions(&events[..1], &[device()], &[], &machine(true, Platform::native()));
         assert_eq!((forced.exact, forced.wrong[WrongDecision::Direct as usize]), (0, 1));
     }
 
@@ -348,7 +366,7 @@ mod tests {
         ];
         let of = |device, orig_addr, dma_addr| Event { device, ..map(orig_addr, dma_addr) };
         let slots = |orig_addr| Event { op: Op::SlotAlloc, ..of(1, orig_addr, POOL.start) };
-        let told = |events: &[Event]| decisions(events, &devices, &machine(true, Platform::native()));
+        let told = |events: &[Event]| decisions(events, &devices, &[], &machine(true, Platform::native()));
         let good = [
             of(0, high, 0xffff_e000),    // out of reach of the mask
             of(0, high + 1, POOL.start), // not in the pool
@@ -368,7 +386,7 @@ mod tests {
         assert_eq!((wrong.exact, wrong.wrong), (0, [1, 1, 0, 0, 0]), "{wrong:?}");
         let direct = machine(false, Platform::new(PlatformSpec::parse("native:iommu=off").unwrap()));
         assert_eq!(
-            decisions(&good[..1], &devices, &direct).wrong[WrongDecision::Direct as usize],
+            decisions(&good[..1], &devices, &[], &direct).wrong[WrongDecision::Direct as usize],
             1,
             "as if it had none"
         );
@@ -391,7 +409,7 @@ mod tests {
             map(0x20_000, 0xa0_000),  // should have bounced
             map(0x30_000, 0x30_000),  // frames nobody knows
         ];
-        let told = decisions(&events, &[device()], &machine(false, Platform::recorded(spec, &runs)));
+        let told = decisions(&events, &[device()], &[], &machine(false, Platform::recorded(spec, &runs)));
         assert_eq!((told.total, told.exact, told.unjudged), (3, 2, 1));
         assert_eq!((told.direct, told.bounced[Reason::Foreign as usize]), (1, 1));
         assert_eq!(told.wrong[WrongDecision::Direct as usize], 1);

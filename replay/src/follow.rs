@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
-use trace::{Device, Event, Op};
+use trace::{Device, Event, Op, Pool};
 
 use crate::allocator::Taken;
 use crate::plan::{Limits, Plan, Request};
@@ -95,23 +95,25 @@ impl Follower {
     /// Begins with the pool as the snapshot found it; empty when there is none.
     #[must_use]
     pub fn new(start: &Start<'_>, devices: &[Device], rules: &'static Generation) -> Self {
-        let areas = if rules.areas { start.pool.nareas.max(1) } else { 1 };
-        let geometry = Geometry { start: start.pool.start, nslabs: start.pool.nslabs, areas };
+        let none = Pool::default();
+        let found = start.pool().unwrap_or(&none);
+        let areas = if rules.areas { found.nareas.max(1) } else { 1 };
+        let geometry = Geometry { start: found.start, nslabs: found.nslabs, areas };
         // A pool no kernel has, out of a damaged trace, holds none of the events.
         let geometry =
             if policy::check(&geometry).is_ok() { geometry } else { Geometry { start: 0, nslabs: 0, areas: 1 } };
         let mut pool = SlotPool::new(geometry);
         let mut held = Vec::new();
-        for found in snapshot::allocations(start.snapshot) {
-            let run = Run { first: found.first, n: found.n };
+        for held_before in snapshot::allocations(start.snapshot, 0) {
+            let run = Run { first: held_before.first, n: held_before.n };
             if start.snapshot_ns.is_some() && is_free(&pool, &run) {
-                pool.take(pool.area_of(run.first), run, found.pad);
+                pool.take(pool.area_of(run.first), run, held_before.pad);
                 let slots = Slots { first: run.first, n: run.n };
-                held.push(HeldBefore { slots, orig_addr: found.orig_addr, size: found.size });
+                held.push(HeldBefore { slots, orig_addr: held_before.orig_addr, size: held_before.size });
             }
         }
         for area in 0..geometry.areas as usize {
-            let index = start.pool.areas.get(area).map_or(0, |state| state.index);
+            let index = found.areas.get(area).map_or(0, |state| state.index);
             if !pool.set_index(area, index) {
                 pool.set_index(area, 0);
             }
@@ -318,8 +320,8 @@ mod tests {
     const START: u64 = 0x100_0000;
 
     fn follower(nslabs: u64, nareas: u32, snapshot: &[SnapshotSlot]) -> Follower {
-        let pool = Pool { start: START, nslabs, nareas, force_bounce: true, can_grow: false, areas: Vec::new() };
-        let start = Start { pool: &pool, snapshot, snapshot_ns: Some(0) };
+        let pool = Pool { start: START, nslabs, nareas, force_bounce: true, ..Pool::default() };
+        let start = Start { pools: std::slice::from_ref(&pool), snapshot, snapshot_ns: Some(0) };
         Follower::new(&start, &[], Generation::by_id("v6_10").unwrap())
     }
 
@@ -354,7 +356,7 @@ mod tests {
 
     #[test]
     fn a_refusal_has_its_arithmetic_and_what_could_be_served_has_none() {
-        let slot = |slot| SnapshotSlot { slot, orig_addr: 0x5000, alloc_size: 2048, pad_slots: 0 };
+        let slot = |slot| SnapshotSlot { slot, orig_addr: 0x5000, alloc_size: 2048, pad_slots: 0, pool: None };
         let every_second: Vec<_> = (0..64).map(|i| slot(2 * i)).collect();
         let mut follower = follower(128, 1, &every_second);
         assert_eq!((follower.held_before().len(), follower.pool().used()), (64, 64));

@@ -8,6 +8,7 @@
 //! | [`detect`] | which of them a recorded kernel is |
 //! | [`kernel`], [`copies`] | kernels by release, finer than a generation: dated facts, and how each era copies |
 //! | [`plan`] | a request against a pool, in numbers: slots, stride, address match, boundary |
+//! | `beside` | the pools a trace has beside the default one |
 //! | `walk`, `view` | the five searches, without the walking; by other addresses than the pool's own |
 //! | [`pool`], `bounds` | the slots of a pool, 128 to a word; which words may hold a run |
 //! | [`allocator`] | a generation over its pools: map, unmap |
@@ -36,6 +37,7 @@
 
 pub mod allocator;
 pub mod axis;
+mod beside;
 mod bits;
 pub mod boot;
 mod boundaries;

@@ -40,6 +40,9 @@ pub struct LoadNotes {
     pub held: u64,
     /// Mappings of devices recorded behind an IOMMU: what is out of their reach need not bounce (SPEC 6.1, dma-iommu).
     pub behind_iommu: u64,
+    /// Mappings of devices that have a bounce pool of their own (SPEC 2.7); replayed into a policy's, whose `restricted` gives them
+    /// one.
+    pub own_pools: u64,
     /// Mappings of devices whose bus may see memory elsewhere than the CPU, but whose `dma_ranges` cannot be read; taken as
     /// if it did not.
     pub shifted: u64,
@@ -61,6 +64,7 @@ impl LoadNotes {
             lost,
             held,
             behind_iommu,
+            own_pools,
             shifted,
         } = other;
         self.unmatched_unmaps += unmatched_unmaps;
@@ -75,6 +79,7 @@ impl LoadNotes {
         self.lost += lost;
         self.held += held;
         self.behind_iommu += behind_iommu;
+        self.own_pools += own_pools;
         self.shifted += shifted;
     }
 }
@@ -82,8 +87,10 @@ impl LoadNotes {
 /// What surrounds the events: where bounce buffers were, and which were in use at the start.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Surroundings<'a> {
-    /// The recorded pool.
+    /// The recorded default pool.
     pub pool: Option<&'a Pool>,
+    /// All that were found.
+    pub pools: &'a [Pool],
     /// Slots in use when recording began.
     pub snapshot: &'a [SnapshotSlot],
     /// When they were read, in the trace's nanoseconds: of those in use then, some may have been mapped while recording

@@ -27,7 +27,7 @@ impl RecordedPool {
     pub fn new(start: &Start<'_>, devices: &[Device], rules: &'static Generation) -> Self {
         let follower = Follower::new(start, devices, rules);
         let holder = |held: &crate::follow::HeldBefore| {
-            let tlb_addr = start.pool.start.saturating_add(held.slots.first * SLOT_BYTES);
+            let tlb_addr = follower.pool().geometry().start.saturating_add(held.slots.first * SLOT_BYTES);
             let taken = taken(tlb_addr, held.slots.first, held.slots.n);
             (held.slots.first, Holder { device: None, since_ns: None, number: None, size: held.size, taken })
         };

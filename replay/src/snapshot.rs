@@ -20,8 +20,10 @@ pub(crate) struct Held {
 
 /// The allocations of a snapshot, by slot. A slot's `alloc_size` counts down by a slot from each slot of an allocation
 /// to the next, also through padding and below zero (SPEC 3.7); where it does not, another allocation begins.
-pub(crate) fn allocations(snapshot: &[SnapshotSlot]) -> Vec<Held> {
-    let mut slots: Vec<_> = snapshot.iter().collect();
+///
+/// Of the pool at that place among the trace's.
+pub(crate) fn allocations(snapshot: &[SnapshotSlot], pool: usize) -> Vec<Held> {
+    let mut slots: Vec<_> = snapshot.iter().filter(|slot| slot.pool() == pool).collect();
     slots.sort_by_key(|s| s.slot);
     let goes_on = |a: &&SnapshotSlot, b: &&SnapshotSlot| {
         a.slot.checked_add(1) == Some(b.slot)
@@ -48,7 +50,13 @@ mod tests {
 
     #[test]
     fn neighbours_are_told_apart_and_padding_is_joined() {
-        let slot = |slot, orig_addr, alloc_size, pad_slots| SnapshotSlot { slot, orig_addr, alloc_size, pad_slots };
+        let slot = |slot, orig_addr, alloc_size, pad_slots| SnapshotSlot {
+            slot,
+            orig_addr,
+            alloc_size,
+            pad_slots,
+            pool: None,
+        };
         let pad = u64::MAX;
         // Three slots of padding before 0x1a00 bytes in (SPEC 14, E8), then 4 KiB right behind, then one byte.
         let mut slots = vec![slot(9, 0x9000, 2048, 0), slot(8, 0x8800, 4096, 0), slot(20, 0x7000, 1, 0)];
@@ -56,7 +64,7 @@ mod tests {
             let orig = if k < 3 { pad } else { 0x4000_1a00 };
             slots.push(slot(k, orig, 0x3e00 - u64::from(k) * 2048, if k == 3 { 3 } else { 0 }));
         }
-        let held = allocations(&slots);
+        let held = allocations(&slots, 0);
         assert_eq!(held.iter().map(|h| (h.first, h.n, h.pad)).collect::<Vec<_>>(), [(0, 8, 3), (8, 2, 0), (20, 1, 0)]);
         assert_eq!(held[0].orig_addr, Some(0x4000_1a00));
         assert_eq!((held[1].size, held[2].size), (4096, 1));

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
 use trace::{Device, Direction, Event, Op};
 
+use crate::beside::Beside;
 use crate::lifetimes::Lifetimes;
 use crate::load::{LoadDevice, LoadNotes, Recorded, Surroundings};
 use crate::machine::Terms;
@@ -46,6 +47,7 @@ pub(crate) struct Tie<'a> {
     around: Surroundings<'a>,
     pub devices: Vec<LoadDevice>,
     positions: HashMap<u32, u32>,
+    beside: Beside,
     /// Devices whose ranges cannot be read, by key.
     shifted: HashSet<u32>,
     pub steps: Vec<Step>,
@@ -83,6 +85,7 @@ impl<'a> Tie<'a> {
         let known: Vec<_> = devices.iter().map(load_device).collect();
         Self {
             around: *around,
+            beside: Beside::new(around.pools, devices),
             shifted: unread(devices),
             positions: (0..).zip(&known).map(|(i, d)| (d.id, i)).collect(),
             devices: known,
@@ -108,6 +111,7 @@ impl<'a> Tie<'a> {
         if self.around.snapshot_ns.is_none_or(|ns| event.time_ns >= ns) {
             self.pass_snapshot();
         }
+        self.beside.see(event);
         match event.op {
             Op::Map | Op::MapFailed => self.map(event),
             Op::Unmap => self.unmap(event),
@@ -117,7 +121,7 @@ impl<'a> Tie<'a> {
             Op::Alloc => self.alloc(event),
             Op::Free => self.free(event),
             // Slot events are else for verifying; what a coherent buffer would have been is not known.
-            Op::SlotFailed | Op::SlotFree | Op::Bounce | Op::AllocFailed => {}
+            Op::SlotFailed | Op::SlotFree | Op::Bounce | Op::AllocFailed | Op::PoolAdded => {}
         }
     }
 
@@ -143,6 +147,7 @@ impl<'a> Tie<'a> {
         let device = self.device(event.device);
         let of_device = self.devices[device as usize].terms;
         self.notes.behind_iommu += u64::from(of_device.iommu);
+        self.notes.own_pools += u64::from(self.beside.forces(event.device));
         self.notes.shifted += u64::from(self.shifted.contains(&event.device));
         let refused = event.op == Op::MapFailed;
         self.recorded.maps += 1;
@@ -283,9 +288,9 @@ impl<'a> Tie<'a> {
         self.devices[device as usize].limits.ranges.to_cpu(dma_addr).unwrap_or(dma_addr)
     }
 
-    /// Whether a device's DMA address lies in the recorded pool.
+    /// Whether a device's DMA address lies in a recorded pool.
     fn in_pool(&self, device: u32, dma_addr: u64) -> bool {
-        self.pool_slot(device, dma_addr).is_some()
+        self.pool_slot(device, dma_addr).is_some() || self.beside.holds(self.cpu_addr(device, dma_addr))
     }
 
     /// The slot of the recorded pool at a device's DMA address.
@@ -389,7 +394,7 @@ impl<'a> Tie<'a> {
     pub fn hold_snapshot(&mut self) {
         let Some(pool) = self.around.pool else { return };
         let area_slots = (pool.nslabs / u64::from(pool.nareas.max(1))).max(1);
-        for held in snapshot::allocations(self.around.snapshot) {
+        for held in snapshot::allocations(self.around.snapshot, 0) {
             let Some(orig_addr) = held.orig_addr else { continue };
             let slot = held.first + u64::from(held.pad);
             let size = held.size;

@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 
-use trace::{Device, Event, Pool, SnapshotSlot};
+use trace::{Device, Event, Meta, Op, Pool, PoolKind, SnapshotSlot};
 
 use crate::checker::{Checker, placed};
 use crate::plan::Limits;
@@ -73,7 +73,7 @@ pub struct Verdict {
     pub missed_frees: u64,
     /// Releases of slots nothing was known to hold: taken before the recording, or their allocation is missing.
     pub unknown_frees: u64,
-    /// Slot events outside the pool (one that was added later, or a device's own); not judged.
+    /// Slot events outside all pools that are known; not judged.
     pub other_pools: u64,
     /// Slot events without what it takes to judge them.
     pub incomplete: u64,
@@ -86,6 +86,19 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// Adds what was judged of another allocator.
+    fn add(&mut self, other: Self) {
+        self.total += other.total;
+        self.exact += other.exact;
+        self.after_swap += other.after_swap;
+        self.misses.iter_mut().zip(other.misses).for_each(|(sum, n)| *sum += n);
+        self.examples.extend(other.examples);
+        self.missed_frees += other.missed_frees;
+        self.unknown_frees += other.unknown_frees;
+        self.incomplete += other.incomplete;
+        self.snapshot_mismatches += other.snapshot_mismatches;
+    }
+
     /// The share predicted exactly, swaps included; 1 when there was nothing to predict.
     #[must_use]
     pub fn share(&self) -> f64 {
@@ -99,15 +112,36 @@ impl Verdict {
     }
 }
 
-/// The pool as recording found it.
+/// The pools as recording found them.
 #[derive(Clone, Copy, Debug)]
 pub struct Start<'a> {
-    /// The pool, with each area's search index where it could be read.
-    pub pool: &'a Pool,
-    /// Slots in use.
+    /// As a trace has them: the default one first. With each area's search index where it could be read.
+    pub pools: &'a [Pool],
+    /// Slots in use, in all of them.
     pub snapshot: &'a [SnapshotSlot],
     /// When the snapshot was taken, in the trace's nanoseconds; nothing when there is none.
     pub snapshot_ns: Option<u64>,
+}
+
+impl<'a> Start<'a> {
+    /// That of a trace.
+    #[must_use]
+    pub fn new(meta: &'a Meta, snapshot: &'a [SnapshotSlot]) -> Self {
+        Self { pools: &meta.pools, snapshot, snapshot_ns: meta.snapshot_ns }
+    }
+
+    /// The default pool.
+    #[must_use]
+    pub fn pool(&self) -> Option<&'a Pool> {
+        self.pools.first().filter(|pool| pool.kind == PoolKind::Default)
+    }
+
+    /// The places of the pools that are searched together: the default one with those added to it, and each device's own.
+    fn allocators(&self) -> Vec<Vec<usize>> {
+        let (own, shared): (Vec<_>, Vec<_>) =
+            (0..self.pools.len()).partition(|&at| self.pools[at].kind == PoolKind::Own);
+        std::iter::once(shared).chain(own.into_iter().map(|at| vec![at])).collect()
+    }
 }
 
 /// Compares a policy's choice with the kernel's for every slot allocation of a trace. Events must be in order.
@@ -118,9 +152,38 @@ pub fn verify<'a>(
     start: &Start<'_>,
     rules: &'static Generation,
 ) -> Verdict {
-    let mut checker = Checker::new(start, rules);
+    let allocators = start.allocators();
+    let mut checkers: Vec<_> =
+        allocators.iter().map(|places| (Checker::new(start, places, rules), Vec::new())).collect();
     let limits: HashMap<u32, Limits> = devices.iter().map(|d| (d.id, Limits::from(d))).collect();
-    let slot_events = placed(events.into_iter().filter_map(|e| checker.read(e, start, &limits)));
-    checker.run(&slot_events);
-    checker.verdict
+    let owner = |at: usize| start.pools[allocators[at][0]].name.as_str();
+    let own = |device: &Device| (1..allocators.len()).find(|&at| device.pool.as_deref() == Some(owner(at)));
+    let owners: HashMap<u32, usize> = devices.iter().filter_map(|device| Some((device.id, own(device)?))).collect();
+    let mut verdict = Verdict { without_snapshot: start.snapshot_ns.is_none(), ..Verdict::default() };
+    for event in events {
+        if !matches!(event.op, Op::SlotAlloc | Op::SlotFailed | Op::SlotFree | Op::PoolAdded) {
+            continue;
+        }
+        if start.snapshot_ns.is_some_and(|ns| event.time_ns < ns) {
+            verdict.before_snapshot += u64::from(event.op != Op::PoolAdded);
+            continue;
+        }
+        // A refusal has no address.
+        let found = match event.tlb_addr {
+            // Only the default one's grow.
+            _ if event.op == Op::PoolAdded => Some(0),
+            Some(tlb) => checkers.iter().position(|(checker, _)| checker.holds(tlb)),
+            None => Some(owners.get(&event.device).copied().unwrap_or(0)),
+        };
+        let Some((checker, read)) = found.and_then(|at| checkers.get_mut(at)) else {
+            verdict.other_pools += 1;
+            continue;
+        };
+        read.extend(if event.op == Op::PoolAdded { checker.added(event) } else { checker.read(event, &limits) });
+    }
+    for (mut checker, events) in checkers {
+        checker.run(&placed(events.into_iter()));
+        verdict.add(checker.verdict);
+    }
+    verdict
 }

@@ -50,9 +50,9 @@ fn a_moment_is_the_pool_as_the_mapping_met_it() {
 
 #[test]
 fn the_recorded_pool_is_where_the_kernel_put_things() {
-    let pool = Pool { start: 1 << 30, nslabs: 256, nareas: 1, force_bounce: true, can_grow: false, areas: vec![] };
-    let snapshot = [SnapshotSlot { slot: 200, orig_addr: LOW, alloc_size: 2048, pad_slots: 0 }];
-    let start = Start { pool: &pool, snapshot: &snapshot, snapshot_ns: Some(0) };
+    let pool = Pool { start: 1 << 30, nslabs: 256, nareas: 1, force_bounce: true, ..Pool::default() };
+    let snapshot = [SnapshotSlot { slot: 200, orig_addr: LOW, alloc_size: 2048, pad_slots: 0, pool: None }];
+    let start = Start { pools: std::slice::from_ref(&pool), snapshot: &snapshot, snapshot_ns: Some(0) };
     let mut recorded = RecordedPool::new(&start, &[], Generation::by_id("v6_10").unwrap());
     let slots = |op, time, slot: u64, size| Event {
         orig_addr: Some(LOW),

@@ -226,7 +226,7 @@ fn a_load_keeps_what_was_recorded_of_its_devices() {
         direction: Some(Direction::ToDevice),
         ..Event::new(Op::Map, time_ns, 0, 1, device)
     };
-    let pool = Pool { start: POOL, nslabs: 512, nareas: 1, force_bounce: false, can_grow: false, areas: Vec::new() };
+    let pool = Pool { start: POOL, nslabs: 512, nareas: 1, force_bounce: false, ..Pool::default() };
     let around = Surroundings { pool: Some(&pool), ..Surroundings::default() };
     let load = Load::collect(&[map(1, 1), map(1, 2), map(2, 3), map(0, 4)], &devices, &around);
     assert_eq!((load.notes().behind_iommu, load.notes().shifted, load.notes().missed_unmaps), (2, 1, 1));

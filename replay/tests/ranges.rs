@@ -130,13 +130,17 @@ fn under_xen_machine_addresses_are_moved() {
 
 fn recorded_pool() -> Pool {
     let Geometry { start, nslabs, areas } = POOL;
-    Pool { start, nslabs, nareas: areas, force_bounce: false, can_grow: false, areas: Vec::new() }
+    Pool { start, nslabs, nareas: areas, force_bounce: false, ..Pool::default() }
 }
 
 fn collect(events: &[Event], devices: &[Device], snapshot: &[SnapshotSlot]) -> Load {
     let pool = recorded_pool();
     let snapshot_ns = (!snapshot.is_empty()).then_some(0);
-    Load::collect(events, devices, &Surroundings { pool: Some(&pool), snapshot, snapshot_ns, p2m: None })
+    Load::collect(
+        events,
+        devices,
+        &Surroundings { pool: Some(&pool), snapshot, snapshot_ns, ..Surroundings::default() },
+    )
 }
 
 /// What a kernel would have recorded of mappings, each undone before the fourth after it.
@@ -182,7 +186,7 @@ fn a_recording_goes_round() {
         .map(|i| (((i * 37) % 24) << 26 | 0x200_0000 | (i % 3) << 12, 1 + (i * 977) % 9000, (i % 3) as usize))
         .collect();
     let events = record(&devices, &maps);
-    let told = decisions(&events, &devices, &native("6.12"));
+    let told = decisions(&events, &devices, &[], &native("6.12"));
     assert_eq!((told.total, told.exact, told.unjudged), (300, 300, 0), "{told:?}");
     let bounced = told.bounced[Reason::Mask as usize];
     assert!(bounced > 50 && told.direct > 50, "{told:?}");
@@ -194,7 +198,7 @@ fn a_recording_goes_round() {
     // As if the bus saw memory where the CPU does, the pool is not where the recording has its addresses.
     let plain: Vec<_> = devices.iter().map(|d| Device { dma_ranges: None, ..d.clone() }).collect();
     assert!(collect(&events, &plain, &[]).recorded().bounces < bounced);
-    assert!(decisions(&events, &plain, &native("6.12")).exact < 200);
+    assert!(decisions(&events, &plain, &[], &native("6.12")).exact < 200);
 }
 
 /// SPEC 3: the checker counts boundaries where the bus has them, too.
@@ -209,7 +213,7 @@ fn slots_are_verified_by_the_bus_addresses() {
             ..map(0, slot, 0x5000_0000, 0)
         };
         let pool = recorded_pool();
-        let start = Start { pool: &pool, snapshot: &[], snapshot_ns: None };
+        let start = Start { pools: std::slice::from_ref(&pool), snapshot: &[], snapshot_ns: None };
         verify(&[event(16), event(48)], &[device], &start, Generation::by_id("v6_10").unwrap())
     };
     assert_eq!((verdict("0x0=0xc0008000+0x40000000").exact, verdict(PI).exact), (2, 0));
@@ -228,7 +232,7 @@ fn map(device: u32, time_ns: u64, orig_addr: u64, dma_addr: u64) -> Event {
 #[test]
 fn what_bounced_is_told_by_the_address_behind_the_bus_address() {
     let devices = [device(0, 0xffff_ffff, Some(PI)), device(1, 0x3fff_ffff, None)];
-    let mut judge = Judge::new(&devices, native("6.12"));
+    let mut judge = Judge::new(&devices, &[], native("6.12"));
     let mut judged = |event: &Event| judge.push(event).unwrap();
     let bounced = judged(&map(0, 1, 0x5000_0000, BUS));
     assert_eq!((bounced.bounced, bounced.foreseen), (true, Some(Foreseen::Bounced(Reason::Mask))));
@@ -257,6 +261,7 @@ fn slots_are_tied_across_buses() {
         orig_addr: 0x5000_0000 + before,
         alloc_size: 4096 - before,
         pad_slots: 0,
+        pool: None,
     };
     let snapshot = [slot(0, 0), slot(1, 2048)];
     let held = collect(&[unmap(0, BUS)], &devices, &snapshot);
@@ -271,7 +276,7 @@ fn ranges_that_cannot_be_read_are_said() {
     let events = [map(0, 1, 0x5000_0000, BUS), map(1, 2, 0x5000_0000, 0x5000_0000)];
     let load = collect(&events, &devices, &[]);
     assert_eq!((load.notes().shifted, load.devices()[0].limits.ranges), (1, Ranges::NONE));
-    let told = decisions(&events, &devices, &native("6.12"));
+    let told = decisions(&events, &devices, &[], &native("6.12"));
     assert_eq!((told.total, told.exact, told.unjudged), (1, 1, 1));
 }
 
@@ -309,7 +314,7 @@ proptest! {
         prop_assert_eq!(&outcome(&load, generation), &expected);
         let moved = three(Some("0x0=0x200000000000+0x10000000000"), |reach| reach + (1 << 45));
         let events = record(&moved, &maps);
-        let told = decisions(&events, &moved, &native("6.12"));
+        let told = decisions(&events, &moved, &[], &native("6.12"));
         prop_assert_eq!((told.exact, told.unjudged), (told.total, 0));
         prop_assert_eq!(&outcome(&collect(&events, &moved, &[]), generation), &expected);
     }

@@ -111,7 +111,7 @@ fn a_missed_unmap_is_repaired_where_its_slots_are_taken_again() {
 #[test]
 fn what_was_held_before_the_recording_counts() {
     let recorded = pool(512);
-    let held = |slot, alloc_size| SnapshotSlot { slot, orig_addr: LOW, alloc_size, pad_slots: 0 };
+    let held = |slot, alloc_size| SnapshotSlot { slot, orig_addr: LOW, alloc_size, pad_slots: 0, pool: None };
     let snapshot = [held(4, 4096), held(5, 2048), held(6, 1000)];
     let around = Surroundings { pool: Some(&recorded), snapshot: &snapshot, ..Surroundings::default() };
     let events = [map(50, POOL, 2048), unmap(60, POOL + 4 * 2048, 4096)];
@@ -132,7 +132,7 @@ fn what_was_held_before_the_recording_counts() {
 #[test]
 fn what_was_mapped_before_the_snapshot_counts_once() {
     let recorded = pool(512);
-    let held = |slot, alloc_size| SnapshotSlot { slot, orig_addr: LOW, alloc_size, pad_slots: 0 };
+    let held = |slot, alloc_size| SnapshotSlot { slot, orig_addr: LOW, alloc_size, pad_slots: 0, pool: None };
     let snapshot = [held(4, 4096), held(5, 2048), held(8, 2048)];
     let slot = |n: u64| POOL + n * 2048;
     let events = [

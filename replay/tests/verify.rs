@@ -4,8 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use proptest::prelude::*;
-use replay::{Allocator, Generation, Geometry, Limits, Miss, Request, Start, Verdict, verify};
-use trace::{Area, Device, Event, Op, Pool, SnapshotSlot};
+use replay::{Allocator, Buddy, Generation, Geometry, Limits, Miss, Request, Start, Verdict, verify};
+use trace::event::NO_DEVICE;
+use trace::{Area, Device, Event, Op, Pool, PoolKind, SnapshotSlot};
 
 const START: u64 = 0x7400_0000;
 
@@ -102,16 +103,16 @@ impl Kernel {
             for k in 0..asize.div_ceil(2048) {
                 let alloc_size = asize.wrapping_sub(offset + k * 2048);
                 let orig_addr = request.orig_addr + k * 2048;
-                slots.push(SnapshotSlot { slot: (first + k) as u32, orig_addr, alloc_size, pad_slots: 0 });
+                slots.push(SnapshotSlot { slot: (first + k) as u32, orig_addr, alloc_size, pad_slots: 0, pool: None });
             }
         }
         let Geometry { start, nslabs, areas: nareas } = *pool.geometry();
-        (Pool { start, nslabs, nareas, force_bounce: true, can_grow: false, areas }, slots)
+        (Pool { start, nslabs, nareas, force_bounce: true, areas, ..Pool::default() }, slots)
     }
 }
 
 fn judge(events: &[Event], policy: &str, state: &(Pool, Vec<SnapshotSlot>), snapshot_ns: Option<u64>) -> Verdict {
-    let start = Start { pool: &state.0, snapshot: &state.1, snapshot_ns };
+    let start = Start { pools: std::slice::from_ref(&state.0), snapshot: &state.1, snapshot_ns };
     verify(events, &devices(), &start, Generation::by_id(policy).unwrap())
 }
 
@@ -336,11 +337,135 @@ proptest! {
             ..Event::new(Op::ALL[op], 5, cpu, 1, device)
         }).collect();
         let slots = slots.into_iter()
-            .map(|(slot, orig_addr, alloc_size, pad_slots)| SnapshotSlot { slot, orig_addr, alloc_size, pad_slots })
+            .map(|(slot, orig_addr, alloc_size, pad_slots)| SnapshotSlot { slot, orig_addr, alloc_size, pad_slots, pool: None })
             .collect();
         let areas = vec![Area { index: 99_999, used: 3 }];
-        let pool = Pool { start: START, nslabs: 2048, nareas: 4, force_bounce: false, can_grow: false, areas };
+        let pool = Pool { start: START, nslabs: 2048, nareas: 4, force_bounce: false, areas, ..Pool::default() };
         let verdict = judge(&events, replay::GENERATIONS[policy].id, &(pool, slots), Some(0));
         prop_assert_eq!(verdict.exact + verdict.after_swap + verdict.missed(), verdict.total);
     }
+}
+
+/// A kernel whose pools come and go (SPEC 5), in a pool that is soon too small.
+fn growing(id: &str) -> Kernel {
+    let rules = Generation::by_id(id).unwrap();
+    let mut allocator = Allocator::new(rules, &[Geometry { start: START, nslabs: 1024, areas: 4 }]);
+    let mut pages = Buddy::default();
+    pages.add(0x1000_0000, 16 << 20);
+    allocator.grow_from(Box::new(pages), u64::MAX);
+    Kernel { allocator, alive: Vec::new(), events: Vec::new(), random: 0x9e37_79b9_7f4a_7c15 }
+}
+
+impl Kernel {
+    fn tell_pool(&mut self, at: usize, geometry: Geometry, device: u32) {
+        let told = Event {
+            tlb_addr: Some(geometry.start),
+            size: Some(geometry.nslabs * 2048),
+            count: Some(u64::from(geometry.areas)),
+            ..self.event(Op::PoolAdded, 0, device)
+        };
+        self.events.insert(at, told);
+    }
+
+    /// One step, with the pools that it made, and now and then the worker's turn.
+    fn grow(&mut self) {
+        let before: Vec<_> = self.allocator.transient_pools().map(|pool| *pool.geometry()).collect();
+        let at = self.events.len();
+        if self.random(100) < 55 {
+            self.map()
+        } else {
+            self.unmap()
+        }
+        let made: Vec<_> = self.allocator.transient_pools().map(|pool| *pool.geometry()).collect();
+        if let Some(&made) = made.iter().find(|made| !before.contains(made)) {
+            let device = self.events[at].device;
+            self.tell_pool(at, made, device);
+        }
+        if self.random(500) == 0 {
+            let added = self.allocator.added_pools().count();
+            self.allocator.run_worker();
+            let pool = self.allocator.added_pools().nth(added).map(|pool| *pool.geometry());
+            if let Some(pool) = pool {
+                let end = self.events.len();
+                self.tell_pool(end, pool, NO_DEVICE);
+            }
+        }
+    }
+}
+
+#[test]
+fn choices_in_pools_that_come_and_go_are_predicted() {
+    for policy in ["v6_6", "v6_8", "v6_10"] {
+        let mut kernel = growing(policy);
+        let empty = kernel.snapshot();
+        (0..6000).for_each(|_| kernel.grow());
+        let of = |alone: bool| {
+            kernel.events.iter().filter(move |e| e.op == Op::PoolAdded && (e.device != NO_DEVICE) == alone)
+        };
+        assert!(
+            of(false).count() > 2 && of(true).count() > 50,
+            "{policy}: {} {}",
+            of(false).count(),
+            of(true).count()
+        );
+        let verdict = judge(&kernel.events, policy, &empty, Some(0));
+        assert_eq!(
+            (verdict.exact, verdict.missed(), verdict.other_pools),
+            (verdict.total, 0, 0),
+            "{policy}: {verdict:?}"
+        );
+        assert_eq!((verdict.missed_frees, verdict.unknown_frees), (0, 0), "{policy}");
+        // The kernel may begin to search a pool a little after it was told of.
+        let mut early = kernel.events.clone();
+        for at in 1..early.len() {
+            if early[at].op == Op::PoolAdded && early[at].device == NO_DEVICE && at > 3 {
+                early[at - 3..=at].rotate_right(1);
+            }
+        }
+        (0..).zip(&mut early).for_each(|(n, event)| event.time_ns = n * 1000);
+        let verdict = judge(&early, policy, &empty, Some(0));
+        assert_eq!((verdict.exact + verdict.after_swap, verdict.missed()), (verdict.total, 0), "{policy}: {verdict:?}");
+        // Without the events of pools nothing can be said of what lies in them, and it is counted.
+        let events: Vec<_> = kernel.events.into_iter().filter(|event| event.op != Op::PoolAdded).collect();
+        let verdict = judge(&events, policy, &empty, Some(0));
+        assert!(verdict.other_pools > 100, "{policy}: {verdict:?}");
+    }
+}
+
+#[test]
+fn a_devices_own_pool_is_judged_by_itself() {
+    let (mut shared, mut own) = (Kernel::new("v6_10"), Kernel::new("v6_10"));
+    own.allocator =
+        Allocator::new(Generation::by_id("v6_10").unwrap(), &[Geometry { start: 1 << 30, nslabs: 256, areas: 1 }]);
+    shared.run(2000);
+    own.run(2000);
+    let mut events = shared.events.clone();
+    // The other's devices are 2 and 3.
+    events.extend(own.events.iter().map(|event| Event { device: event.device + 2, ..event.clone() }));
+    events.sort_by_key(|event| event.time_ns);
+    let refused = own.events.iter().filter(|event| event.op == Op::SlotFailed).count();
+    assert!(refused > 20, "{refused}");
+    let mut all = devices();
+    all.extend(devices().into_iter().map(|device| Device {
+        id: device.id + 2,
+        pool: Some("0x77".to_owned()),
+        ..device
+    }));
+    let empty = |kernel: &str, start, nslabs, nareas| Pool {
+        kind: if kernel == Pool::DEFAULT { PoolKind::Default } else { PoolKind::Own },
+        name: kernel.to_owned(),
+        start,
+        nslabs,
+        nareas,
+        areas: vec![Area { index: 0, used: 0 }; nareas as usize],
+        ..Pool::default()
+    };
+    let pools = [empty("default", START, 2048, 4), empty("0x77", 1 << 30, 256, 1)];
+    let rules = Generation::by_id("v6_10").unwrap();
+    let start = Start { pools: &pools, snapshot: &[], snapshot_ns: Some(0) };
+    let verdict = verify(&events, &all, &start, rules);
+    assert_eq!((verdict.exact, verdict.other_pools), (verdict.total, 0), "{verdict:?}");
+    // What the trace does not know is not judged.
+    let verdict = verify(&events, &devices(), &Start { pools: &pools[..1], ..start }, rules);
+    assert!(verdict.other_pools > 500 && verdict.missed() > 0, "{verdict:?}");
 }

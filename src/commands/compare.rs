@@ -79,7 +79,7 @@ fn every_policy(trace: &Trace, slots: Option<u64>) -> Result<Vec<Policy>, Policy
     let mut texts = vec![own.text().to_owned()];
     for rules in GENERATIONS {
         if rules.has_high_pool() {
-            let slots = slots.or(trace.meta().pools.first().map(|pool| pool.nslabs)).unwrap_or(32_768);
+            let slots = slots.or(trace.meta().pool().map(|pool| pool.nslabs)).unwrap_or(32_768);
             texts.push(format!("{}:hi_nslabs={slots}", rules.id));
         } else if rules.id != own.rules().id {
             texts.push(rules.id.to_owned());
@@ -218,7 +218,7 @@ fn own_policy(trace: &Trace) -> Result<Policy, PolicyError> {
 
 /// The recorded kernel's own policy, the oldest allocator, and the RFC's two pools of the recorded size.
 fn default_policies(trace: &Trace) -> Result<Vec<Policy>, PolicyError> {
-    let slots = trace.meta().pools.first().map_or(32_768, |pool| pool.nslabs);
+    let slots = trace.meta().pool().map_or(32_768, |pool| pool.nslabs);
     let two_pools = Policy::parse(&format!("rfc64:hi_nslabs={slots}"))?;
     Ok(vec![own_policy(trace)?, Policy::parse("legacy")?, two_pools])
 }

@@ -79,7 +79,7 @@ fn options(args: &PlanArgs, traces: &[Trace]) -> anyhow::Result<PlanOptions> {
     if machine.dynamic {
         policies = super::replay::grown(policies, true)?;
     }
-    let recorded = meta.pools.first().map(|pool| pool.nareas.max(1));
+    let recorded = meta.pool().map(|pool| pool.nareas.max(1));
     let areas = if args.areas.is_empty() { [1].into_iter().chain(recorded).collect() } else { args.areas.clone() };
     Ok(PlanOptions {
         kernel,

@@ -8,7 +8,7 @@ use replay::{
     Base, DecisionExample, Decisions, Foreseen, Generation, Machine, Miss, Platform, PlatformKind, Policy, PolicyError,
     Reason, Start, Verdict, WrongDecision,
 };
-use trace::{Event, Meta, Pool, Trace};
+use trace::{Event, Meta, Trace};
 
 use super::Usage;
 use crate::cli::{Format, VerifyArgs};
@@ -33,7 +33,7 @@ trace::record! {
         unknown_frees: u64 => Count,
         /// Slot events older than the snapshot of the pool, which has them already.
         before_snapshot: u64 => Count,
-        /// Slot events outside the default pool, not judged.
+        /// Slot events outside all pools known, not judged.
         other_pools: u64 => Count,
         /// Slot events without what it takes to judge them.
         incomplete: u64 => Count,
@@ -109,7 +109,7 @@ trace::record! {
 pub(crate) fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let trace = Trace::open(&args.trace)?;
     let meta = trace.meta();
-    let Some(pool) = meta.pools.first() else {
+    if meta.pools.is_empty() {
         let path = args.trace.display();
         match &meta.pool_unknown {
             Some(why) => bail!(
@@ -117,10 +117,10 @@ pub(crate) fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
             ),
             None => bail!("{path} has no bounce pool, so no slot was ever chosen"),
         }
-    };
+    }
     let tried = generations(args, &trace)?;
     let events = trace.events().collect::<Result<Vec<Event>, _>>()?;
-    let start = Start { pool, snapshot: trace.snapshot(), snapshot_ns: meta.snapshot_ns };
+    let start = Start::new(meta, trace.snapshot());
     let verdicts = tried.iter().map(|rules| (*rules, replay::verify(&events, trace.devices(), &start, rules)));
     // Of those that do equally well the first, which is the likeliest.
     let best = verdicts.reduce(|best, next| if next.1.share() > best.1.share() { next } else { best });
@@ -138,8 +138,8 @@ pub(crate) fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
         );
     }
 
-    let machine = recorded_machine(&trace, pool, rules)?;
-    let decisions = replay::decisions(&events, trace.devices(), &machine);
+    let machine = recorded_machine(&trace, rules)?;
+    let decisions = replay::decisions(&events, trace.devices(), &meta.pools, &machine);
     let row = row(rules, &verdict);
     let misses = misses(&verdict);
     match args.format {
@@ -181,12 +181,14 @@ fn generations(args: &VerifyArgs, trace: &Trace) -> anyhow::Result<Vec<&'static 
 }
 
 /// The recorded kernel's rules on the recorded platform and pool.
-fn recorded_machine(trace: &Trace, pool: &Pool, rules: &Generation) -> Result<Machine, PolicyError> {
+fn recorded_machine(trace: &Trace, rules: &Generation) -> Result<Machine, PolicyError> {
     let meta = trace.meta();
     let release = meta.host.kernel_version();
     // The release settles more than the generation does, but a policy of another name may not know it.
     let policy = Policy::parse(&format!("{}:kernel={release}", rules.id)).or_else(|_| Policy::parse(rules.id))?;
-    let setup = policy.resolve(&Base::of_pool(pool, Some(meta.host.possible_cpus)))?;
+    let cpus = Some(meta.host.possible_cpus);
+    let base = meta.pool().map_or_else(|| Base::without_pool(cpus), |pool| Base::of_pool(pool, cpus));
+    let setup = policy.resolve(&base)?;
     Ok(Machine::new(&setup, Platform::recorded(PlatformKind::of_recorded(meta).into(), trace.p2m())))
 }
 

@@ -49,7 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// A plain machine with the default pool.
 fn meta() -> Meta {
     let (start, nslabs) = (0x7400_0000, 32_768);
-    let pool = Pool { start, nslabs, nareas: 1, force_bounce: false, can_grow: false, areas: Vec::new() };
+    let pool = Pool { start, nslabs, nareas: 1, force_bounce: false, ..Pool::default() };
     let mut meta = Meta { pools: vec![pool], ..Meta::new() };
     meta.host.release = "6.12.0".to_owned();
     meta.host.possible_cpus = 4;

@@ -29,6 +29,9 @@ crate::words! {
         Lost = "lost",
         /// A coherent buffer was asked for and refused.
         AllocFailed = "alloc_failed",
+        /// The kernel made a pool (SPEC 5): beside the default one, searched before those there were; or, of a device, for one
+        /// mapping alone, with whose slots it goes.
+        PoolAdded = "pool_added",
     }
 }
 
@@ -74,11 +77,11 @@ crate::record! {
         op: Op => Text,
         /// CPU-physical (under Xen PV pseudo-physical) address of the caller's buffer.
         orig_addr: Option<u64> => Address,
-        /// Bytes asked for.
+        /// Bytes asked for; those of a pool.
         size: Option<u64> => Bytes,
         /// Address given to the device.
         dma_addr: Option<u64> => Address,
-        /// CPU-physical address inside the bounce pool.
+        /// CPU-physical address inside the bounce pool; where a pool begins (`pool_added`).
         tlb_addr: Option<u64> => Address,
         /// First slot taken, padding slots included, counted from the pool's start.
         first_slot: Option<u32> => Index,
@@ -96,7 +99,7 @@ crate::record! {
         stack: Option<u32> => Id,
         /// Slots in use by the kernel's own count when it refused (only `slot_failed`).
         used: Option<u64> => Slots,
-        /// How many records were lost (only `lost`).
+        /// How many records were lost (`lost`), how many areas a pool has (`pool_added`).
         count: Option<u64> => Count,
         /// Start of the gap that ends at time_ns (`lost`); of another event, whose record came late, the time of the first event of
         /// its CPU that it came before.

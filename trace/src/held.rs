@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::pool::{Area, Pool, SEGMENT_SLOTS, SLOT_BYTES, SnapshotSlot};
+use crate::pool::{Area, Pool, PoolKind, SEGMENT_SLOTS, SLOT_BYTES, SnapshotSlot};
 use crate::{Event, Meta, Op};
 
 /// The default pool at one point of the events.
@@ -18,20 +18,25 @@ pub struct Held {
     /// Events older than this are in the snapshot already.
     since_ns: u64,
     exact: bool,
+    /// Pools that were added meanwhile.
+    added: Vec<Pool>,
 }
 
 impl Held {
     /// The pool as the recording found it.
     #[must_use]
     pub fn new(meta: &Meta, snapshot: &[SnapshotSlot]) -> Self {
+        let place = meta.pools.iter().position(|pool| pool.kind == PoolKind::Default).unwrap_or(usize::MAX);
         let mut model = Self {
-            pool: meta.pools.first().cloned(),
-            slots: snapshot.iter().map(|slot| (slot.slot, slot.clone())).collect(),
+            pool: meta.pools.get(place).cloned(),
+            slots: snapshot.iter().filter(|slot| slot.pool() == place).map(|slot| (slot.slot, slot.clone())).collect(),
             runs: HashMap::new(),
-            used: snapshot.len() as u64,
+            used: 0,
             since_ns: meta.snapshot_ns.unwrap_or(0),
             exact: meta.snapshot_exact,
+            added: Vec::new(),
         };
+        model.used = model.slots.len() as u64;
         // A slot's size counts down by a slot from each slot of an allocation to the next; where it does not, another
         // one begins.
         let mut first = 0;
@@ -65,10 +70,16 @@ impl Held {
         self.exact
     }
 
-    /// The pool with its areas as they are now.
-    #[must_use]
-    pub fn pool(&self) -> Option<&Pool> {
-        self.pool.as_ref()
+    /// Makes the pools of a trace those at this point. Of others than the default one it is not known then who holds what.
+    pub fn set(&self, pools: &mut Vec<Pool>) {
+        for pool in &mut *pools {
+            match (&self.pool, pool.kind) {
+                (Some(now), PoolKind::Default) => *pool = now.clone(),
+                _ => pool.areas.clear(),
+            }
+        }
+        let place = pools.partition_point(|pool| matches!(pool.kind, PoolKind::Default | PoolKind::Added));
+        pools.splice(place..place, self.added.iter().cloned());
     }
 
     /// The slots in use.
@@ -80,6 +91,15 @@ impl Held {
     /// Follows one event.
     pub fn apply(&mut self, event: &Event) {
         if event.time_ns < self.since_ns {
+            return;
+        }
+        if event.op == Op::PoolAdded {
+            self.added.extend(Pool::added(event).filter(|pool| pool.kind == PoolKind::Added));
+            return;
+        }
+        // Slots of other pools have numbers of their own.
+        let here = |tlb| self.pool.as_ref().is_some_and(|pool| pool.contains(tlb));
+        if event.tlb_addr.is_some_and(|tlb| !here(tlb)) {
             return;
         }
         match event.op {
@@ -118,6 +138,7 @@ impl Held {
                     orig_addr: if k < pads { u64::MAX } else { event.orig_addr.map_or(u64::MAX, |orig| orig + behind) },
                     alloc_size: whole.wrapping_sub(lo + u64::from(k) * SLOT_BYTES),
                     pad_slots: if k == pads { pads } else { 0 },
+                    pool: Some(0),
                 },
             );
         }
@@ -171,7 +192,7 @@ pub mod samples {
     #[must_use]
     pub fn meta(nslabs: u64, nareas: u32) -> Meta {
         let areas = vec![Area { index: 0, used: 0 }; nareas as usize];
-        let pool = Pool { start: START, nslabs, nareas, force_bounce: true, can_grow: false, areas };
+        let pool = Pool { start: START, nslabs, nareas, force_bounce: true, areas, ..Pool::default() };
         Meta { pools: vec![pool], snapshot_ns: Some(0), snapshot_exact: true, ..Meta::new() }
     }
 
@@ -206,13 +227,13 @@ mod tests {
             .iter()
             .for_each(|event| model.apply(event));
         assert_eq!(model.used(), 258);
-        let areas: Vec<_> = model.pool().unwrap().areas.iter().map(|a| (a.index, a.used)).collect();
+        let areas: Vec<_> = model.pool.as_ref().unwrap().areas.iter().map(|a| (a.index, a.used)).collect();
         assert_eq!(areas, [(5, 2), (0, 256)]);
         let slots = model.snapshot();
         assert_eq!((slots.len(), slots[0].slot, slots[0].alloc_size, slots[1].alloc_size), (258, 3, 4096, 2048));
         assert_eq!(slots[1].orig_addr, 0x8000_0800);
         // What a snapshot says is understood again.
-        let mut again = Held::new(&Meta { pools: vec![model.pool().unwrap().clone()], ..meta(0, 1) }, &slots);
+        let mut again = Held::new(&Meta { pools: vec![model.pool.as_ref().unwrap().clone()], ..meta(0, 1) }, &slots);
         again.apply(&free(6, 256));
         again.apply(&free(7, 3));
         assert_eq!((again.used(), again.runs.len()), (128, 1));

@@ -40,4 +40,4 @@ pub use file::{Trace, TraceError, Writer};
 pub use filter::{Filter, FilterError, Names};
 pub use meta::Meta;
 pub use origin::{StackFrame, Task};
-pub use pool::{Area, P2mKind, P2mRun, Pool, SnapshotSlot};
+pub use pool::{Area, P2mKind, P2mRun, Pool, PoolKind, SnapshotSlot};

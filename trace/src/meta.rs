@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Pool;
+use crate::pool::{Pool, PoolKind};
 
 /// What [`Meta::tool`] says in every trace.
 pub const TOOL: &str = "swioscope";
 
 /// The format this crate writes. A reader takes any minor version of its own major version.
-pub const FORMAT: Format = Format { major: 1, minor: 4 };
+pub const FORMAT: Format = Format { major: 1, minor: 5 };
 
 /// Version of the trace format; docs/trace-format.md has the compatibility promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,7 +37,8 @@ pub struct Meta {
     /// What the kernel's types tell of its bounce allocator; absent in traces of format 1.0, and where there is no BTF.
     #[serde(default)]
     pub allocator: Option<AllocatorTypes>,
-    /// Bounce pools, the default one first; empty when the machine has none, or [its pool is unknown](Self::pool_unknown).
+    /// Bounce pools: the default one, those added to it, the oldest first, and those of devices; empty when the machine has none, or
+    /// [its pool is unknown](Self::pool_unknown). What is added later is told by events.
     pub pools: Vec<Pool>,
     /// Why it is not known whether there is a pool, and where; absent when it is, and in traces before format 1.3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -76,6 +77,14 @@ impl Meta {
             losses: Losses::default(),
             closed: false,
         }
+    }
+}
+
+impl Meta {
+    /// The default pool; nothing when the machine has none.
+    #[must_use]
+    pub fn pool(&self) -> Option<&Pool> {
+        self.pools.iter().find(|pool| pool.kind == PoolKind::Default)
     }
 }
 

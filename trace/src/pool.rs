@@ -2,14 +2,39 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::event::{Event, NO_DEVICE, Op};
+
 /// Bytes in a slot.
 pub const SLOT_BYTES: u64 = 2048;
 /// Slots in a segment, the longest run one mapping can have.
 pub const SEGMENT_SLOTS: u32 = 128;
 
-/// A bounce pool as the kernel had it when recording began.
+crate::words! {
+    /// What a pool is for.
+    #[derive(Default, Serialize, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum PoolKind {
+        /// The one made at boot, which all devices use that have none of their own.
+        #[default]
+        Default = "default",
+        /// Made later beside the default one, when that was full (SPEC 5, CONFIG_SWIOTLB_DYNAMIC).
+        Added = "added",
+        /// Made for one mapping, because nothing else had room, and gone with it (SPEC 5).
+        Transient = "transient",
+        /// A device's own (SPEC 2.7).
+        Own = "own",
+    }
+}
+
+/// A bounce pool as the kernel had it when recording began, or when the recorder met its device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pool {
+    /// What it is for.
+    #[serde(default)]
+    pub kind: PoolKind,
+    /// Whose it is: as a device's `pool` names it. The default pool and those added to it are `default`.
+    #[serde(default = "Pool::default_name")]
+    pub name: String,
     /// CPU-physical address of slot 0 (pseudo-physical under Xen PV).
     pub start: u64,
     /// Slots in the pool.
@@ -22,6 +47,68 @@ pub struct Pool {
     pub can_grow: bool,
     /// Each area's search index and slots in use when the snapshot was taken; empty when it could not be read.
     pub areas: Vec<Area>,
+}
+
+impl SnapshotSlot {
+    /// Its pool's place among [`Meta::pools`](crate::Meta::pools).
+    #[must_use]
+    pub fn pool(&self) -> usize {
+        self.pool.map_or(0, |pool| usize::try_from(pool).unwrap_or(usize::MAX))
+    }
+
+    /// The bounce address of what the slot holds, should its data begin there; nothing when its pool is none of these.
+    #[must_use]
+    pub fn tlb_addr(&self, pools: &[Pool]) -> Option<u64> {
+        let pool = pools.get(self.pool())?;
+        Some(pool.start + u64::from(self.slot) * SLOT_BYTES + self.orig_addr % SLOT_BYTES)
+    }
+}
+
+impl Pool {
+    /// What a device's `pool` says when it uses the default pool.
+    pub const DEFAULT: &str = "default";
+
+    /// Traces before format 1.5 know no other.
+    fn default_name() -> String {
+        Self::DEFAULT.to_owned()
+    }
+
+    /// The pool that a `pool_added` tells of, as it was before its first slot was taken; nothing of another event.
+    #[must_use]
+    pub fn added(event: &Event) -> Option<Self> {
+        let (Op::PoolAdded, Some(start), Some(bytes)) = (event.op, event.tlb_addr, event.size) else { return None };
+        let nareas = event.count.and_then(|count| u32::try_from(count).ok()).filter(|count| *count > 0)?;
+        Some(Self {
+            kind: if event.device == NO_DEVICE { PoolKind::Added } else { PoolKind::Transient },
+            start,
+            nslabs: bytes / SLOT_BYTES,
+            nareas,
+            areas: vec![Area { index: 0, used: 0 }; nareas as usize],
+            ..Self::default()
+        })
+    }
+
+    /// Whether a bounce address lies in it.
+    #[must_use]
+    pub fn contains(&self, tlb_addr: u64) -> bool {
+        tlb_addr.checked_sub(self.start).is_some_and(|offset| offset / SLOT_BYTES < self.nslabs)
+    }
+}
+
+impl Default for Pool {
+    /// A default pool of no slots.
+    fn default() -> Self {
+        Self {
+            kind: PoolKind::Default,
+            name: Self::default_name(),
+            start: 0,
+            nslabs: 0,
+            nareas: 1,
+            force_bounce: false,
+            can_grow: false,
+            areas: Vec::new(),
+        }
+    }
 }
 
 /// An area's state in the snapshot.
@@ -45,6 +132,8 @@ crate::record! {
         alloc_size: u64 => Bytes,
         /// Padding slots before this one (kernel 6.9 and newer).
         pad_slots: u32 => Slots,
+        /// Which pool, by its place among meta.json's `pools`; absent before format 1.5, when it was always the first.
+        pool: Option<u32> => Index,
     }
 }
 

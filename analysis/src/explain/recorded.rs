@@ -142,7 +142,7 @@ pub(crate) fn own_policy(trace: &Trace) -> Result<Policy, AnalysisError> {
 fn machine(trace: &Trace) -> Result<Machine, AnalysisError> {
     let meta = trace.meta();
     let policy = own_policy(trace)?;
-    let base = compare::base(meta, meta.pools.first());
+    let base = compare::base(meta, meta.pool());
     let failed = |source| AnalysisError::Policy { policy: policy.text().to_owned(), source };
     let setup = policy.resolve(&base).map_err(failed)?;
     let mut setup = setup;
@@ -156,7 +156,7 @@ fn machine(trace: &Trace) -> Result<Machine, AnalysisError> {
 fn recorded_pool(trace: &Trace) -> Option<RecordedPool> {
     let meta = trace.meta();
     let rules = Generation::of_recorded(meta).map(|(rules, _)| rules).or_else(|| Generation::by_id("v6_10"))?;
-    let start = Start { pool: meta.pools.first()?, snapshot: trace.snapshot(), snapshot_ns: meta.snapshot_ns };
+    let start = Start::new(meta, trace.snapshot());
     Some(RecordedPool::new(&start, trace.devices(), rules))
 }
 
@@ -164,7 +164,7 @@ fn recorded_pool(trace: &Trace) -> Option<RecordedPool> {
 fn notes(trace: &Trace) -> Vec<String> {
     let meta = trace.meta();
     let mut notes = Vec::new();
-    if meta.pools.first().is_some() && meta.snapshot_ns.is_none() {
+    if meta.pool().is_some() && meta.snapshot_ns.is_none() {
         notes.push("the trace has no snapshot of the pool, which was taken to be empty at the start".to_owned());
     }
     let lost = meta.losses.events();
@@ -206,7 +206,7 @@ pub(super) fn story(trace: &Trace, found: &Found) -> Result<Story, AnalysisError
     match (&foreseen, &moment, found.map.is_some()) {
         // Slots were asked for without the mapping being in the trace: why it bounced is known to the kernel only, unless
         // everything does.
-        (_, Some(_), false) if trace.meta().pools.first().is_some_and(|pool| pool.force_bounce) => {
+        (_, Some(_), false) if trace.meta().pool().is_some_and(|pool| pool.force_bounce) => {
             story.rules.push(words::reason(Reason::Forced));
         }
         (Some(Foreseen::Bounced(reason)), ..) => story.rules.push(words::reason(*reason)),
@@ -303,7 +303,7 @@ pub(super) fn of_moment(trace: &Trace, story: &mut Story, moment: &Moment, slots
             story.notes.push(UNEXPLAINED.to_owned());
             return;
         }
-        let recorded = slots.and_then(|slots| slots.tlb_addr).zip(trace.meta().pools.first());
+        let recorded = slots.and_then(|slots| slots.tlb_addr).zip(trace.meta().pool());
         let recorded = recorded.map(|(tlb, pool)| tlb.saturating_sub(pool.start) / trace::pool::SLOT_BYTES);
         let model = format!("slot {}", trace::field::count(first_slot.into()));
         story.arithmetic.push(match recorded {
@@ -422,5 +422,5 @@ fn headline(story: &Story, moment: Option<&Moment>) -> String {
 
 /// The recorded machine, for the replays.
 pub(super) fn base(trace: &Trace) -> Base {
-    compare::base(trace.meta(), trace.meta().pools.first())
+    compare::base(trace.meta(), trace.meta().pool())
 }

@@ -179,7 +179,7 @@ pub(super) fn path(trace: &Trace) -> String {
 
 pub(super) fn trace_row(trace: &Trace, span_ns: u64) -> TraceRow {
     let meta = trace.meta();
-    let pool = meta.pools.first().filter(|pool| pool.nslabs > 0);
+    let pool = meta.pool().filter(|pool| pool.nslabs > 0);
     let role = |dom0| if dom0 { " dom0" } else { "" };
     TraceRow {
         name: trace.path().file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
@@ -236,8 +236,8 @@ fn fidelity(trace: &Trace, scan: &mut Scan<'_>) -> FidelityRow {
         row.unknown_frees = notes.unknown_frees;
         row.other_pools = notes.other_pools;
     }
-    if let (Some(pool), Some(_)) = (meta.pools.first().filter(|pool| pool.nslabs > 0), &row.policy) {
-        let start = Start { pool, snapshot: trace.snapshot(), snapshot_ns: meta.snapshot_ns };
+    if let (Some(pool), Some(_)) = (meta.pool().filter(|pool| pool.nslabs > 0), &row.policy) {
+        let start = Start::new(meta, trace.snapshot());
         let judge = |events: &[trace::Event]| replay::verify(events, trace.devices(), &start, scan.rules);
         let events = &scan.slot_events;
         let mut verdict = judge(&events[..events.len().min(FIRST_JUDGED)]);

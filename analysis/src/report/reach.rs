@@ -11,7 +11,7 @@ use super::rows::ReachRow;
 /// frame table does not name its frames (Xen PV).
 pub(super) fn pool_range(trace: &Trace) -> Option<(u64, u64)> {
     let meta = trace.meta();
-    let pool = meta.pools.first().filter(|pool| pool.nslabs > 0)?;
+    let pool = meta.pool().filter(|pool| pool.nslabs > 0)?;
     let end = pool.start.saturating_add(pool.nslabs.saturating_mul(SLOT_BYTES));
     if meta.xen.as_ref().is_none_or(|xen| xen.mode != "pv") {
         return Some((pool.start, end - 1));

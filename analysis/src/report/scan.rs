@@ -91,8 +91,8 @@ impl<'a> Scan<'a> {
         let rules = rules.or_else(|| Generation::by_id("v6_10")).unwrap_or(&replay::GENERATIONS[0]);
         let version = KernelVersion::parse(meta.host.kernel_version());
         let copies = version.map_or_else(|| Copies::of_generation(rules), Copies::of_kernel);
-        let pool = meta.pools.first().filter(|pool| pool.nslabs > 0).map(|pool| {
-            let start = Start { pool, snapshot: trace.snapshot(), snapshot_ns: meta.snapshot_ns };
+        let pool = meta.pool().filter(|pool| pool.nslabs > 0).map(|pool| {
+            let start = Start::new(meta, trace.snapshot());
             PoolUse::new(Follower::new(&start, trace.devices(), rules))
         });
         Self {
@@ -174,7 +174,7 @@ impl<'a> Scan<'a> {
                 let count = &mut self.counts[device as usize];
                 count.bounced.add(event.size.unwrap_or(0));
             }
-            Op::Alloc | Op::AllocFailed | Op::Free | Op::Bounce | Op::Lost => {}
+            Op::Alloc | Op::AllocFailed | Op::Free | Op::Bounce | Op::Lost | Op::PoolAdded => {}
         }
     }
 
@@ -400,11 +400,11 @@ fn unexplained(event: &Event) -> String {
 /// fit the recorded pool.
 fn judge(trace: &Trace, rules: &'static Generation) -> Option<Judge> {
     let meta = trace.meta();
-    let pool = meta.pools.first().filter(|pool| pool.nslabs > 0)?;
+    let pool = meta.pool().filter(|pool| pool.nslabs > 0)?;
     let release = meta.host.kernel_version();
     // The release settles more than the generation does, but a policy of another name may not know it.
     let policy = Policy::parse(&format!("{}:kernel={release}", rules.id)).or_else(|_| Policy::parse(rules.id)).ok()?;
     let setup = policy.resolve(&Base::of_pool(pool, Some(meta.host.possible_cpus))).ok()?;
     let platform = Platform::recorded(PlatformKind::of_recorded(meta).into(), trace.p2m());
-    Some(Judge::new(trace.devices(), Machine::new(&setup, platform)))
+    Some(Judge::new(trace.devices(), &meta.pools, Machine::new(&setup, platform)))
 }

@@ -73,7 +73,7 @@ impl Build {
         meta.snapshot_ns = Some(0);
         meta.snapshot_exact = true;
         if nslabs > 0 {
-            let pool = Pool { start: POOL, nslabs, nareas: 1, force_bounce: false, can_grow: false, areas: Vec::new() };
+            let pool = Pool { start: POOL, nslabs, nareas: 1, force_bounce: false, ..Pool::default() };
             meta.pools.push(pool);
         }
         Self {

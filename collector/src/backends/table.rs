@@ -305,6 +305,23 @@ pub const SOURCES: &[Source] = &[
                 }],
                 caveat: Some(KPROBE_CAVEAT),
             },
+            // 7.3 may have the one before as a part of this one.
+            Backend {
+                name: "fentry __swiotlb_tbl_unmap_single",
+                programs: &[Program {
+                    name: "release_fentry",
+                    hook: Hook::Fentry { function: "__swiotlb_tbl_unmap_single" },
+                }],
+                caveat: None,
+            },
+            Backend {
+                name: "kprobe __swiotlb_tbl_unmap_single",
+                programs: &[Program {
+                    name: "release_kprobe",
+                    hook: Hook::Kprobe { function: "__swiotlb_tbl_unmap_single" },
+                }],
+                caveat: Some(KPROBE_CAVEAT),
+            },
             Backend {
                 name: "fentry swiotlb_tbl_unmap_single",
                 programs: &[Program {
@@ -323,6 +340,25 @@ pub const SOURCES: &[Source] = &[
             },
         ],
         without: "which slots were given back is not known, so nothing can be verified",
+    },
+    Source {
+        event: POOL_ADDED,
+        backends: &[
+            Backend {
+                name: "fexit swiotlb_alloc_pool",
+                programs: &[fexit("alloc_pool_fexit", "swiotlb_alloc_pool")],
+                caveat: None,
+            },
+            Backend {
+                name: "kprobe+kretprobe swiotlb_alloc_pool",
+                programs: &[
+                    Program { name: "alloc_pool_kretprobe", hook: Hook::Kretprobe { function: "swiotlb_alloc_pool" } },
+                    Program { name: "alloc_pool_kprobe", hook: Hook::Kprobe { function: "swiotlb_alloc_pool" } },
+                ],
+                caveat: Some(KPROBE_CAVEAT),
+            },
+        ],
+        without: "slots in pools that the kernel adds stand by address alone, and nothing can be verified from then on",
     },
     Source {
         event: "bounce",
@@ -356,5 +392,7 @@ pub const SOURCES: &[Source] = &[
     },
 ];
 
+/// A pool was made; wanted where the kernel can make some.
+pub const POOL_ADDED: &str = "pool_added";
 /// How full the pool is; wanted where slots are not seen one by one, or when it is asked for.
 pub const POOL_USE: &str = "pool_use";

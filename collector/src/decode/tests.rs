@@ -7,7 +7,7 @@ use probe::wire::Limits;
 const ADDRESS: u64 = 0xffff_8880_0000_1000;
 
 fn pool() -> Pool {
-    Pool { start: 0x1000_0000, nslabs: 1024, nareas: 1, force_bounce: true, can_grow: false, areas: Vec::new() }
+    Pool { start: 0x1000_0000, nslabs: 1024, nareas: 1, force_bounce: true, ..Pool::default() }
 }
 
 fn device(min_align_mask: u32) -> wire::Device {

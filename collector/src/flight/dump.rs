@@ -45,9 +45,7 @@ impl Dump {
             // An earlier snapshot that could not be taken is as unknown as before.
             meta.snapshot_ns = meta.snapshot_ns.map(|_| 0);
             meta.snapshot_exact &= before.exact();
-            if let (Some(pool), Some(now)) = (meta.pools.first_mut(), before.pool()) {
-                *pool = now.clone();
-            }
+            before.set(&mut meta.pools);
         }
         let number = retention::next_number(base);
         // Named after now, which is when it was triggered: two dumps may begin with the same event.

@@ -64,7 +64,7 @@ impl Trigger {
             }
             Self::Failure | Self::Signal => return None,
         }
-        let ever = if meta.pools.first().is_none_or(|pool| pool.nslabs == 0) {
+        let ever = if meta.pool().is_none_or(|pool| pool.nslabs == 0) {
             "how many slots the default pool has is not known"
         } else if !sees("slot_alloc") {
             "no slot is seen to be taken"

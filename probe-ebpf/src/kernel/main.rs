@@ -7,6 +7,7 @@
 //! | `calls` | both by functions, where there are no tracepoints |
 //! | `classic` | the kernel's word that it bounces, where there is no BTF |
 //! | `slots` | the bounce allocator itself |
+//! | `pools` | pools it makes while it runs |
 //! | `device` | introduces a device before its first event |
 //! | `task` | introduces a thread before its first event |
 //! | `filter` | what is left out |
@@ -32,6 +33,7 @@ mod device;
 mod dma;
 mod filter;
 mod latency;
+mod pools;
 mod recent;
 mod ring;
 mod sg;

@@ -95,6 +95,12 @@ pub fn write(event: Event) {
         sums::add(&event);
         return;
     }
+    tell(event);
+}
+
+/// Writes an event, wanted or not.
+#[inline(always)]
+pub fn tell(event: Event) {
     if let Some(mut entry) = reserve::<Event>() {
         entry.write(event);
         submit(entry);

@@ -18,7 +18,7 @@ use aya_ebpf::{
     programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext, tracing::StackIdContext},
 };
 use probe::{
-    layout::{TBL_MAP_ALIGN, TBL_MAP_ALLOC, TBL_MAP_ALLOC_ALIGN},
+    layout::{TBL_MAP_ALIGN, TBL_MAP_ALIGN_AT, TBL_MAP_ALLOC, TBL_MAP_ALLOC_ALIGN},
     wire::{Event, has, kind},
 };
 
@@ -113,16 +113,17 @@ fn tbl_map(ctx: &FExitContext) -> i32 {
     // Both loaded before the choice: the compiler would else load from a chosen address, which the verifier forbids.
     let (second, third) = (black_box(ctx.arg::<u64>(2)), black_box(ctx.arg::<u64>(3)));
     let (align_mask, size) = match layout!(tbl_map_form) {
-        TBL_MAP_ALIGN => (third as u32, second),
+        TBL_MAP_ALIGN | TBL_MAP_ALIGN_AT => (third as u32, second),
         _ => (0, third),
     };
+    let attrs = ctx.arg(5);
     let request = Request {
         device: ctx.arg(0),
         orig_addr: ctx.arg(1),
         size,
         align_mask,
         direction: ctx.arg(4),
-        attrs: ctx.arg(5),
+        attrs: if layout!(tbl_map_form) == TBL_MAP_ALIGN_AT { read(attrs, 0) } else { attrs },
         began_ns: 0,
     };
     slot_alloc(ctx, &request, ctx.arg(6));
@@ -173,6 +174,7 @@ fn tbl_map_kprobe(ctx: ProbeContext) -> u32 {
     let stack = unsafe { (*ctx.regs).rsp } + 8;
     let (align_mask, size, direction, attrs) = match layout!(tbl_map_form) {
         TBL_MAP_ALIGN => (arg(3), arg(2), arg(4), arg(5)),
+        TBL_MAP_ALIGN_AT => (arg(3), arg(2), arg(4), read(arg(5), 0)),
         TBL_MAP_ALLOC => (0, arg(3), arg(4), arg(5)),
         // The seventh parameter is the first on the stack, above the return address.
         TBL_MAP_ALLOC_ALIGN => (arg(4), arg(3), arg(5), read(stack, 0)),

@@ -76,7 +76,7 @@ impl Checker {
             if self.predicts(event) {
                 match (self.try_apply(event), event.what) {
                     (Some(undo), _) => applied.push(Applied { event: *event, undo }),
-                    (None, What::Failed(..)) => {}
+                    (None, What::Failed(..) | What::Alone(..)) => {}
                     (None, _) => return self.take_back(applied),
                 }
             } else {
@@ -95,18 +95,15 @@ impl Checker {
     fn with_undone(&mut self, undone: &[Undo], event: &SlotEvent) -> bool {
         let mut back = Vec::new();
         for undo in undone {
-            if let &Undo::Freed { run, pad } = undo
-                && self.is_free(&run)
+            if let &Undo::Freed { pool, run, pad } = undo
+                && self.is_free(pool, &run)
             {
-                let area = self.pool.area_of(run.first);
-                let index = self.pool.areas()[area].index;
-                self.pool.take(area, run, pad);
-                self.pool.set_index(area, index);
-                back.push(run);
+                self.take_again(pool, run, pad);
+                back.push((pool, run));
             }
         }
         let predicts = !back.is_empty() && self.predicts(event);
-        back.into_iter().for_each(|run| self.pool.release(run));
+        back.into_iter().for_each(|(pool, run)| self.pools[pool].pool.release(run));
         predicts
     }
 
@@ -131,7 +128,7 @@ impl Checker {
                 let Some(applied) = self.try_ahead(event, events, ahead) else { continue };
                 for &i in &ahead[..applied.len()] {
                     done[i] = true;
-                    let judged = !matches!(events[i].what, What::Free(_));
+                    let judged = !matches!(events[i].what, What::Free(_) | What::Added(_));
                     self.verdict.total += u64::from(judged);
                     self.verdict.exact += u64::from(judged);
                 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use trace::{Device, Direction, Event, Meta, Op, P2mRun, Pool};
+use trace::{Device, Direction, Event, Meta, Op, P2mRun, Pool, PoolKind};
 
 use crate::copies::{COPY_ERAS, Copies};
 use crate::machine::{Foreseen, Machine, Platform, PlatformKind, PlatformSpec, Reason, Terms};
@@ -49,7 +49,7 @@ impl Around {
             None => Policy::parse("v6_10"),
         };
         let cpus = Some(meta.host.possible_cpus);
-        let base = meta.pools.first().map_or_else(|| Base::without_pool(cpus), |pool| Base::of_pool(pool, cpus));
+        let base = meta.pool().map_or_else(|| Base::without_pool(cpus), |pool| Base::of_pool(pool, cpus));
         // A pool no kernel has, out of a damaged trace, leaves us without rules, not without counts.
         let setup = policy.ok().and_then(|policy| policy.resolve(&base).ok());
         let copies = setup.as_ref().map_or_else(|| &COPY_ERAS[COPY_ERAS.len() - 1], |setup| setup.copies);
@@ -166,9 +166,21 @@ impl Around {
         match self.foresee(event) {
             Some(Foreseen::Bounced(reason)) => Some(reason),
             // Xen's frame of a new page is not known yet, and does not matter here.
-            None if self.pools.first().is_some_and(|pool| pool.force_bounce) => Some(Reason::Forced),
+            None if self.pool().is_some_and(|pool| pool.force_bounce) => Some(Reason::Forced),
             None | Some(Foreseen::Direct(_) | Foreseen::Refused) => None,
         }
+    }
+
+    /// The place of the pool that a device's requests go to: its own, or the default one.
+    pub(super) fn pool_of(&self, device: u32) -> usize {
+        let name = self.device(device).and_then(|device| device.pool.as_deref());
+        let own = |pool: &Pool| pool.kind == PoolKind::Own && Some(pool.name.as_str()) == name;
+        self.pools.iter().position(own).unwrap_or(0)
+    }
+
+    /// The default pool.
+    fn pool(&self) -> Option<&Pool> {
+        self.pools.iter().find(|pool| pool.kind == PoolKind::Default)
     }
 
     fn foresee(&self, event: &Event) -> Option<Foreseen> {
@@ -184,7 +196,7 @@ impl Around {
     /// Why a mapping was refused without slots having been sought.
     pub(super) fn refusal(&self, event: &Event) -> (Option<Cause>, String) {
         let limits = self.limits(event.device);
-        match (self.foresee(event), self.pools.first()) {
+        match (self.foresee(event), self.pool()) {
             (Some(Foreseen::Refused), _) if event.size == Some(0) => {
                 (Some(Cause::Empty), "a mapping of 0 bytes".to_owned())
             }

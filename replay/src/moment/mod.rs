@@ -256,6 +256,7 @@ impl Moment {
                 self.last_loss_ns = Some(event.time_ns);
             }
             Op::Bounce if self.around.has_bounces_alone() => self.told_bounce(event),
+            Op::PoolAdded => self.slots.add(event),
             Op::Unmap | Op::Alloc | Op::AllocFailed | Op::Free | Op::Bounce => {}
         }
     }

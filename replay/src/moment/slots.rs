@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
+use trace::pool::{PoolKind, SEGMENT_SLOTS, SLOT_BYTES};
 use trace::{Direction, Event, Pool, SnapshotSlot, event::NO_DEVICE};
 
 use crate::bits;
@@ -214,13 +214,47 @@ impl PoolSlots {
             fits(&run).then_some((run, 0))
         })
     }
+
+    /// Makes it what was found. Who holds slots taken before is remembered where it was seen.
+    fn reconcile(&mut self, snapshot: &[snapshot::Held], recorded: &Pool, freed: &mut Vec<Holder>) {
+        let mut seen = std::mem::take(&mut self.holders);
+        self.pool = SlotPool::new(*self.geometry());
+        let start = self.geometry().start;
+        for held in snapshot {
+            let run = Run { first: held.first, n: held.n };
+            if run.first >= self.geometry().nslabs || u64::from(self.pool.run_at(run.first)) < run.n {
+                continue;
+            }
+            let first_slot = run.first as u32;
+            let known = seen.remove(&first_slot).filter(|holder| u64::from(holder.slots) == run.n);
+            let holder = known.unwrap_or(Holder {
+                device: NO_DEVICE,
+                tid: 0,
+                cpu: 0,
+                since_ns: None,
+                first_slot,
+                slots: run.n as u32,
+                tlb_addr: start + (run.first + u64::from(held.pad)) * SLOT_BYTES,
+                orig_addr: held.orig_addr,
+                size: held.size,
+                direction: None,
+                attrs: 0,
+                stack: None,
+            });
+            self.put(run, held.pad, holder);
+        }
+        for (area, state) in recorded.areas.iter().enumerate().take(self.pool.areas().len()) {
+            self.pool.set_index(area, state.index);
+        }
+        freed.extend(seen.into_values());
+    }
 }
 
 /// The slots of all pools and who holds them.
 #[derive(Clone, Debug)]
 pub struct Slots {
     pools: Vec<PoolSlots>,
-    /// Buffers in pools that were added after recording began, by address: how these lie is not known.
+    /// Buffers in pools made for one mapping, and in such as are not known, by address.
     elsewhere: BTreeMap<u64, Holder>,
     elsewhere_used: u64,
 }
@@ -242,7 +276,7 @@ impl Slots {
         self.pools.iter().map(PoolSlots::used).sum::<u64>() + self.elsewhere_used
     }
 
-    /// Slots in use in pools added after recording began.
+    /// Slots in use in pools made for one mapping, and in such as are not known.
     #[must_use]
     pub fn used_elsewhere(&self) -> u64 {
         self.elsewhere_used
@@ -304,45 +338,23 @@ impl Slots {
         pool.holders.remove(&(run.first as u32))
     }
 
-    /// Makes the default pool what the snapshot says. Who holds slots taken before it is remembered where it was seen.
+    /// A pool was made. One that goes with its only mapping has no slots to show.
+    pub(super) fn add(&mut self, event: &Event) {
+        let added = Pool::added(event).filter(|pool| pool.kind == PoolKind::Added);
+        self.pools.extend(added.as_ref().map(PoolSlots::new));
+    }
+
+    /// Makes the pools what the snapshot says.
     pub(super) fn reconcile(&mut self, snapshot: &[SnapshotSlot], around: &Around, freed: &mut Vec<Holder>) {
-        let (Some(pool), Some(recorded)) = (self.pools.first_mut(), around.pools().first()) else { return };
-        let mut seen = std::mem::take(&mut pool.holders);
-        pool.pool = SlotPool::new(*pool.geometry());
-        let start = pool.geometry().start;
-        for held in snapshot::allocations(snapshot) {
-            let run = Run { first: held.first, n: held.n };
-            if run.first >= pool.geometry().nslabs || u64::from(pool.pool.run_at(run.first)) < run.n {
-                continue;
-            }
-            let first_slot = run.first as u32;
-            let known = seen.remove(&first_slot).filter(|holder| u64::from(holder.slots) == run.n);
-            let holder = known.unwrap_or(Holder {
-                device: NO_DEVICE,
-                tid: 0,
-                cpu: 0,
-                since_ns: None,
-                first_slot,
-                slots: run.n as u32,
-                tlb_addr: start + (run.first + u64::from(held.pad)) * SLOT_BYTES,
-                orig_addr: held.orig_addr,
-                size: held.size,
-                direction: None,
-                attrs: 0,
-                stack: None,
-            });
-            pool.put(run, held.pad, holder);
+        for ((at, pool), recorded) in self.pools.iter_mut().enumerate().zip(around.pools()) {
+            pool.reconcile(&snapshot::allocations(snapshot, at), recorded, freed);
         }
-        for (area, state) in recorded.areas.iter().enumerate().take(pool.pool.areas().len()) {
-            pool.pool.set_index(area, state.index);
-        }
-        freed.extend(seen.into_values());
     }
 
     /// Why slots were refused, by the recorded kernel's rules on the slots as they are; without a cause when the rules
     /// would have served it. `known`: what is in use is known.
     pub(super) fn refusal(&mut self, event: &Event, around: &Around, known: bool) -> (Option<Cause>, String) {
-        let Some(pool) = self.pools.first_mut() else {
+        let Some(pool) = self.pools.get_mut(around.pool_of(event.device)) else {
             return (Some(Cause::NoPool), "there is no bounce pool".to_owned());
         };
         let (Some(rules), Some(orig_addr), Some(size)) = (around.rules(), event.orig_addr, event.size) else {

@@ -9,7 +9,7 @@ const SECOND: u64 = 1_000_000_000;
 
 fn meta(nslabs: u64, nareas: u32) -> Meta {
     let areas = vec![Area { index: 0, used: 0 }; nareas as usize];
-    let pool = Pool { start: START, nslabs, nareas, force_bounce: true, can_grow: false, areas };
+    let pool = Pool { start: START, nslabs, nareas, force_bounce: true, areas, ..Pool::default() };
     let mut meta = Meta { pools: vec![pool], snapshot_ns: Some(0), snapshot_exact: true, ..Meta::new() };
     meta.host.release = "6.12.1".to_owned();
     meta.host.possible_cpus = nareas;
@@ -174,7 +174,7 @@ fn gaps_are_made_good_and_counted() {
 
 #[test]
 fn a_snapshot_corrects_what_was_seen_before_it() {
-    let slot = |slot, alloc_size| SnapshotSlot { slot, orig_addr: 0x8000_0000, alloc_size, pad_slots: 0 };
+    let slot = |slot, alloc_size| SnapshotSlot { slot, orig_addr: 0x8000_0000, alloc_size, pad_slots: 0, pool: None };
     let meta = Meta { snapshot_ns: Some(10), ..meta(512, 1) };
     let held = [slot(0, 4096), slot(1, 2048), slot(9, 2048)];
     let mut moment = Moment::new(Around::new(&meta, &[], &[device(0, 0)]), &held);

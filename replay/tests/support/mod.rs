@@ -56,8 +56,8 @@ pub fn pool(nslabs: u64) -> Pool {
         nslabs,
         nareas: 1,
         force_bounce: true,
-        can_grow: false,
         areas: vec![Area { index: 0, used: 0 }],
+        ..Pool::default()
     }
 }
 

@@ -62,7 +62,7 @@ fn a_closed_trace_reads_back_whole() {
     writer.set_devices(vec![device(0)]);
     writer.device(device(1));
     writer.device(Device { driver: None, ..device(0) });
-    let slots = vec![SnapshotSlot { slot: 9, orig_addr: u64::MAX, alloc_size: 1, pad_slots: 2 }];
+    let slots = vec![SnapshotSlot { slot: 9, orig_addr: u64::MAX, alloc_size: 1, pad_slots: 2, pool: None }];
     writer.set_snapshot(slots.clone());
     let runs = vec![P2mRun { pfn: 1, mfn: u64::MAX, count: 3, kind: P2mKind::Foreign }];
     writer.set_p2m(runs.clone());

@@ -32,8 +32,8 @@ fn meta() -> Meta {
         nslabs: SLOTS,
         nareas: 2,
         force_bounce: true,
-        can_grow: false,
         areas: vec![Area { index: 0, used: 0 }; 2],
+        ..Pool::default()
     };
     let mut meta = Meta { pools: vec![pool], snapshot_ns: Some(0), snapshot_exact: true, closed: true, ..Meta::new() };
     meta.host.release = "6.12.9".to_owned();

@@ -211,7 +211,7 @@ fn plan_options(meta: &Meta, options: &CompareOptions) -> Result<PlanOptions, St
     let kernel = KernelVersion::parse(release).ok_or_else(|| {
         format!("the recorded kernel's release `{release}` is not understood: use swioscope plan --kernel")
     })?;
-    let recorded = meta.pools.first().map(|pool| pool.nareas.max(1));
+    let recorded = meta.pool().map(|pool| pool.nareas.max(1));
     Ok(PlanOptions {
         kernel,
         cpus: meta.host.possible_cpus.max(1),

@@ -74,9 +74,7 @@ impl Window {
         if self.before_ns.is_some() {
             meta.snapshot_ns = meta.snapshot_ns.map(|_| 0);
             meta.snapshot_exact &= self.before.exact();
-            if let (Some(pool), Some(now)) = (meta.pools.first_mut(), self.before.pool()) {
-                *pool = now.clone();
-            }
+            self.before.set(&mut meta.pools);
         }
         let io = |source| TraceError::Io { doing: "make a folder in", path: std::env::temp_dir(), source };
         let folder = tempfile::Builder::new().prefix("swioscope-live-").tempdir().map_err(io)?;

@@ -54,7 +54,7 @@ fn the_version_and_every_key_of_meta_json() {
     let mut meta = Meta::new();
     meta.xen = Some(Xen { mode: "pv".into(), version: "4.17".into(), dom0: true });
     let areas = vec![Area { index: 0, used: 0 }];
-    meta.pools.push(Pool { start: 0, nslabs: 0, nareas: 1, force_bounce: false, can_grow: false, areas });
+    meta.pools.push(Pool { start: 0, nslabs: 0, nareas: 1, force_bounce: false, areas, ..Pool::default() });
     meta.losses.by_cpu.push(CpuCount::default());
     let mut found = Vec::new();
     keys(&serde_json::to_value(meta).unwrap(), &mut found);
