@@ -25,6 +25,7 @@
 #include <linux/version.h>
 
 #include "foreign.h"
+#include "own_pool.h"
 
 static uint mask = 64;
 module_param(mask, uint, 0444);
@@ -37,6 +38,10 @@ MODULE_PARM_DESC(min_align_mask, "address bits a bounce buffer must keep, 0 for 
 static ulong seg_boundary;
 module_param(seg_boundary, ulong, 0444);
 MODULE_PARM_DESC(seg_boundary, "segment boundary mask, 0 for the bus's own");
+
+static uint pool;
+module_param(pool, uint, 0444);
+MODULE_PARM_DESC(pool, "slots of a bounce pool of the device's own, 0 for none");
 
 static bool keep_leaks;
 module_param(keep_leaks, bool, 0444);
@@ -117,6 +122,7 @@ struct lab {
 	struct counts counts;
 	u64 ns, pairs, least_ns_per_pair;
 	struct list_head leaks;
+	struct own_pool *own;
 };
 
 /* The edu device there is. */
@@ -825,6 +831,11 @@ static int probe(struct pci_dev *pci, const struct pci_device_id *id)
 		dma_set_seg_boundary(lab->dev, seg_boundary);
 	/* Elements larger than the 64 KiB a device has by default are our own business. */
 	dma_set_max_seg_size(lab->dev, UINT_MAX);
+	if (pool) {
+		lab->own = own_pool_get(lab->dev, pool);
+		if (IS_ERR(lab->own))
+			return dev_err_probe(lab->dev, PTR_ERR(lab->own), "no pool of %u slots\n", pool);
+	}
 	pci_set_drvdata(pci, lab);
 	the_lab = lab;
 	lab->dir = debugfs_create_dir("swio_lab", NULL);
@@ -841,6 +852,9 @@ static void remove(struct pci_dev *pci)
 	/* Kept leaks keep their buffers too, which a device could still write to. */
 	if (!keep_leaks)
 		release_leaks(lab, &lab->counts);
+	/* Its slots may still be held otherwise. */
+	if (lab->own && list_empty(&lab->leaks))
+		own_pool_put(lab->dev, lab->own);
 	the_lab = NULL;
 }
 

@@ -19,10 +19,11 @@ use crate::apt::Apt;
 use crate::process;
 
 /// The module's source, file by file.
-const SOURCE: [(&str, &str); 3] = [
+const SOURCE: [(&str, &str); 4] = [
     ("Kbuild", include_str!("../../lab-module/Kbuild")),
     ("swio_lab.c", include_str!("../../lab-module/swio_lab.c")),
     ("foreign.h", include_str!("../../lab-module/foreign.h")),
+    ("own_pool.h", include_str!("../../lab-module/own_pool.h")),
 ];
 
 /// Packages the tools of kbuild need to run where the machine's own libraries are too old for them.
