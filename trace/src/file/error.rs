@@ -131,6 +131,12 @@ pub enum TraceError {
         /// What it said.
         source: io::Error,
     },
+    /// Parquet as this program was built with would not be Parquet.
+    #[error("cannot write `{}`: this big-endian machine needs a crate `parquet` that writes numbers in Parquet's byte order; build swioscope with one that does", .path.display())]
+    ByteOrder {
+        /// The trace to be written.
+        path: PathBuf,
+    },
     /// The thread that seals segments died.
     #[error("sealing `{}` stopped unexpectedly: its events are safe in the .open file beside it; please report this", .path.display())]
     Sealer {

@@ -5,6 +5,7 @@
 //! | [`writer`] | [`Writer`]: makes a trace; what it has flushed survives a SIGKILL |
 //! | [`reader`] | [`Trace`]: opens one, checks it, yields its events in time order |
 //! | [`table`] | any [`Record`](crate::Record) as a Parquet table, columns matched by name |
+//! | `portable` | the same on big-endian machines |
 //! | `tables` | those that are kept whole, and which of them have changed |
 //! | [`open_segment`] | the frames events are kept in until a segment is sealed as Parquet |
 //! | [`error`] | [`TraceError`]: everything that can be wrong with a trace, and what to do |
@@ -17,6 +18,7 @@ mod tests;
 mod checksum;
 pub mod error;
 pub mod open_segment;
+mod portable;
 pub mod reader;
 pub mod table;
 mod tables;

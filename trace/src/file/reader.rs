@@ -413,9 +413,9 @@ fn list_segments(root: &Path, meta: &Meta) -> Result<(Vec<Sealed>, Vec<Arc<OpenS
         let name = name.to_string_lossy();
         if let Some(number) = sealed_number(&name) {
             let table = TableReader::<Event>::open(&entry.path())?;
-            let first_ns = table.minimum("time_ns").unwrap_or(0);
-            let last_ns = table.maximum("time_ns").unwrap_or(first_ns);
-            sealed.insert(number, Sealed { path: entry.path(), events: table.row_count(), first_ns, last_ns });
+            let events = table.row_count();
+            let (first_ns, last_ns) = span(&entry.path(), table)?;
+            sealed.insert(number, Sealed { path: entry.path(), events, first_ns, last_ns });
         } else if is_open_segment(&name) {
             open.push(OpenSegment::read(&entry.path())?);
         }
@@ -433,6 +433,17 @@ fn list_segments(root: &Path, meta: &Meta) -> Result<(Vec<Sealed>, Vec<Arc<OpenS
         return Err(TraceError::Incomplete { path: root.join(sealed_name(number)) });
     }
     Ok((sealed.into_values().collect(), open.into_iter().map(Arc::new).collect()))
+}
+
+/// Times of a segment's first and last event, by the footer's statistics; where there are none (big-endian machines write
+/// none, see `table`) by the events themselves, which are sorted.
+fn span(path: &Path, table: TableReader<Event>) -> Result<(u64, u64), TraceError> {
+    if let Some(span) = table.minimum("time_ns").zip(table.maximum("time_ns")) {
+        return Ok(span);
+    }
+    let Some(last) = table.row_count().checked_sub(1) else { return Ok((0, 0)) };
+    let time = |mut rows: super::table::Rows<Event>| rows.next().transpose().map(|e| e.map_or(0, |e| e.time_ns));
+    Ok((time(table.rows()?)?, time(TableReader::open(path)?.rows_from(last)?)?))
 }
 
 fn present(root: &Path, name: &str) -> Result<PathBuf, TraceError> {

@@ -23,12 +23,12 @@ use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReader,
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{KeyValue, ParquetMetaData};
-use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
 use parquet::file::statistics::Statistics;
 use parquet::schema::types::ColumnPath;
 
-use super::TraceError;
 use super::checksum::{self, Checksummed, Footer};
+use super::{TraceError, portable};
 use crate::field::{Field, Record, Type, Unit, Value};
 
 /// Rows turned into columns at a time: large enough that a batch costs little, small enough to stay in the cache.
@@ -51,8 +51,12 @@ impl<R: Record, W: Write + Send> TableWriter<R, W> {
     /// # Errors
     /// When `out` cannot be written to.
     pub fn new(out: W, path: &Path) -> Result<Self, TraceError> {
+        Self::with(properties(R::FIELDS), out, path)
+    }
+
+    pub(super) fn with(properties: WriterProperties, out: W, path: &Path) -> Result<Self, TraceError> {
         let schema = Arc::new(schema::<R>());
-        let writer = ArrowWriter::try_new(Checksummed::new(out), Arc::clone(&schema), Some(properties(R::FIELDS)))
+        let writer = ArrowWriter::try_new(Checksummed::new(out), Arc::clone(&schema), Some(properties))
             .map_err(|e| write_error(path, e))?;
         Ok(Self { writer, schema, path: path.to_owned(), record: PhantomData })
     }
@@ -391,12 +395,18 @@ fn data_type(ty: Type) -> DataType {
     }
 }
 
-fn properties(fields: &[Field]) -> WriterProperties {
-    let mut properties = WriterProperties::builder()
+pub(super) fn common() -> WriterPropertiesBuilder {
+    WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_max_row_group_row_count(Some(GROUP_ROWS))
-        .set_statistics_enabled(EnabledStatistics::Chunk)
-        .set_offset_index_disabled(true);
+        .set_offset_index_disabled(true)
+}
+
+fn properties(fields: &[Field]) -> WriterProperties {
+    if cfg!(target_endian = "big") {
+        return portable::properties(fields);
+    }
+    let mut properties = common().set_statistics_enabled(EnabledStatistics::Chunk);
     for field in fields {
         let path = ColumnPath::from(field.name);
         properties = match field.unit {

@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use super::open_segment::{self, Frame, OpenSegment};
 use super::table::{self, TableWriter};
 use super::tables::Tables;
-use super::{OPEN, TraceError, replace, sealed_name, waiting_name};
+use super::{OPEN, TraceError, portable, replace, sealed_name, waiting_name};
 use crate::meta::{FORMAT, TOOL};
 use crate::sums::{Occupancy, Reading};
 use crate::{Device, Event, Meta, P2mRun, SnapshotSlot, StackFrame, Task};
@@ -83,9 +83,12 @@ impl Writer {
     ///
     /// # Errors
     /// [`TraceError::Exists`] when something is there, other than an empty folder; [`TraceError::NoParent`] when the
-    /// folder it would lie in is not.
+    /// folder it would lie in is not; [`TraceError::ByteOrder`] when no trace can be made on this machine.
     pub fn check(path: impl AsRef<Path>) -> Result<(), TraceError> {
         let root = path.as_ref();
+        if cfg!(target_endian = "big") {
+            portable::check(root)?;
+        }
         let parent = root.parent().filter(|parent| !parent.as_os_str().is_empty());
         if parent.is_some_and(|parent| !parent.is_dir()) {
             return Err(TraceError::NoParent { path: root.to_owned() });
