@@ -22,7 +22,7 @@ pub enum BtfError {
         source: std::io::Error,
     },
     /// The file is not BTF, or is cut short.
-    #[error("{path} is not the BTF of a 64-bit little-endian kernel: {what} at byte {offset}")]
+    #[error("{path} is not the BTF of a 64-bit kernel of this machine's byte order: {what} at byte {offset}")]
     Format {
         /// Which file.
         path: PathBuf,
@@ -57,6 +57,10 @@ enum Type {
     },
     Proto {
         params: Vec<Param>,
+    },
+    /// A number or an enumeration.
+    Number {
+        size: u32,
     },
     Other,
 }
@@ -96,7 +100,7 @@ impl Cursor<'_> {
         let bytes = self.data.get(self.at..self.at + 4).filter(|_| self.at + 4 <= self.end);
         let bytes = bytes.and_then(|b| <[u8; 4]>::try_from(b).ok()).ok_or(("a record is cut short", self.at))?;
         self.at += 4;
-        Ok(u32::from_le_bytes(bytes))
+        Ok(u32::from_ne_bytes(bytes))
     }
 
     fn skip(&mut self, words: u32) -> Result<(), (&'static str, usize)> {
@@ -126,7 +130,7 @@ impl Btf {
     }
 
     fn parse(data: &[u8]) -> Result<Self, (&'static str, usize)> {
-        if data.get(..2) != Some(MAGIC.to_le_bytes().as_slice()) {
+        if data.get(..2) != Some(MAGIC.to_ne_bytes().as_slice()) {
             return Err(("no BTF magic", 0));
         }
         let mut head = Cursor { data, at: 4, end: data.len() };
@@ -176,7 +180,7 @@ impl Btf {
                     7 | 16 => 0,
                     _ => return Err(("an unknown kind of type", at)),
                 })?;
-                Type::Other
+                if matches!(other, 1 | 6 | 16 | 19) { Type::Number { size } } else { Type::Other }
             }
         };
         let named = match kind {
@@ -233,6 +237,16 @@ impl Btf {
         }
     }
 
+    /// Size in bytes of a member that is a number.
+    #[must_use]
+    pub fn member_size(&self, name: &str, member: &str) -> Option<u32> {
+        let (_, ty) = self.member(self.id(Kind::Struct, name)?, member, 0)?;
+        match self.resolve(ty) {
+            Type::Number { size } => Some(*size),
+            _ => None,
+        }
+    }
+
     /// Offset in bytes of a member given by its path (`kobj.name`), looking into anonymous members on the way.
     #[must_use]
     pub fn offset_of(&self, name: &str, path: &str) -> Option<u32> {
@@ -274,15 +288,12 @@ impl Btf {
         Some(params.iter().map(|p| self.text(p.name)).collect())
     }
 
-    /// Whether a function's parameter of that number, from 0, is an address.
+    /// Whether a function's parameter is a pointer; `None` when there is no such parameter.
     #[must_use]
-    pub fn is_pointer(&self, function: &str, parameter: usize) -> bool {
-        let proto = self.id(Kind::Func, function).and_then(|id| match self.get(id) {
-            Type::Reference { to, .. } => Some(self.get(*to)),
-            _ => None,
-        });
-        let Some(Type::Proto { params }) = proto else { return false };
-        params.get(parameter).is_some_and(|p| matches!(self.resolve(p.ty), Type::Reference { kind: 2, .. }))
+    pub fn is_pointer(&self, function: &str, parameter: usize) -> Option<bool> {
+        let Type::Reference { to, .. } = self.get(self.id(Kind::Func, function)?) else { return None };
+        let Type::Proto { params } = self.get(*to) else { return None };
+        Some(matches!(self.resolve(params.get(parameter)?.ty), Type::Reference { kind: 2, .. }))
     }
 
     /// How many arguments a tracepoint passes to its programs, or `None` when this kernel has no such tracepoint.
@@ -325,17 +336,17 @@ mod tests {
         fn add(&mut self, name: &str, info: u32, size: u32, words: &[u32]) -> u32 {
             let name = self.text(name);
             for word in [name, info, size].iter().chain(words) {
-                self.types.extend(word.to_le_bytes());
+                self.types.extend(word.to_ne_bytes());
             }
             self.count += 1;
             self.count
         }
 
         fn finish(self) -> Vec<u8> {
-            let mut out = vec![0x9f, 0xeb, 1, 0];
+            let mut out = [&MAGIC.to_ne_bytes()[..], &[1, 0]].concat();
             let (types, strings) = (self.types.len() as u32, self.strings.len() as u32);
             for word in [24, 0, types, types, strings] {
-                out.extend(word.to_le_bytes());
+                out.extend(word.to_ne_bytes());
             }
             out.extend(self.types);
             out.extend(self.strings);
@@ -354,7 +365,9 @@ mod tests {
         let (a, inn) = (b.text("a"), b.text("in"));
         b.add("outer", 4 << 24 | 3, 40, &[a, int, 0, 0, anonymous, 64, inn, inner_t, 192]);
         let (dev, size) = (b.text("dev"), b.text("size"));
-        let proto = b.add("", 13 << 24 | 3, 0, &[0, int, dev, int, size, int]);
+        let to_int = b.add("", 2 << 24, int, &[]);
+        let named = b.add("handle", 8 << 24, to_int, &[]);
+        let proto = b.add("", 13 << 24 | 3, 0, &[0, int, dev, named, size, int]);
         let pointer = b.add("", 2 << 24, proto, &[]);
         b.add("btf_trace_dma_map", 8 << 24, pointer, &[]);
         b.add("map_it", 12 << 24, proto, &[]);
@@ -371,7 +384,10 @@ mod tests {
         assert_eq!(btf.offset_of("outer", "gone"), None);
         assert_eq!(btf.offset_of("nowhere", "a"), None);
         assert_eq!(btf.size_of("outer"), Some(40));
+        assert_eq!((btf.member_size("outer", "a"), btf.member_size("outer", "in")), (Some(4), None));
         assert_eq!(btf.parameters("map_it").unwrap(), ["", "dev", "size"]);
+        let pointers = [0, 1, 2, 3].map(|n| btf.is_pointer("map_it", n));
+        assert_eq!(pointers, [Some(false), Some(true), Some(false), None]);
         assert_eq!(btf.tracepoint_arguments("dma_map"), Some(2));
         assert_eq!(btf.tracepoint_arguments("dma_unmap"), None);
     }

@@ -84,7 +84,9 @@ impl Devices {
     fn bit(&self, address: u64, bit: u32) -> Option<bool> {
         let mut byte = [0];
         self.memory.read(address + u64::from(bit / 8), &mut byte).ok()?;
-        Some(byte[0] >> (bit % 8) & 1 == 1)
+        // Bits are counted from the end of a byte that stands for the least, as bytes are.
+        let at = if cfg!(target_endian = "big") { 7 - bit % 8 } else { bit % 8 };
+        Some(byte[0] >> at & 1 == 1)
     }
 
     /// Only PCI devices can be so.
@@ -130,7 +132,7 @@ mod tests {
         let mut all = [0u64; 64];
         words.iter().for_each(|&(at, word)| all[at / 8] = word);
         let mut file = tempfile::tempfile().unwrap();
-        all.iter().for_each(|word| file.write_all(&word.to_le_bytes()).unwrap());
+        all.iter().for_each(|word| file.write_all(&word.to_ne_bytes()).unwrap());
         let members = Members {
             bus: Some(0),
             dma_ops: Some(8),

@@ -53,13 +53,13 @@ impl Globals {
         if nslabs > 1 << 32 {
             return Err(PoolError::Implausible { nslabs, nareas: 1 });
         }
-        let force = self.force.map(|address| memory.u64(address)).transpose()?;
-        let area = Area { index: memory.u64(self.index)? & 0xffff_ffff, used: memory.u64(self.used)? };
+        let force = self.force.map(|address| memory.u32(address)).transpose()?;
+        let area = Area { index: memory.u32(self.index)?, used: memory.u64(self.used)? };
         Ok(Some(Pool {
             start,
             nslabs,
             nareas: 1,
-            force_bounce: force.is_some_and(|mode| mode & 0xffff_ffff == FORCE),
+            force_bounce: force == Some(FORCE),
             areas: vec![area],
             ..Pool::default()
         }))
@@ -114,7 +114,7 @@ mod tests {
         (words[16], words[17]) = (0, 1);
         (words[20], words[21], words[23]) = (0x5000, 0x5800, 0x6000);
         let mut file = tempfile::tempfile().unwrap();
-        words.iter().for_each(|word| file.write_all(&word.to_le_bytes()).unwrap());
+        words.iter().for_each(|word| file.write_all(&word.to_ne_bytes()).unwrap());
         Kcore::over(file, 0, 256)
     }
 

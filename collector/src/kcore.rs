@@ -13,7 +13,7 @@ pub enum KcoreError {
     )]
     Open(#[source] io::Error),
     /// The file is not a 64-bit ELF core.
-    #[error("/proc/kcore is not a 64-bit ELF file")]
+    #[error("/proc/kcore is not a 64-bit ELF file of this machine's byte order")]
     Format,
     /// The address lies in none of its segments.
     #[error("kernel address {0:#x} is in no segment of /proc/kcore")]
@@ -29,6 +29,9 @@ pub enum KcoreError {
         source: io::Error,
     },
 }
+
+/// The kind of program header that tells of memory.
+const PT_LOAD: u32 = 1;
 
 #[derive(Clone, Copy, Debug)]
 struct Segment {
@@ -53,18 +56,18 @@ impl Kcore {
         let file = File::open("/proc/kcore").map_err(KcoreError::Open)?;
         let mut head = [0; 64];
         file.read_exact_at(&mut head, 0).map_err(KcoreError::Open)?;
-        if head[..6] != *b"\x7fELF\x02\x01" {
+        let order = if cfg!(target_endian = "big") { 2 } else { 1 };
+        if head[..6] != [0x7f, b'E', b'L', b'F', 2, order] {
             return Err(KcoreError::Format);
         }
         let table = word(&head, 32);
-        let size = u64::from(u16::from_le_bytes([head[54], head[55]]));
-        let count = u64::from(u16::from_le_bytes([head[56], head[57]]));
+        let size = u64::from(u16::from_ne_bytes([head[54], head[55]]));
+        let count = u64::from(u16::from_ne_bytes([head[56], head[57]]));
         let mut segments = Vec::new();
         for index in 0..count {
             let mut entry = [0; 56];
             file.read_exact_at(&mut entry, table + index * size).map_err(KcoreError::Open)?;
-            // PT_LOAD
-            if entry[..4] == [1, 0, 0, 0] {
+            if entry[..4] == PT_LOAD.to_ne_bytes() {
                 let [offset, address, len] = [word(&entry, 8), word(&entry, 16), word(&entry, 32)];
                 segments.push(Segment { address, len, offset });
             }
@@ -89,16 +92,6 @@ impl Kcore {
         self.file
             .read_exact_at(buffer, segment.offset + (address - segment.address))
             .map_err(|source| KcoreError::Read { address, len: buffer.len(), source })
-    }
-
-    /// Reads a 32-bit word.
-    ///
-    /// # Errors
-    /// See [`KcoreError`].
-    pub fn u32(&self, address: u64) -> Result<u32, KcoreError> {
-        let mut bytes = [0; 4];
-        self.read(address, &mut bytes)?;
-        Ok(u32::from_ne_bytes(bytes))
     }
 
     /// Reads a name, up to its NUL or 64 bytes.
@@ -126,6 +119,26 @@ impl Kcore {
         let mut bytes = [0; 8];
         self.read(address, &mut bytes)?;
         Ok(u64::from_ne_bytes(bytes))
+    }
+
+    /// Reads a 32-bit number, as a wide one.
+    ///
+    /// # Errors
+    /// See [`KcoreError`].
+    pub fn u32(&self, address: u64) -> Result<u64, KcoreError> {
+        let mut bytes = [0; 4];
+        self.read(address, &mut bytes)?;
+        Ok(u64::from(u32::from_ne_bytes(bytes)))
+    }
+
+    /// Reads a `bool`.
+    ///
+    /// # Errors
+    /// See [`KcoreError`].
+    pub fn flag(&self, address: u64) -> Result<bool, KcoreError> {
+        let mut byte = [0];
+        self.read(address, &mut byte)?;
+        Ok(byte != [0])
     }
 }
 

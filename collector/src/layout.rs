@@ -106,10 +106,9 @@ fn used(btf: &Btf, symbols: &Symbols) -> Option<Used> {
 #[must_use]
 pub fn tbl_map_form(btf: &Btf) -> Option<u32> {
     let parameters = btf.parameters("swiotlb_tbl_map_single")?.len();
-    let attributes_at = || btf.is_pointer("swiotlb_tbl_map_single", parameters - 1);
     match (parameters, btf.has(Kind::Struct, "io_tlb_pool")) {
         (7, _) => Some(TBL_MAP_ALLOC_ALIGN),
-        (6, true) if attributes_at() => Some(TBL_MAP_ALIGN_AT),
+        (6, true) if btf.is_pointer("swiotlb_tbl_map_single", 5)? => Some(TBL_MAP_ALIGN_AT),
         (6, true) => Some(TBL_MAP_ALIGN),
         (6, false) => Some(TBL_MAP_ALLOC),
         _ => None,

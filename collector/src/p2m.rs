@@ -298,7 +298,7 @@ mod tests {
     #[test]
     fn a_mapping_of_a_frame_that_is_another_by_now_is_counted() {
         let path = std::env::temp_dir().join(format!("swioscope-p2m-given-{}", std::process::id()));
-        let entries: Vec<u8> = (0..CHUNK).flat_map(|pfn| (FOREIGN | (pfn + 7000)).to_le_bytes()).collect();
+        let entries: Vec<u8> = (0..CHUNK).flat_map(|pfn| (FOREIGN | (pfn + 7000)).to_ne_bytes()).collect();
         std::fs::write(&path, &entries).unwrap();
         let file = std::fs::File::open(&path).unwrap();
         let mut p2m = P2m::over(Some(Kcore::over(file, 0x1000, entries.len() as u64)), 0x1000, CHUNK);
@@ -321,7 +321,7 @@ mod tests {
     #[test]
     fn what_was_read_outlives_a_failed_read() {
         let path = std::env::temp_dir().join(format!("swioscope-p2m-{}", std::process::id()));
-        let entries: Vec<u8> = (0..CHUNK).flat_map(|pfn| (pfn + 7000).to_le_bytes()).collect();
+        let entries: Vec<u8> = (0..CHUNK).flat_map(|pfn| (pfn + 7000).to_ne_bytes()).collect();
         std::fs::write(&path, &entries).unwrap();
         let file = std::fs::File::open(&path).unwrap();
         let memory = Kcore::over(file, 0x1000, entries.len() as u64);

@@ -22,6 +22,7 @@ pub struct PoolLayout {
     pub(super) area: Option<(u32, u32, u32)>,
     pub(super) slot_size: u32,
     pub(super) slot_list: u32,
+    pub(super) slot_list_wide: bool,
     pub(super) slot_orig: u32,
     pub(super) slot_alloc: Option<u32>,
     /// `pad_slots` exists: the allocator pads (6.9 and newer, late 6.6.y).
@@ -62,6 +63,7 @@ impl PoolLayout {
             area,
             slot_size: size("io_tlb_slot")?,
             slot_list: need("io_tlb_slot", "list")?,
+            slot_list_wide: btf.member_size("io_tlb_slot", "list") == Some(4),
             slot_orig: need("io_tlb_slot", "orig_addr")?,
             slot_alloc: btf.offset_of("io_tlb_slot", "alloc_size"),
             pads: btf.offset_of("io_tlb_slot", "pad_slots"),

@@ -11,18 +11,12 @@ const LONGEST: usize = 1 << 16;
 /// The pool at `base`, geometry and areas, of the `io_tlb_mem` at `mem`; `None` when it has no slots.
 pub(super) fn pool(layout: &PoolLayout, memory: &Kcore, base: u64, mem: u64) -> Result<Option<Found>, PoolError> {
     let at = |offset: u32| memory.u64(base + u64::from(offset));
-    let half = |address: u64| memory.u32(address).map(u64::from);
-    let flag = |offset: Option<u32>| -> Result<bool, PoolError> {
-        let Some(offset) = offset else { return Ok(false) };
-        let mut byte = [0];
-        memory.read(mem + u64::from(offset), &mut byte)?;
-        Ok(byte[0] != 0)
-    };
+    let flag = |offset: Option<u32>| offset.map_or(Ok(false), |offset| memory.flag(mem + u64::from(offset)));
     let nslabs = at(layout.nslabs)?;
     if nslabs == 0 {
         return Ok(None);
     }
-    let nareas = layout.nareas.map_or(Ok(1), |offset| half(base + u64::from(offset)))?;
+    let nareas = layout.nareas.map_or(Ok(1), |offset| memory.u32(base + u64::from(offset)))?;
     if nareas == 0 || nareas > nslabs || nslabs > 1 << 32 {
         return Err(PoolError::Implausible { nslabs, nareas });
     }
@@ -31,11 +25,11 @@ pub(super) fn pool(layout: &PoolLayout, memory: &Kcore, base: u64, mem: u64) -> 
         let list = at(list)?;
         for area in 0..nareas {
             let area = list + area * u64::from(size);
-            let (index, used) = (half(area + u64::from(index))?, memory.u64(area + u64::from(used))?);
+            let (index, used) = (memory.u32(area + u64::from(index))?, memory.u64(area + u64::from(used))?);
             areas.push(Area { index, used });
         }
     } else if let Some((used, index)) = layout.single {
-        areas.push(Area { index: half(base + u64::from(index))?, used: at(used)? });
+        areas.push(Area { index: memory.u32(base + u64::from(index))?, used: at(used)? });
     }
     let slots = base + u64::from(layout.slots);
     let found = Pool {
@@ -105,14 +99,16 @@ pub(super) fn slots(
 }
 
 fn short(entry: &[u8], at: u32) -> u32 {
-    entry.get(at as usize..at as usize + 2).map_or(0, |b| u32::from(u16::from_ne_bytes([b[0], b[1]])))
+    match entry.get(at as usize..) {
+        Some(&[a, b, ..]) => u16::from_ne_bytes([a, b]).into(),
+        _ => 0,
+    }
 }
 
-/// `list` is an `unsigned int` up to 6.8 and a `short` since, with `pad_slots` behind it.
+/// `list` is an `unsigned int` up to 6.8 and a `short` since.
 fn list_of(layout: &PoolLayout, entry: &[u8]) -> u32 {
-    let at = layout.slot_list as usize;
-    if layout.pads == Some(layout.slot_list + 2) {
-        return short(entry, layout.slot_list);
+    match (layout.slot_list_wide, entry.get(layout.slot_list as usize..)) {
+        (true, Some(&[a, b, c, d, ..])) => u32::from_ne_bytes([a, b, c, d]),
+        _ => short(entry, layout.slot_list),
     }
-    entry.get(at..at + 4).map_or(0, |b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]]))
 }
