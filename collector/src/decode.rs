@@ -256,12 +256,12 @@ impl Decoder {
         // Another name is another device in the place of one that is gone.
         let known = self.by_address.remove(&record.device).filter(|k| k.limits.name == record.limits.name);
         let limits = record.limits;
-        let by_name = record.device < wire::BY_NAME;
+        let by_name = record.device & wire::BY_NAME != 0;
         // What another tracepoint knows by its address, or by its name only.
         let name = text(&record.name);
         let of_name = |id: &u32| self.devices.get(*id as usize).is_some_and(|row| row.name == name);
         let rows = |named: bool| {
-            let all = self.by_address.iter().filter(move |(address, _)| (**address < wire::BY_NAME) == named);
+            let all = self.by_address.iter().filter(move |(address, _)| (**address & wire::BY_NAME != 0) == named);
             all.map(|(_, k)| k.id).filter(of_name)
         };
         // A row that has an address already is another device's, which is gone.

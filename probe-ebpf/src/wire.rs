@@ -50,6 +50,13 @@ pub mod kind {
     pub const TASK: u8 = 13;
 }
 
+/// A kind in the first byte of a word, where an [`Event`] has it.
+#[inline(always)]
+#[must_use]
+pub const fn marked(kind: u8) -> u64 {
+    (kind as u64).to_le()
+}
+
 /// Bits of [`Event::has`]: which of the fields that an event of this kind may lack are there.
 pub mod has {
     /// `orig_addr` is known.
@@ -149,8 +156,8 @@ pub const NAME_BYTES: usize = 64;
 /// Bytes kept of a driver's name.
 pub const DRIVER_BYTES: usize = 32;
 
-/// Below this a device is not known by its address: the kernel's half of the address space begins above.
-pub const BY_NAME: u64 = 1 << 63;
+/// Set in what stands for a device that is not known by its address: no address of a `struct device` is odd.
+pub const BY_NAME: u64 = 1;
 
 /// A device without sums.
 pub const NO_NUMBER: u64 = 0xffff;
@@ -160,11 +167,11 @@ pub const NO_NUMBER: u64 = 0xffff;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 pub struct Device {
-    /// Always [`kind::DEVICE`] (as in an [`Event`], the first byte).
+    /// Always [`kind::DEVICE`], as [`marked`].
     pub kind: u64,
     /// CLOCK_MONOTONIC, ns.
     pub time_ns: u64,
-    /// Address of the `struct device`; below [`BY_NAME`] a hash of its name, where that is all the kernel tells of it.
+    /// Address of the `struct device`; with [`BY_NAME`] a hash of its name, where that is all the kernel tells of it.
     pub device: u64,
     /// Its limits.
     pub limits: Limits,
@@ -184,7 +191,7 @@ pub const COMM_BYTES: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 pub struct Task {
-    /// Always [`kind::TASK`] (as in an [`Event`], the first byte).
+    /// Always [`kind::TASK`], as [`marked`].
     pub kind: u64,
     /// CLOCK_MONOTONIC, ns.
     pub time_ns: u64,

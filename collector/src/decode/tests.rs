@@ -12,7 +12,7 @@ fn pool() -> Pool {
 
 fn device(min_align_mask: u32) -> wire::Device {
     let mut record = wire::Device::zeroed();
-    record.kind = u64::from(kind::DEVICE);
+    record.kind = wire::marked(kind::DEVICE);
     record.device = ADDRESS;
     record.limits = Limits { name: 7, dma_mask: u64::MAX, min_align_mask, ..Limits::zeroed() };
     record.name[..5].copy_from_slice(b"nvme0");
@@ -199,7 +199,7 @@ fn latencies_and_stacks_are_there_when_they_are_known() {
 #[test]
 fn a_thread_is_no_event() {
     let mut decoder = Decoder::new(1_000, Vec::new(), false);
-    let mut task = wire::Task { kind: u64::from(kind::TASK), time_ns: 1_700, tid: 42, pid: 40, comm: [0; 16] };
+    let mut task = wire::Task { kind: wire::marked(kind::TASK), time_ns: 1_700, tid: 42, pid: 40, comm: [0; 16] };
     task.comm[..3].copy_from_slice(b"fio");
     assert_eq!(decoder.record(bytes_of(&task)), None);
     let row = trace::Task { tid: 42, since_ns: 700, pid: 40, comm: "fio".to_owned() };
@@ -261,8 +261,8 @@ fn devices_that_came_when_the_places_for_sums_were_taken_are_told() {
 #[test]
 fn a_device_known_by_its_name_and_by_its_address_is_one() {
     let mut named = device(0);
-    (named.device, named.limits) = (0x1234, Limits { name: 0x1234, dma_mask: u64::MAX, ..Limits::zeroed() });
-    let bounce = wire::Event { device: 0x1234, ..event(kind::BOUNCE, 0x4000_1a00) };
+    (named.device, named.limits) = (0x1235, Limits { name: 0x1235, dma_mask: u64::MAX, ..Limits::zeroed() });
+    let bounce = wire::Event { device: 0x1235, ..event(kind::BOUNCE, 0x4000_1a00) };
     // Whichever comes first.
     for by_name_first in [true, false] {
         let mut decoder = Decoder::new(0, vec![pool()], false);
@@ -293,7 +293,7 @@ fn losses_from_before_the_beginning_are_none_of_the_recording() {
 fn every_place_for_sums_of_a_device_is_known() {
     let numbered = |number, device: wire::Device| wire::Device { number, ..device };
     let mut named = device(0);
-    (named.device, named.limits) = (0x1234, Limits { name: 0x1234, ..Limits::zeroed() });
+    (named.device, named.limits) = (0x1235, Limits { name: 0x1235, ..Limits::zeroed() });
     for by_name_first in [true, false] {
         let mut decoder = Decoder::new(0, Vec::new(), false);
         // The last: another CPU met it at the same time.
@@ -308,7 +308,7 @@ fn every_place_for_sums_of_a_device_is_known() {
 #[test]
 fn a_device_that_came_in_the_place_of_another_has_a_row_of_its_own() {
     let mut named = device(0);
-    (named.device, named.limits) = (0x1234, Limits { name: 0x1234, ..Limits::zeroed() });
+    (named.device, named.limits) = (0x1235, Limits { name: 0x1235, ..Limits::zeroed() });
     let later = wire::Device { device: ADDRESS + 0x1000, ..device(0xfff) };
     let mut decoder = Decoder::new(0, Vec::new(), false);
     for record in [device(0), named, later] {

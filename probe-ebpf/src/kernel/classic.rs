@@ -44,7 +44,7 @@ fn swiotlb_bounced_classic(ctx: TracePointContext) -> u32 {
     0
 }
 
-/// What stands for a device of that name: FNV-1a, in the half of the numbers that are no kernel addresses.
+/// What stands for a device of that name: FNV-1a, among the numbers that are no address of a device.
 #[inline(always)]
 fn key(name: u64) -> Option<u64> {
     let buffer = NAME.get_ptr_mut(0)?;
@@ -60,5 +60,5 @@ fn key(name: u64) -> Option<u64> {
             hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
         }
     }
-    Some(hash & (BY_NAME - 1))
+    Some(hash | BY_NAME)
 }

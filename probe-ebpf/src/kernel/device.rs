@@ -7,7 +7,7 @@ use aya_ebpf::{
     maps::HashMap,
 };
 use aya_log_ebpf::warn;
-use probe::wire::{DRIVER_BYTES, Device, Limits, NAME_BYTES, NO_NUMBER, kind};
+use probe::wire::{DRIVER_BYTES, Device, Limits, NAME_BYTES, NO_NUMBER, kind, marked};
 
 use crate::{filter, layout, read, recent, ring, setting, sums};
 
@@ -143,7 +143,7 @@ fn send(device: u64, number: u64, limits: &Limits, name: u64, driver_name: u64) 
     let record = entry.as_mut_ptr();
     // SAFETY: the entry is memory of the right size, and every byte of it is written here.
     unsafe {
-        (*record).kind = u64::from(kind::DEVICE);
+        (*record).kind = marked(kind::DEVICE);
         (*record).time_ns = bpf_ktime_get_ns();
         (*record).device = device;
         (*record).limits = *limits;

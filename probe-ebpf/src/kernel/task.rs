@@ -5,7 +5,7 @@ use aya_ebpf::{
     macros::map,
     maps::{LruHashMap, PerCpuArray},
 };
-use probe::wire::{COMM_BYTES, Task, kind};
+use probe::wire::{COMM_BYTES, Task, kind, marked};
 
 use crate::ring;
 
@@ -60,7 +60,7 @@ fn tell(pid_tgid: u64, now: u64) -> bool {
     }
     let Some(mut entry) = ring::room::<Task>() else { return false };
     let Known { pid, comm } = known;
-    entry.write(Task { kind: u64::from(kind::TASK), time_ns: now, tid, pid, comm });
+    entry.write(Task { kind: marked(kind::TASK), time_ns: now, tid, pid, comm });
     ring::submit(entry);
     // When it does not fit the thread is told again.
     let _ = TASKS.insert(tid, known, 0);
