@@ -2,8 +2,8 @@
 //!
 //! Ways, the first that is there wins:
 //! 1. `SWIOSCOPE_PROBE_OBJ=/path/to/object`: one that was built elsewhere.
-//! 2. A `rustc` (`SWIOSCOPE_PROBE_RUSTC`, or /usr/bin/rustc) whose sysroot holds `core` for `bpfel-unknown-none`, as Debian's
-//!    rustc-web with libstd-rust-web-dev-bpf.
+//! 2. A `rustc` (`SWIOSCOPE_PROBE_RUSTC`, or /usr/bin/rustc) whose sysroot holds `core` for `bpfel-unknown-none` (for
+//!    `bpfeb-unknown-none` where bytes stand the other way round), as Debian's rustc-web with libstd-rust-web-dev-bpf.
 //! 3. A rustup nightly with rust-src.
 //!
 //! The last two need a bpf-linker whose LLVM is at least as new as the compiler's.
@@ -20,7 +20,14 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use object::build::elf::{Builder, SectionData};
 
-const TARGET: &str = "bpfel-unknown-none";
+/// The target of a kernel whose bytes stand in the order of the machine's that the program is built for.
+fn target() -> &'static str {
+    if env::var("CARGO_CFG_TARGET_ENDIAN").is_ok_and(|order| order == "big") {
+        "bpfeb-unknown-none"
+    } else {
+        "bpfel-unknown-none"
+    }
+}
 
 const HELP: &str = "the eBPF object cannot be built on this machine. Do one of:
  * `cargo xtask setup`, which installs what is missing;
@@ -79,7 +86,7 @@ fn compiler() -> Result<Compiler, String> {
         return Ok(Compiler::Prebuilt(rustc));
     }
     if let Some(rustc) = chosen {
-        return Err(format!("SWIOSCOPE_PROBE_RUSTC={} has no core for {TARGET}.", rustc.display()));
+        return Err(format!("SWIOSCOPE_PROBE_RUSTC={} has no core for {}.", rustc.display(), target()));
     }
     let nightly = Command::new("rustup").args(["run", "nightly", "rustc", "--print", "sysroot"]).output();
     if let Ok(output) = nightly
@@ -88,13 +95,13 @@ fn compiler() -> Result<Compiler, String> {
     {
         return Ok(Compiler::Nightly);
     }
-    Err(format!("neither core for {TARGET} beside /usr/bin/rustc nor a rustup nightly with rust-src."))
+    Err(format!("neither core for {} beside /usr/bin/rustc nor a rustup nightly with rust-src.", target()))
 }
 
 fn has_core(rustc: &Path) -> bool {
     let Ok(output) = Command::new(rustc).args(["--print", "sysroot"]).output() else { return false };
     let library =
-        Path::new(String::from_utf8_lossy(&output.stdout).trim()).join("lib/rustlib").join(TARGET).join("lib");
+        Path::new(String::from_utf8_lossy(&output.stdout).trim()).join("lib/rustlib").join(target()).join("lib");
     fs::read_dir(library)
         .is_ok_and(|entries| entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("libcore-")))
 }
@@ -133,7 +140,7 @@ fn build(probe: &Path, compiler: &Compiler, linker: &Path) -> Result<PathBuf, St
         .arg("build")
         .arg("--manifest-path")
         .arg(probe.join("Cargo.toml"))
-        .args(["--release", "--bin", "probe-kernel", "--features", "kernel", "--target", TARGET, "--target-dir"])
+        .args(["--release", "--bin", "probe-kernel", "--features", "kernel", "--target", target(), "--target-dir"])
         .arg(&target_dir);
     if matches!(compiler, Compiler::Nightly) {
         command.args(["-Z", "build-std=core"]);
@@ -144,12 +151,12 @@ fn build(probe: &Path, compiler: &Compiler, linker: &Path) -> Result<PathBuf, St
     let flags = [format!("--cfg=bpf_target_arch=\"{arch}\""), "-Cdebuginfo=2".into(), "-Clink-arg=--btf".into()];
     command
         .env("CARGO_ENCODED_RUSTFLAGS", OsString::from(flags.join("\u{1f}")))
-        .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker);
+        .env(format!("CARGO_TARGET_{}_LINKER", target().replace('-', "_").to_uppercase()), linker);
     let output = command.output().map_err(|e| format!("{command:?} could not be started: {e}"))?;
     if !output.status.success() {
         return Err(format!("the build failed:\n{}", String::from_utf8_lossy(&output.stderr)));
     }
-    let object = target_dir.join(TARGET).join("release/probe-kernel");
+    let object = target_dir.join(target()).join("release/probe-kernel");
     strip(&object).map_err(|e| format!("{} cannot be stripped: {e}", object.display())).and_then(|bytes| pack(&bytes))
 }
 

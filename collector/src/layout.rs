@@ -3,6 +3,7 @@
 use probe::Layout;
 use probe::layout::{ABSENT, TBL_MAP_ALIGN, TBL_MAP_ALIGN_AT, TBL_MAP_ALLOC, TBL_MAP_ALLOC_ALIGN};
 
+use crate::arch::Arch;
 use crate::btf::{Btf, Kind};
 use crate::symbols::Symbols;
 
@@ -49,14 +50,16 @@ pub fn discover(btf: &Btf, symbols: &Symbols) -> (Layout, Vec<String>) {
         pool_nareas: btf.offset_of("io_tlb_pool", "nareas").unwrap_or(ABSENT),
         ..Layout::EMPTY
     };
-    let mut symbol = |name: &str, without: &str| {
-        symbols.address(name).unwrap_or_else(|| {
+    let arch = Arch::discover(btf, symbols);
+    let mut known = |place: Result<u64, &str>, without: &str| {
+        place.unwrap_or_else(|name| {
             missing.push(format!("no symbol {name}: {without}"));
             0
         })
     };
-    layout.page_offset_base = symbol("page_offset_base", "coherent buffers have no CPU address");
-    layout.vmemmap_base = symbol("vmemmap_base", "elements of scatterlists have no CPU address");
+    layout.page_offset_base = known(arch.page_offset, "coherent buffers have no CPU address");
+    layout.page_offset_bytes = arch.page_offset_bytes;
+    layout.vmemmap_base = known(arch.vmemmap, "elements of scatterlists have no CPU address");
     match used(btf, symbols) {
         Some(Used::Number(address)) => layout.used = address,
         Some(Used::Areas { areas, nareas, used, size }) => {

@@ -18,13 +18,14 @@
 //! | [`sums`] | what the aggregate mode has in place of events |
 //! | [`glob`] | patterns of names, as the probe runs them |
 //! | [`kernel`] | all that is known of the running kernel beforehand |
-//! | [`btf`], [`symbols`], [`kcore`], [`layout`] | the kernel's types, addresses and memory |
+//! | [`btf`], [`symbols`], [`arch`], [`kcore`], [`layout`] | the kernel's types, addresses and memory |
 //! | [`tracefs`], [`usage`] | what there is without types: records of classic tracepoints, numbers in debugfs |
 //! | [`pools`], [`globals`], [`p2m`] | the allocator's state, and Xen's frame table |
 //! | [`host`] | the machine |
 //! | [`privilege`] | what the process may do, and giving up what it no longer needs |
 //! | [`error`] | [`CollectorError`] |
 
+pub mod arch;
 pub mod attach;
 pub mod backends;
 pub mod btf;

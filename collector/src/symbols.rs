@@ -5,9 +5,12 @@ use std::fs;
 use std::ops::Range;
 
 /// The symbols this crate asks for; keeping only these makes the table small.
-const WANTED: [&str; 14] = [
+const WANTED: [&str; 16] = [
     "vmemmap_base",
     "page_offset_base",
+    // The same on s390x.
+    "vmemmap",
+    "vm_layout",
     "io_tlb_default_mem",
     "io_tlb_start",
     "io_tlb_nslabs",

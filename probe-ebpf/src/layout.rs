@@ -9,10 +9,14 @@ pub const ABSENT: u32 = u32::MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 pub struct Layout {
-    /// Address of the symbol `vmemmap_base`, 0 when unknown: scatterlists then have no original addresses.
+    /// Where the kernel keeps the address of its first `struct page`, 0 when unknown: scatterlists then have no original
+    /// addresses.
     pub vmemmap_base: u64,
-    /// Address of the symbol `page_offset_base`, 0 when unknown: coherent buffers then have no original addresses.
+    /// Where it keeps the virtual address at which all memory is mapped, 0 when unknown: coherent buffers then have no
+    /// original addresses.
     pub page_offset_base: u64,
+    /// Where it keeps how many bytes are mapped there; 0 when nothing else is within [`DIRECT_MAP`] of it.
+    pub page_offset_bytes: u64,
     /// Address of the number of slots in use in the default pool, 0 when it has none (or is unknown): see `areas`.
     pub used: u64,
     /// Address of the pointer to the default pool's areas, whose numbers together are the same; 0 when not needed.
@@ -81,13 +85,16 @@ pub struct Layout {
     pub padding: u32,
 }
 
+/// How many bytes the mapping of all memory has at most, on machines where that tells it from other addresses.
+pub const DIRECT_MAP: u64 = 1 << 46;
+
 /// `swiotlb_tbl_map_single(dev, orig, size, align_mask, dir, attrs)`: 6.10 to 7.2.
 pub const TBL_MAP_ALIGN: u32 = 0;
 /// `swiotlb_tbl_map_single(dev, orig, size, alloc_size, align_mask, dir, attrs)`: late 5.15.y to 6.9.
 pub const TBL_MAP_ALLOC_ALIGN: u32 = 1;
 /// `swiotlb_tbl_map_single(dev, orig, size, alloc_size, dir, attrs)`: 5.10 to early 5.15.y.
 pub const TBL_MAP_ALLOC: u32 = 2;
-/// As [`TBL_MAP_ALIGN`], but of the attributes the address: 7.3.
+/// `swiotlb_tbl_map_single(dev, orig, size, align_mask, dir, &attrs)`: 7.3 and newer.
 pub const TBL_MAP_ALIGN_AT: u32 = 3;
 
 impl Layout {
@@ -95,6 +102,7 @@ impl Layout {
     pub const EMPTY: Self = Self {
         vmemmap_base: 0,
         page_offset_base: 0,
+        page_offset_bytes: 0,
         used: 0,
         areas: 0,
         nareas: 0,

@@ -5,6 +5,7 @@
 //! 6.12 for `dma:*`; the bounce tracepoint is older. The map and unmap tracepoints fire after the operation.
 
 use aya_ebpf::{EbpfContext as _, macros::btf_tracepoint, programs::BtfTracePointContext};
+use probe::layout::DIRECT_MAP;
 use probe::wire::{Event, has, kind};
 
 use crate::{
@@ -65,12 +66,14 @@ fn sync(ctx: &BtfTracePointContext, kind: u8) -> i32 {
     })
 }
 
-/// The CPU-physical address of a kernel virtual one, when it lies in the direct map (46 bits from its base).
+/// The CPU-physical address of a kernel virtual one, when it lies where all memory is mapped.
 #[inline(always)]
 pub fn direct_map(virt: u64) -> Option<u64> {
     let base = read::<u64>(layout!(page_offset_base), 0);
+    let bytes = if layout!(page_offset_bytes) == 0 { DIRECT_MAP } else { read(layout!(page_offset_bytes), 0) };
     let phys = virt.wrapping_sub(base);
-    (base != 0 && phys < 1 << 46).then_some(phys)
+    // Base 0 is a base like any other.
+    (layout!(page_offset_base) != 0 && virt != 0 && phys < bytes).then_some(phys)
 }
 
 /// (dev, virt, dma_addr, size, dir, gfp, attrs); a refusal has no `virt`, and whatever stood where its `dma_addr` should.

@@ -16,16 +16,18 @@
 //! | `latency` | how long a call took |
 //! | `sums` | the aggregate mode |
 //! | `recent` | what each CPU saw last, which makes the next event cheap |
+//! | `arch` | where arguments are |
 //! | `ring` | the ring buffer, and the count of what did not fit |
 //! | `bench` | system calls as events, for the bench alone |
 //!
-//! Built for `bpfel-unknown-none` by the collector's build script.
+//! Built for `bpfel-unknown-none`, or `bpfeb-unknown-none`, by the collector's build script.
 
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)] // one instruction, see `ring::increase`
 
 mod again;
+mod arch;
 mod bench;
 mod calls;
 mod classic;

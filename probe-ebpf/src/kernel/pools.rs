@@ -17,7 +17,7 @@ use aya_ebpf::{
 };
 use probe::wire::{Event, has, kind};
 
-use crate::{device, layout, read, ring};
+use crate::{arch, device, layout, read, ring};
 
 /// Bytes in a slot, as a shift.
 const SLOT_SHIFT: u32 = 11;
@@ -67,17 +67,15 @@ static ASKED: HashMap<u64, u64> = HashMap::with_max_entries(1024, 0);
 
 #[kprobe]
 fn alloc_pool_kprobe(ctx: ProbeContext) -> u32 {
-    // SAFETY: the context is the saved registers.
-    let stack = unsafe { (*ctx.regs).rsp } + 8;
     // Should there be no room its return finds nothing, and counts it.
-    let _ = ASKED.insert(stack, ctx.arg::<u64>(0).unwrap_or(0), 0);
+    let _ = ASKED.insert(arch::stack_after(&ctx), arch::argument(&ctx, 0), 0);
     0
 }
 
 #[kretprobe]
 fn alloc_pool_kretprobe(ctx: RetProbeContext) -> u32 {
-    // SAFETY: the context is the saved registers; the value is copied out at once.
-    let stack = unsafe { (*ctx.regs).rsp };
+    let stack = arch::stack(&ctx);
+    // SAFETY: the map's own memory, copied out at once.
     let Some(device) = (unsafe { ASKED.get(stack).copied() }) else {
         ring::count_unpaired();
         return 0;

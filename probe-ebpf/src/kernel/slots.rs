@@ -25,7 +25,7 @@ use probe::{
 use crate::{
     BPF_NOEXIST,
     again::{self, Hit, Hook},
-    device, latency, layout, read, ring, setting, stack,
+    arch, device, latency, layout, read, ring, setting, stack,
 };
 
 /// The arguments of `swiotlb_tbl_map_single`, whatever its form.
@@ -116,7 +116,7 @@ fn tbl_map(ctx: &FExitContext) -> i32 {
         TBL_MAP_ALIGN | TBL_MAP_ALIGN_AT => (third as u32, second),
         _ => (0, third),
     };
-    let attrs = ctx.arg(5);
+    let attrs = black_box(ctx.arg::<u64>(5));
     let request = Request {
         device: ctx.arg(0),
         orig_addr: ctx.arg(1),
@@ -169,15 +169,13 @@ static REQUESTS: HashMap<u64, Request> = HashMap::with_max_entries(4096, 0);
 
 #[kprobe]
 fn tbl_map_kprobe(ctx: ProbeContext) -> u32 {
-    let arg = |n| ctx.arg::<u64>(n).unwrap_or(0);
-    // SAFETY: the context is the saved registers.
-    let stack = unsafe { (*ctx.regs).rsp } + 8;
+    let arg = |n| arch::argument(&ctx, n);
+    let stack = arch::stack_after(&ctx);
     let (align_mask, size, direction, attrs) = match layout!(tbl_map_form) {
         TBL_MAP_ALIGN => (arg(3), arg(2), arg(4), arg(5)),
-        TBL_MAP_ALIGN_AT => (arg(3), arg(2), arg(4), read(arg(5), 0)),
         TBL_MAP_ALLOC => (0, arg(3), arg(4), arg(5)),
-        // The seventh parameter is the first on the stack, above the return address.
-        TBL_MAP_ALLOC_ALIGN => (arg(4), arg(3), arg(5), read(stack, 0)),
+        TBL_MAP_ALIGN_AT => (arg(3), arg(2), arg(4), read(arg(5), 0)),
+        TBL_MAP_ALLOC_ALIGN => (arg(4), arg(3), arg(5), arg(6)),
         _ => return 0,
     };
     let request = Request {
@@ -202,8 +200,8 @@ fn tbl_map_kprobe(ctx: ProbeContext) -> u32 {
 
 #[kretprobe]
 fn tbl_map_kretprobe(ctx: RetProbeContext) -> u32 {
-    // SAFETY: the context is the saved registers; the value is copied out at once.
-    let stack = unsafe { (*ctx.regs).rsp };
+    let stack = arch::stack(&ctx);
+    // SAFETY: the map's own memory, copied out at once.
     let Some(request) = (unsafe { REQUESTS.get(stack).copied() }) else {
         ring::count_unpaired();
         return 0;
