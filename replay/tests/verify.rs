@@ -402,12 +402,7 @@ fn choices_in_pools_that_come_and_go_are_predicted() {
         let of = |alone: bool| {
             kernel.events.iter().filter(move |e| e.op == Op::PoolAdded && (e.device != NO_DEVICE) == alone)
         };
-        assert!(
-            of(false).count() > 2 && of(true).count() > 50,
-            "{policy}: {} {}",
-            of(false).count(),
-            of(true).count()
-        );
+        assert!(of(false).count() > 2 && of(true).count() > 50, "{policy}: {} {}", of(false).count(), of(true).count());
         let verdict = judge(&kernel.events, policy, &empty, Some(0));
         assert_eq!(
             (verdict.exact, verdict.missed(), verdict.other_pools),

@@ -91,7 +91,7 @@ impl<'a> Scan<'a> {
         let rules = rules.or_else(|| Generation::by_id("v6_10")).unwrap_or(&replay::GENERATIONS[0]);
         let version = KernelVersion::parse(meta.host.kernel_version());
         let copies = version.map_or_else(|| Copies::of_generation(rules), Copies::of_kernel);
-        let pool = meta.pool().filter(|pool| pool.nslabs > 0).map(|pool| {
+        let pool = meta.pool().filter(|pool| pool.nslabs > 0).map(|_| {
             let start = Start::new(meta, trace.snapshot());
             PoolUse::new(Follower::new(&start, trace.devices(), rules))
         });
