@@ -276,7 +276,7 @@ fn start(ebpf: &mut Ebpf, kernel: Option<&aya::Btf>, program: &str, hook: Hook) 
 }
 
 /// How the lines begin that end a verifier's log and do not say what is wrong.
-const STATISTICS: [&str; 3] = ["processed ", "verification time ", "stack depth "];
+const STATISTICS: [&str; 4] = ["processed ", "verification time ", "stack depth ", "subprog "];
 
 /// Says in a line why the kernel refused a program; of a verifier's log the last lines.
 fn explain(error: &ProgramError) -> String {
