@@ -167,7 +167,7 @@ fn facts(trace: &Trace, slots: &[Event], load: &Load) -> TraceFacts {
 /// Slot choices of the recorded kernel, and how many its own policy predicts.
 fn predicted(trace: &Trace, slots: &[Event]) -> Option<(u64, u64)> {
     let meta = trace.meta();
-    let pool = meta.pool()?;
+    meta.pool()?;
     let (rules, _) = Generation::of_recorded(meta)?;
     let start = Start::new(meta, trace.snapshot());
     let verdict = replay::verify(slots, trace.devices(), &start, rules);

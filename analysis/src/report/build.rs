@@ -236,7 +236,7 @@ fn fidelity(trace: &Trace, scan: &mut Scan<'_>) -> FidelityRow {
         row.unknown_frees = notes.unknown_frees;
         row.other_pools = notes.other_pools;
     }
-    if let (Some(pool), Some(_)) = (meta.pool().filter(|pool| pool.nslabs > 0), &row.policy) {
+    if let (Some(_), Some(_)) = (meta.pool().filter(|pool| pool.nslabs > 0), &row.policy) {
         let start = Start::new(meta, trace.snapshot());
         let judge = |events: &[trace::Event]| replay::verify(events, trace.devices(), &start, scan.rules);
         let events = &scan.slot_events;

@@ -308,6 +308,7 @@ pub fn held(first: u32, slots: u32, orig_addr: u64) -> Vec<SnapshotSlot> {
         orig_addr: orig_addr + u64::from(i) * SLOT_BYTES,
         alloc_size: u64::from(slots - i) * SLOT_BYTES,
         pad_slots: 0,
+        pool: Some(0),
     };
     (0..slots).map(slot).collect()
 }

@@ -43,12 +43,12 @@ const SAMPLE: u32 = 0x576b_c405;
 /// Rows with every kind of column, some of whose values are not there.
 fn sample() -> Vec<Device> {
     let row = |id: u32| Device {
-        driver: (id % 3 > 0).then(|| format!("driver{}", id % 7)),
-        dma_mask: (id % 5 > 0).then_some(u64::MAX >> (id % 60)),
+        driver: (!id.is_multiple_of(3)).then(|| format!("driver{}", id % 7)),
+        dma_mask: (!id.is_multiple_of(5)).then_some(u64::MAX >> (id % 60)),
         coherent_dma_mask: u64::from(id) << 30,
-        max_segment_size: (id % 2 > 0).then_some(id * 512),
-        untrusted: (id % 4 > 0).then_some(id % 8 == 1),
-        ..Device::new(id, &format!("0000:00:{id:02x}.0"))
+        max_segment_size: (!id.is_multiple_of(2)).then_some(id * 512),
+        untrusted: (!id.is_multiple_of(4)).then_some(id % 8 == 1),
+        ..Device::new(id, format!("0000:00:{id:02x}.0"))
     };
     // More than a block of anything, and no whole number of them.
     (0..1_003).map(row).collect()
@@ -108,8 +108,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.parquet");
         let event = |at: u64| {
-            let sized = Event { size: (at % 3 > 0).then_some(at << 40), ..Event::new(Op::Map, at * 7, 1, 2, 0) };
-            Event { direction: (at % 5 > 0).then_some(Direction::ToDevice), ..sized }
+            let sized =
+                Event { size: (!at.is_multiple_of(3)).then_some(at << 40), ..Event::new(Op::Map, at * 7, 1, 2, 0) };
+            Event { direction: (!at.is_multiple_of(5)).then_some(Direction::ToDevice), ..sized }
         };
         let events: Vec<_> = (0..20_000).map(event).collect();
         let file = std::fs::File::create(&path).unwrap();
