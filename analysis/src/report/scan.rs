@@ -174,7 +174,8 @@ impl<'a> Scan<'a> {
                 let count = &mut self.counts[device as usize];
                 count.bounced.add(event.size.unwrap_or(0));
             }
-            Op::Alloc | Op::AllocFailed | Op::Free | Op::Bounce | Op::Lost | Op::PoolAdded => {}
+            Op::PoolAdded => self.take_note(event),
+            Op::Alloc | Op::AllocFailed | Op::Free | Op::Bounce | Op::Lost => {}
         }
     }
 
@@ -235,14 +236,19 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn slot(&mut self, event: &Event, device: u32) {
+    /// Keeps an event that choices are judged by, and has decisions judged with it: behind an IOMMU slots tell which mappings
+    /// bounced, and what lies in a pool that was added has.
+    fn take_note(&mut self, event: &Event) {
         if self.slot_events.len() < JUDGED {
             self.slot_events.push(event.clone());
         }
-        // Behind an IOMMU it is slots that tell which mappings bounced.
         if let Some(judge) = &mut self.judge {
             judge.push(event);
         }
+    }
+
+    fn slot(&mut self, event: &Event, device: u32) {
+        self.take_note(event);
         let size = event.size.unwrap_or(0);
         let reason = match (&self.judge, event.op) {
             (Some(judge), Op::SlotAlloc | Op::SlotFailed) => judge.reason(event),

@@ -2,10 +2,11 @@
 
 use analysis::Report;
 use analysis::report::html;
+use trace::event::NO_DEVICE;
 use trace::sums::Occupancy;
-use trace::{Event, Meta, Op, Writer};
+use trace::{Direction, Event, Meta, Op, Writer};
 
-use crate::build::{Build, MILLI, SECOND};
+use crate::build::{Build, MILLI, POOL, SECOND};
 use crate::{classes, report};
 
 /// Every output of a report, in one text; none has anything that is no number.
@@ -185,4 +186,35 @@ fn bounces_alone_exonerate_nobody() {
     );
     assert!(all.contains("at most 168 slots were in use, looked at ten times a second, 40 at the end"), "{all}");
     assert!(!all.contains("not your problem") && !all.contains("smaller than asked"), "{all}");
+}
+
+/// A pool that the kernel added (SPEC 5): what lies there has bounced and is predicted, but is none of the default pool's slots.
+#[test]
+fn a_pool_that_was_added_counts_as_one() {
+    let mut b = Build::new("6.12.1", 128).forced();
+    let (disk, high) = (b.device("0000:00:04.0", "virtio-pci", u64::MAX), 1 << 33);
+    b.map(disk, high, 256 << 10);
+    let (start, tick) = (POOL << 4, |b: &mut Build| {
+        b.now += 1000;
+        b.now
+    });
+    let event = |op, now, device| Event { tlb_addr: Some(start), ..Event::new(op, now, 0, 1, device) };
+    let now = tick(&mut b);
+    b.events.push(Event { size: Some(1 << 20), count: Some(1), ..event(Op::PoolAdded, now, NO_DEVICE) });
+    let asked = |op, now| Event {
+        orig_addr: Some(high + (1 << 20)),
+        size: Some(4096),
+        direction: Some(Direction::ToDevice),
+        attrs: Some(0),
+        ..event(op, now, disk)
+    };
+    let now = tick(&mut b);
+    b.events.push(Event { align_mask: Some(0), first_slot: Some(0), ..asked(Op::SlotAlloc, now) });
+    let now = tick(&mut b);
+    b.events.push(Event { dma_addr: Some(start), tlb_addr: None, ..asked(Op::Map, now) });
+    let report = report(&b.finish());
+    assert_eq!((report.summary.maps, report.summary.bounces), (Some(2), 2));
+    assert_eq!((report.fidelity.predicted, report.fidelity.predicted_of), (2, 2));
+    assert_eq!((report.fidelity.decided, report.fidelity.decided_of), (2, 2));
+    assert_eq!(report.fidelity.other_pools, 1);
 }
