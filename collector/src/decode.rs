@@ -232,6 +232,7 @@ impl Decoder {
         let (Some(own), Some(tlb)) = (&mut self.own, event.tlb_addr) else { return false };
         match event.op {
             Op::SlotFree => !own.remove(&tlb),
+            Op::PoolAdded => false,
             _ => {
                 own.insert(tlb);
                 false
@@ -390,7 +391,7 @@ impl Decoder {
         }
         let since_ns = self.since(wire, time);
         if wire.kind == kind::POOL_ADDED {
-            return Some(Event { since_ns, ..self.pool_added(wire, time) });
+            return Some(Event { since_ns, ..self.pool_added(wire, time)? });
         }
         let failed = wire.has & has::TARGET != 0 && wire.target == u64::MAX;
         let op = op(wire.kind, failed)?;
@@ -440,9 +441,12 @@ impl Decoder {
         Some(event)
     }
 
-    /// A pool that the kernel has made.
-    fn pool_added(&mut self, wire: &wire::Event, time: u64) -> Event {
-        let owner = self.by_address.get(&wire.device).map_or(NO_DEVICE, |known| known.id);
+    /// A pool that the kernel has made: for all, or for one mapping of a device, which has been introduced.
+    fn pool_added(&mut self, wire: &wire::Event, time: u64) -> Option<Event> {
+        let owner = match wire.device {
+            0 => NO_DEVICE,
+            device => self.by_address.get(&device)?.id,
+        };
         let event = Event {
             tlb_addr: Some(wire.target),
             size: Some(wire.size),
@@ -450,7 +454,7 @@ impl Decoder {
             ..Event::new(Op::PoolAdded, time, u32::from(wire.cpu), wire.tid, owner)
         };
         self.slots.added(&event);
-        event
+        Some(event)
     }
 }
 

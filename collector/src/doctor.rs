@@ -1,8 +1,8 @@
 //! What this kernel offers: how each event would be captured, what is missing and why.
 
 use serde::Serialize;
-use trace::Pool;
 use trace::meta::{Host, Xen};
+use trace::{Pool, PoolKind};
 
 use crate::attach::{self, Choice};
 use crate::backends::POOL_USE;
@@ -23,6 +23,8 @@ pub struct Doctor {
     pub checks: Vec<Check>,
     /// The default pool, when the machine has one and it can be found.
     pub pool: Option<Pool>,
+    /// Pools beside it: those the kernel has added, and devices' own.
+    pub other_pools: Vec<Pool>,
     /// How each event would be captured; empty when nothing could be tried.
     pub events: Vec<Choice>,
     /// What BTF and symbols lack, and what follows.
@@ -111,6 +113,9 @@ pub fn doctor() -> Doctor {
             pool
         }
     };
+    // Why they cannot be read was said of the default one.
+    let mut other_pools = kernel.pools().unwrap_or_default();
+    other_pools.retain(|pool| pool.kind != PoolKind::Default);
     if missing.iter().any(|m| !m.required) {
         checks.insert(1, check("more rights", false, false, "", &lacks(false)));
     }
@@ -132,7 +137,7 @@ pub fn doctor() -> Doctor {
         },
         false => Vec::new(),
     };
-    Doctor { host: kernel.host, xen: kernel.xen, checks, pool, events, missing: kernel.missing }
+    Doctor { host: kernel.host, xen: kernel.xen, checks, pool, other_pools, events, missing: kernel.missing }
 }
 
 fn check(name: &'static str, required: bool, ok: bool, good: &str, bad: &str) -> Check {

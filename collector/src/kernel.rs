@@ -97,6 +97,15 @@ impl Kernel {
         place.pool(memory).map_err(|e| e.to_string())
     }
 
+    /// All pools as they are now, without their slots.
+    ///
+    /// # Errors
+    /// Why they cannot be read, for people.
+    pub fn pools(&self) -> Result<Vec<Pool>, String> {
+        let (memory, place) = self.place()?;
+        place.all(memory).map_err(|e| e.to_string())
+    }
+
     /// The pools and their slots in use.
     ///
     /// # Errors

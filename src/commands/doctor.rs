@@ -4,7 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use collector::Doctor;
-use trace::field;
+use trace::{PoolKind, field};
 
 use crate::cli::DoctorArgs;
 use crate::output::{self, plain_table};
@@ -48,6 +48,16 @@ fn text(doctor: &Doctor) -> String {
             pool.start,
             pool.nareas
         );
+    }
+    for (kind, what) in
+        [(PoolKind::Added, "added to it"), (PoolKind::Own, "devices' own"), (PoolKind::Transient, "of one mapping")]
+    {
+        let slots: Vec<_> =
+            doctor.other_pools.iter().filter(|pool| pool.kind == kind).map(|pool| pool.nslabs).collect();
+        if !slots.is_empty() {
+            let (count, slots) = (field::count(slots.len() as u64), field::count(slots.iter().sum()));
+            let _ = writeln!(out, "{what}: {count} pool(s) of {slots} slots in all");
+        }
     }
     let mut checks = plain_table();
     for check in &doctor.checks {

@@ -76,6 +76,41 @@ fn slots_of_pools_that_came_later_stand_by_address_and_are_counted() {
 }
 
 #[test]
+fn pools_come_for_all_and_for_one_mapping() {
+    let mut decoder = Decoder::new(0, vec![pool()], false);
+    // A release of what was never seen taken is left out, also where a pool begins.
+    decoder.only_own([]);
+    decoder.record(bytes_of(&device(0)));
+    let made = |device, target, slots: u64| wire::Event {
+        device,
+        size: slots * 2048,
+        more: 1,
+        has: has::TARGET,
+        ..event(kind::POOL_ADDED, target)
+    };
+    let all = decoder.record(bytes_of(&made(0, 0x2000_0000, 512))).unwrap();
+    assert_eq!((all.op, all.device, all.tlb_addr), (Op::PoolAdded, NO_DEVICE, Some(0x2000_0000)));
+    assert_eq!((all.size, all.count, all.first_slot), (Some(1 << 20), Some(1), None));
+    let one = decoder.record(bytes_of(&made(ADDRESS, 0x3000_0000, 10))).unwrap();
+    assert_eq!((one.op, one.device), (Op::PoolAdded, 0));
+    assert_eq!(decoder.record(bytes_of(&event(kind::SLOT_FREE, 0x2000_0000))), None);
+    for (target, slot) in [(0x2000_0800, 1), (0x3000_1000, 2)] {
+        let taken = decoder.record(bytes_of(&event(kind::SLOT_ALLOC, target))).unwrap();
+        let given = decoder.record(bytes_of(&event(kind::SLOT_FREE, target))).unwrap();
+        assert_eq!((taken.first_slot, given.first_slot), (Some(slot), Some(slot)));
+    }
+    assert_eq!(decoder.faults().other_pools, 0);
+    // The one has gone with its mapping, the other stays.
+    for (target, slot) in [(0x2000_0000, Some(0)), (0x3000_0000, None)] {
+        assert_eq!(decoder.record(bytes_of(&event(kind::SLOT_ALLOC, target))).unwrap().first_slot, slot);
+    }
+    assert_eq!(decoder.faults().other_pools, 1);
+    // One of a device that nobody knows cannot be told from one for all.
+    assert_eq!(decoder.record(bytes_of(&made(ADDRESS + 8, 0x4000_0000, 10))), None);
+    assert_eq!(decoder.faults().undecoded, 1);
+}
+
+#[test]
 fn events_stand_in_the_order_of_the_ring_buffer_whatever_the_clocks_say() {
     let mut decoder = Decoder::new(0, vec![pool()], false);
     decoder.record(bytes_of(&device(0)));

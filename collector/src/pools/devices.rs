@@ -65,3 +65,57 @@ impl Devices {
         Ok(owned)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    /// Memory from address 0x1000 on that has these words.
+    fn memory(words: &[(u64, u64)]) -> Kcore {
+        let mut all = [0u64; 512];
+        words.iter().for_each(|&(at, word)| all[(at as usize - 0x1000) / 8] = word);
+        let mut file = tempfile::tempfile().unwrap();
+        all.iter().for_each(|word| file.write_all(&word.to_ne_bytes()).unwrap());
+        Kcore::over(file, 0x1000, 0x1000)
+    }
+
+    /// A device's `kobject` is 0x10 bytes into it, and begins with its place in the list.
+    const DEVICES: Devices =
+        Devices { set: 0x1000, list: 8, entry: 0, name: 0x20, kobj: 0x10, mem: 0x40, transient: Some((0x48, 0x18)) };
+    const DEFAULT: u64 = 0x1f00;
+    /// The set is at 0x1100, so its list at 0x1108; devices are at 0x1200, 0x1300 and 0x1400.
+    const SET: [(u64, u64); 5] =
+        [(0x1000, 0x1100), (0x1108, 0x1210), (0x1210, 0x1310), (0x1310, 0x1410), (0x1410, 0x1108)];
+
+    #[test]
+    fn devices_with_pools_of_their_own_are_found_among_all() {
+        let name = u64::from_ne_bytes(*b"nvme0\0\0\0");
+        let words = [
+            (0x1240, DEFAULT),
+            (0x1248, 0x1248),
+            // Two devices with one pool.
+            (0x1340, 0x1abc),
+            (0x1348, 0x1348),
+            (0x1440, 0x1abc),
+            // And one that has a pool for one mapping, by its place in the list.
+            (0x1448, 0x1518),
+            (0x1518, 0x1448),
+            (0x1430, 0x1600),
+            (0x1600, name),
+        ];
+        let owned = DEVICES.owned(&memory(&[&SET[..], &words].concat()), DEFAULT).unwrap();
+        assert_eq!(owned.mems, [0x1abc]);
+        assert_eq!(owned.transient, [("nvme0".to_owned(), 0x1500)]);
+    }
+
+    #[test]
+    fn a_list_that_leads_nowhere_is_an_error_and_one_without_end_ends() {
+        let broken = [(0x1000, 0x1100), (0x1108, 0x9000)];
+        assert!(DEVICES.owned(&memory(&broken), DEFAULT).is_err());
+        // Its entries lead to each other and not to the head again.
+        let endless = list(&memory(&[(0x1108, 0x1210), (0x1210, 0x1310), (0x1310, 0x1210)]), 0x1108, 0).unwrap();
+        assert!(endless.len() > 1_000);
+    }
+}

@@ -107,6 +107,15 @@ impl Place {
         }
     }
 
+    /// All pools as they are now, without their slots, in the order of a trace's.
+    ///
+    /// # Errors
+    /// See [`PoolError`].
+    pub fn all(&self, memory: &Kcore) -> Result<Vec<Pool>, PoolError> {
+        let owned = self.owners(memory)?;
+        Ok(self.pools(memory, &owned)?.into_iter().map(|found| found.pool).collect())
+    }
+
     /// What devices have of their own. What cannot be read is no error: the default pool is still worth having.
     fn owners(&self, memory: &Kcore) -> Result<Owned, KcoreError> {
         match self {
