@@ -234,7 +234,8 @@ fn pool_lines(state: &State, width: usize) -> Vec<Line<'static>> {
         }
     }
     if state.moment.slots().used_elsewhere() > 0 {
-        let text = format!(" {} slots in pools added since", count(state.moment.slots().used_elsewhere()));
+        let text =
+            format!(" {} slots in pools of one mapping, or not known", count(state.moment.slots().used_elsewhere()));
         out.push(Line::raw(text));
     }
     out
