@@ -121,7 +121,7 @@ pub(crate) fn load(trace: &Trace, progress: impl Fn(Stage)) -> Result<(Load, Tra
     for (read, event) in (0u64..).zip(trace.events()) {
         let event = event?;
         builder.push(&event);
-        if matches!(event.op, Op::SlotAlloc | Op::SlotFailed | Op::SlotFree) {
+        if matches!(event.op, Op::SlotAlloc | Op::SlotFailed | Op::SlotFree | Op::PoolAdded) {
             slots.push(event);
         }
         if read % WATCH == 0 {

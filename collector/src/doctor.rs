@@ -113,8 +113,13 @@ pub fn doctor() -> Doctor {
             pool
         }
     };
-    // Why they cannot be read was said of the default one.
-    let mut other_pools = kernel.pools().unwrap_or_default();
+    let mut other_pools = kernel.pools().unwrap_or_else(|why| {
+        // Of the default one it has been said.
+        if kernel.pool().is_ok() {
+            checks.push(check("other pools", false, false, "", &format!("cannot be read: {why}")));
+        }
+        Vec::new()
+    });
     other_pools.retain(|pool| pool.kind != PoolKind::Default);
     if missing.iter().any(|m| !m.required) {
         checks.insert(1, check("more rights", false, false, "", &lacks(false)));

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use trace::pool::SLOT_BYTES;
 use trace::{Device, Event, Op, Pool, PoolKind};
 
 /// The pools there are.
@@ -30,7 +29,7 @@ impl Beside {
     }
 
     fn add(&mut self, pool: &Pool) {
-        let end = pool.start.saturating_add(pool.nslabs.saturating_mul(SLOT_BYTES));
+        let end = pool.end();
         // What was there before is gone.
         let over: Vec<_> = self.ranges.range(..end).rev().take_while(|(_, (_, last))| *last > pool.start).collect();
         let over: Vec<u64> = over.into_iter().map(|(start, _)| *start).collect();
@@ -62,6 +61,11 @@ impl Beside {
         self.range_over(addr).is_some()
     }
 
+    /// Whether the device has a pool of its own.
+    pub(crate) fn owns(&self, device: u32) -> bool {
+        self.owners.contains_key(&device)
+    }
+
     /// Whether the device has a pool of its own, and everything it maps goes there.
     pub(crate) fn forces(&self, device: u32) -> bool {
         self.owners.get(&device).copied().unwrap_or(false)
@@ -72,6 +76,7 @@ impl Beside {
 mod tests {
     use super::*;
     use trace::event::NO_DEVICE;
+    use trace::pool::SLOT_BYTES;
 
     fn added(start: u64, slots: u64, device: u32) -> Event {
         Event {

@@ -21,7 +21,9 @@ pub(crate) use order::placed;
 /// Events before that are looked at for another order.
 const BACK: usize = 256;
 /// Misses kept with their circumstances, a kind.
-const EXAMPLES: usize = 5;
+pub(crate) const EXAMPLES: usize = 5;
+/// Pools looked at: more than fit below 4 GiB.
+pub(crate) const MOST_POOLS: usize = 4096;
 
 /// A slot event.
 #[derive(Clone, Copy, Debug)]
@@ -88,7 +90,7 @@ impl Checker {
         let mut checker = Self { rules, pools: Vec::new(), present: 0, alone: BTreeMap::new(), verdict };
         for (place, pool) in places.iter().filter_map(|&place| Some((place, start.pools.get(place)?))) {
             match pool.kind {
-                PoolKind::Transient => _ = checker.alone.insert(pool.start, pool.nslabs),
+                PoolKind::Transient => checker.add_alone(pool),
                 PoolKind::Default | PoolKind::Added | PoolKind::Own => {
                     let held = if known { snapshot::allocations(start.snapshot, place) } else { Vec::new() };
                     checker.add(pool, &held, known);
@@ -144,14 +146,28 @@ impl Checker {
     /// Takes note of a pool that the kernel made.
     pub fn added(&mut self, event: &Event) -> Option<SlotEvent> {
         let pool = Pool::added(event)?;
-        let end = pool.start.saturating_add(pool.nslabs.saturating_mul(SLOT_BYTES));
-        self.alone.retain(|start, nslabs| *start >= end || start + *nslabs * SLOT_BYTES <= pool.start);
         if pool.kind == PoolKind::Transient {
-            self.alone.insert(pool.start, pool.nslabs);
+            self.add_alone(&pool);
+            return None;
+        }
+        // One that is there already, or more than there can be: a damaged trace.
+        let geometries = || self.pools.iter().map(|known| known.pool.geometry());
+        let there = geometries().any(|pool_there| as_pool(pool_there).overlaps(&pool));
+        if there || self.pools.len() >= MOST_POOLS {
             return None;
         }
         self.add(&pool, &[], true);
         Some(SlotEvent::new(event, What::Added(self.pools.len())))
+    }
+
+    /// Has a pool for one mapping; whatever was at its place is gone.
+    fn add_alone(&mut self, pool: &Pool) {
+        let geometry = Geometry { start: pool.start, nslabs: pool.nslabs, areas: 1 };
+        if policy::check(&geometry).is_ok() {
+            let there = |start: u64, nslabs: u64| Pool { start, nslabs, ..Pool::default() };
+            self.alone.retain(|&start, &mut nslabs| !there(start, nslabs).overlaps(pool));
+            self.alone.insert(pool.start, pool.nslabs);
+        }
     }
 
     /// A slot event out of an event of this allocator, if it is one that can be judged.
@@ -206,7 +222,7 @@ impl Checker {
                     Some(undo) => remember(&mut recent, Applied { event: *event, undo }),
                     None => self.verdict.unknown_frees += 1,
                 },
-                What::Added(pools) => self.present = pools,
+                What::Added(pools) => self.present = self.present.max(pools),
                 What::Alloc(request, limits, _) | What::Alone(request, limits, _) | What::Failed(request, limits) => {
                     self.verdict.total += 1;
                     let predicted = self.predict(request.cpu, &request, &limits);
@@ -481,6 +497,10 @@ impl SlotEvent {
         let &Event { time_ns, since_ns, cpu, tid, device, .. } = event;
         Self { time_ns, since_ns, cpu, tid, device, what }
     }
+}
+
+fn as_pool(geometry: &Geometry) -> Pool {
+    Pool { start: geometry.start, nslabs: geometry.nslabs, ..Pool::default() }
 }
 
 fn fits_pool(pool: &SlotPool, run: &Run) -> bool {

@@ -170,7 +170,7 @@ impl Judge {
 
     /// What the rules make of a request: of a device with a pool of its own, that it bounces (SPEC 2.7).
     fn foresee(&self, device: u32, request: &Request, limits: &Limits, terms: &Terms) -> Option<Foreseen> {
-        if self.beside.forces(device) {
+        if self.beside.forces(device) && request.size > 0 && self.machine.granule(terms).is_none() {
             return Some(Foreseen::Bounced(Reason::Forced));
         }
         self.machine.foresee(request, limits, terms)
@@ -222,7 +222,7 @@ impl Judge {
     #[must_use]
     pub fn tlb_addr_of(&self, device: u32, dma_addr: u64) -> Option<u64> {
         let limits = self.devices.get(&device).map_or(Limits::NONE, |&(limits, _)| limits);
-        let beside = || limits.ranges.to_cpu(dma_addr).filter(|&addr| self.beside.holds(addr));
+        let beside = || self.machine.phys(dma_addr, &limits).filter(|&addr| self.beside.holds(addr));
         self.machine.tlb_addr(dma_addr, &limits).or_else(beside)
     }
 

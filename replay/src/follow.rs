@@ -4,7 +4,7 @@
 //! kernel really made. Events of different CPUs are not always written in the order of the lock (SPEC 8), so the state
 //! may be off by what was under way at that moment.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
 use trace::{Device, Event, Op, Pool};
@@ -84,6 +84,8 @@ pub struct Follower {
     rules: &'static Generation,
     pool: SlotPool,
     limits: HashMap<u32, Limits>,
+    /// Devices with pools of their own.
+    elsewhere: HashSet<u32>,
     snapshot_ns: Option<u64>,
     held: Vec<HeldBefore>,
     /// Whole segments that are free from end to end.
@@ -122,7 +124,9 @@ impl Follower {
         let free_segments = (0..segments).filter(|&segment| pool.segment(segment) == u128::MAX).count() as u64;
         let limits = devices.iter().map(|d| (d.id, Limits::from(d))).collect();
         let notes = FollowNotes::default();
-        Self { rules, pool, limits, snapshot_ns: start.snapshot_ns, held, free_segments, notes }
+        let own = |device: &&Device| device.pool.as_deref().is_some_and(|name| name != Pool::DEFAULT);
+        let elsewhere = devices.iter().filter(own).map(|device| device.id).collect();
+        Self { rules, pool, limits, elsewhere, snapshot_ns: start.snapshot_ns, held, free_segments, notes }
     }
 
     /// Takes one more event; they come in the order of the trace. Well below a microsecond.
@@ -135,6 +139,11 @@ impl Follower {
             return Followed::Nothing;
         }
         match event.op {
+            // By a pool that is not this one.
+            Op::SlotFailed if self.elsewhere.contains(&event.device) => {
+                self.notes.other_pools += 1;
+                Followed::Nothing
+            }
             Op::SlotFailed => Followed::Refused,
             Op::SlotAlloc => self.took(event),
             _ => self.gave(event),
@@ -252,6 +261,12 @@ impl Follower {
             }
         }
         None
+    }
+
+    /// Whether a device has a pool of its own, so that what it asks for is not asked of this one.
+    #[must_use]
+    pub fn is_elsewhere(&self, device: u32) -> bool {
+        self.elsewhere.contains(&device)
     }
 
     /// What an event asks for, and of which device.

@@ -147,7 +147,7 @@ impl<'a> Tie<'a> {
         let device = self.device(event.device);
         let of_device = self.devices[device as usize].terms;
         self.notes.behind_iommu += u64::from(of_device.iommu);
-        self.notes.own_pools += u64::from(self.beside.forces(event.device));
+        self.notes.own_pools += u64::from(self.beside.owns(event.device));
         self.notes.shifted += u64::from(self.shifted.contains(&event.device));
         let refused = event.op == Op::MapFailed;
         self.recorded.maps += 1;
@@ -290,19 +290,24 @@ impl<'a> Tie<'a> {
 
     /// Whether a device's DMA address lies in a recorded pool.
     fn in_pool(&self, device: u32, dma_addr: u64) -> bool {
-        self.pool_slot(device, dma_addr).is_some() || self.beside.holds(self.cpu_addr(device, dma_addr))
+        let beside = || self.phys(device, dma_addr).is_some_and(|phys| self.beside.holds(phys));
+        self.pool_slot(device, dma_addr).is_some() || beside()
     }
 
     /// The slot of the recorded pool at a device's DMA address.
     fn pool_slot(&self, device: u32, dma_addr: u64) -> Option<u64> {
-        let pool = self.around.pool?;
-        let dma_addr = self.devices[device as usize].limits.ranges.to_cpu(dma_addr)?;
-        let phys = match self.around.p2m {
-            Some(p2m) => p2m.local_pfn(dma_addr >> 12)? << 12 | dma_addr & 0xfff,
-            None => dma_addr,
-        };
+        let (pool, phys) = (self.around.pool?, self.phys(device, dma_addr)?);
         let slot = phys.checked_sub(pool.start)? / SLOT_BYTES;
         (slot < pool.nslabs).then_some(slot)
+    }
+
+    /// The (pseudo-)physical address at a device's DMA address.
+    fn phys(&self, device: u32, dma_addr: u64) -> Option<u64> {
+        let dma_addr = self.devices[device as usize].limits.ranges.to_cpu(dma_addr)?;
+        match self.around.p2m {
+            Some(p2m) => Some(p2m.local_pfn(dma_addr >> 12)? << 12 | dma_addr & 0xfff),
+            None => Some(dma_addr),
+        }
     }
 
     fn insert(&mut self, alive: Alive) -> u32 {

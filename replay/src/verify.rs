@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use trace::{Device, Event, Meta, Op, Pool, PoolKind, SnapshotSlot};
 
-use crate::checker::{Checker, placed};
+use crate::checker::{Checker, EXAMPLES, MOST_POOLS, placed};
 use crate::plan::Limits;
 use crate::rules::Generation;
 
@@ -139,7 +139,7 @@ impl<'a> Start<'a> {
     /// The places of the pools that are searched together: the default one with those added to it, and each device's own.
     fn allocators(&self) -> Vec<Vec<usize>> {
         let (own, shared): (Vec<_>, Vec<_>) =
-            (0..self.pools.len()).partition(|&at| self.pools[at].kind == PoolKind::Own);
+            (0..self.pools.len().min(MOST_POOLS)).partition(|&at| self.pools[at].kind == PoolKind::Own);
         std::iter::once(shared).chain(own.into_iter().map(|at| vec![at])).collect()
     }
 }
@@ -157,15 +157,20 @@ pub fn verify<'a>(
         allocators.iter().map(|places| (Checker::new(start, places, rules), Vec::new())).collect();
     let limits: HashMap<u32, Limits> = devices.iter().map(|d| (d.id, Limits::from(d))).collect();
     let owner = |at: usize| start.pools[allocators[at][0]].name.as_str();
-    let own = |device: &Device| (1..allocators.len()).find(|&at| device.pool.as_deref() == Some(owner(at)));
-    let owners: HashMap<u32, usize> = devices.iter().filter_map(|device| Some((device.id, own(device)?))).collect();
+    // Nothing of a device whose pool is not known.
+    let allocator = |device: &Device| match device.pool.as_deref() {
+        None | Some(Pool::DEFAULT) => Some(0),
+        Some(name) => (1..allocators.len()).find(|&at| owner(at) == name),
+    };
+    let owners: HashMap<u32, Option<usize>> = devices.iter().map(|device| (device.id, allocator(device))).collect();
     let mut verdict = Verdict { without_snapshot: start.snapshot_ns.is_none(), ..Verdict::default() };
     for event in events {
         if !matches!(event.op, Op::SlotAlloc | Op::SlotFailed | Op::SlotFree | Op::PoolAdded) {
             continue;
         }
-        if start.snapshot_ns.is_some_and(|ns| event.time_ns < ns) {
-            verdict.before_snapshot += u64::from(event.op != Op::PoolAdded);
+        // A pool that is not in the snapshot came while that was read.
+        if event.op != Op::PoolAdded && start.snapshot_ns.is_some_and(|ns| event.time_ns < ns) {
+            verdict.before_snapshot += 1;
             continue;
         }
         // A refusal has no address.
@@ -173,7 +178,7 @@ pub fn verify<'a>(
             // Only the default one's grow.
             _ if event.op == Op::PoolAdded => Some(0),
             Some(tlb) => checkers.iter().position(|(checker, _)| checker.holds(tlb)),
-            None => Some(owners.get(&event.device).copied().unwrap_or(0)),
+            None => owners.get(&event.device).copied().unwrap_or(Some(0)),
         };
         let Some((checker, read)) = found.and_then(|at| checkers.get_mut(at)) else {
             verdict.other_pools += 1;
@@ -185,5 +190,11 @@ pub fn verify<'a>(
         checker.run(&placed(events.into_iter()));
         verdict.add(checker.verdict);
     }
+    verdict.examples.sort_by_key(|example| example.time_ns);
+    let mut kept = [0; Miss::ALL.len()];
+    verdict.examples.retain(|example| {
+        kept[example.miss as usize] += 1;
+        kept[example.miss as usize] <= EXAMPLES
+    });
     verdict
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use proptest::prelude::*;
+use replay::follow::{Followed, Follower};
 use replay::{Allocator, Buddy, Generation, Geometry, Limits, Miss, Request, Start, Verdict, verify};
 use trace::event::NO_DEVICE;
 use trace::{Area, Device, Event, Op, Pool, PoolKind, SnapshotSlot};
@@ -463,4 +464,54 @@ fn a_devices_own_pool_is_judged_by_itself() {
     // What the trace does not know is not judged.
     let verdict = verify(&events, &devices(), &Start { pools: &pools[..1], ..start }, rules);
     assert!(verdict.other_pools > 500 && verdict.missed() > 0, "{verdict:?}");
+}
+
+#[test]
+fn what_is_not_asked_of_a_known_pool_is_not_judged() {
+    let mut kernel = Kernel::new("v6_10");
+    let empty = kernel.snapshot();
+    kernel.map();
+    let served = kernel.events[0].clone();
+    let refused = Event { tlb_addr: None, op: Op::SlotFailed, device: 9, ..served.clone() };
+    let mut all = devices();
+    all.push(Device { pool: Some("0x77".to_owned()), ..Device::new(9, "own") });
+    let rules = Generation::by_id("v6_10").unwrap();
+    let start = Start { pools: std::slice::from_ref(&empty.0), snapshot: &[], snapshot_ns: Some(0) };
+    // Its pool was not there when the recording began.
+    let verdict = verify(&[served.clone(), refused.clone()], &all, &start, rules);
+    assert_eq!((verdict.total, verdict.exact, verdict.other_pools), (1, 1, 1));
+    let mut follower = Follower::new(&start, &all, rules);
+    assert_eq!(follower.push(&refused), Followed::Nothing);
+    assert_eq!(follower.notes().other_pools, 1);
+    // A pool that came while the snapshot was read is in no snapshot; one that was there stays what it was.
+    let made = |start, time_ns| Event {
+        tlb_addr: Some(start),
+        size: Some(256 * 2048),
+        count: Some(1),
+        ..Event::new(Op::PoolAdded, time_ns, 0, 0, NO_DEVICE)
+    };
+    let later = Event { time_ns: 1_000, tlb_addr: Some(1 << 30), ..served };
+    let start = Start { snapshot_ns: Some(500), ..start };
+    let verdict = verify(&[made(1 << 30, 100), made(START, 200), later], &all, &start, rules);
+    assert_eq!((verdict.total, verdict.exact, verdict.other_pools), (1, 1, 0), "{verdict:?}");
+}
+
+#[test]
+fn pools_that_cannot_be_are_passed_over() {
+    let kernel = Kernel::new("v6_10");
+    let (pool, _) = kernel.snapshot();
+    let alone = |start, nslabs| Pool { kind: PoolKind::Transient, start, nslabs, ..Pool::default() };
+    let pools = [pool, alone(0, 1 << 60), alone(1 << 62, 1 << 55), Pool { kind: PoolKind::Own, ..alone(7, u64::MAX) }];
+    let start = Start { pools: &pools, snapshot: &[], snapshot_ns: Some(0) };
+    let event = |op, tlb: u64, size: u64| Event {
+        orig_addr: Some(1 << 33),
+        tlb_addr: Some(tlb),
+        size: Some(size),
+        count: Some(u64::from(u32::MAX)),
+        ..Event::new(op, 1, 0, 0, 1)
+    };
+    let events =
+        [event(Op::PoolAdded, 0, 1 << 63), event(Op::SlotAlloc, 1 << 62, 4096), event(Op::SlotFree, 1 << 62, 0)];
+    let verdict = verify(&events, &devices(), &start, Generation::by_id("v6_10").unwrap());
+    assert_eq!((verdict.total, verdict.other_pools), (0, 2));
 }

@@ -97,7 +97,7 @@ crate::record! {
         latency_ns: Option<u64> => Duration,
         /// Key into stacks.parquet: the kernel's calls that led here; absent when it was not asked for or not to be had.
         stack: Option<u32> => Id,
-        /// Slots in use by the kernel's own count when it refused (only `slot_failed`).
+        /// Slots in use by the kernel's own count when it refused (only `slot_failed`; absent of a device with its own pool).
         used: Option<u64> => Slots,
         /// How many records were lost (`lost`), how many areas a pool has (`pool_added`).
         count: Option<u64> => Count,

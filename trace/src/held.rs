@@ -26,10 +26,10 @@ impl Held {
     /// The pool as the recording found it.
     #[must_use]
     pub fn new(meta: &Meta, snapshot: &[SnapshotSlot]) -> Self {
-        let place = meta.pools.iter().position(|pool| pool.kind == PoolKind::Default).unwrap_or(usize::MAX);
+        let here = |slot: &&SnapshotSlot| meta.pool().is_some() && slot.pool() == 0;
         let mut model = Self {
-            pool: meta.pools.get(place).cloned(),
-            slots: snapshot.iter().filter(|slot| slot.pool() == place).map(|slot| (slot.slot, slot.clone())).collect(),
+            pool: meta.pool().cloned(),
+            slots: snapshot.iter().filter(here).map(|slot| (slot.slot, slot.clone())).collect(),
             runs: HashMap::new(),
             used: 0,
             since_ns: meta.snapshot_ns.unwrap_or(0),
@@ -70,16 +70,23 @@ impl Held {
         self.exact
     }
 
-    /// Makes the pools of a trace those at this point. Of others than the default one it is not known then who holds what.
-    pub fn set(&self, pools: &mut Vec<Pool>) {
+    /// Has a trace begin at this point: its pools are those of now. Of others than the default one it is not known then who holds
+    /// what, so that nothing can be predicted to the slot from there.
+    pub fn begin(&self, meta: &mut Meta) {
+        let pools = &mut meta.pools;
+        pools.retain(|pool| pool.kind != PoolKind::Transient);
+        let place = pools.partition_point(|pool| matches!(pool.kind, PoolKind::Default | PoolKind::Added));
+        let new = |added: &&Pool| !pools.iter().any(|pool| pool.overlaps(added));
+        let mut new: Vec<_> = self.added.iter().filter(new).cloned().collect();
+        new.dedup_by(|later, earlier| later.overlaps(earlier));
+        pools.splice(place..place, new);
         for pool in &mut *pools {
             match (&self.pool, pool.kind) {
                 (Some(now), PoolKind::Default) => *pool = now.clone(),
                 _ => pool.areas.clear(),
             }
         }
-        let place = pools.partition_point(|pool| matches!(pool.kind, PoolKind::Default | PoolKind::Added));
-        pools.splice(place..place, self.added.iter().cloned());
+        meta.snapshot_exact &= self.exact && pools.iter().all(|pool| pool.kind == PoolKind::Default);
     }
 
     /// The slots in use.
@@ -90,11 +97,11 @@ impl Held {
 
     /// Follows one event.
     pub fn apply(&mut self, event: &Event) {
-        if event.time_ns < self.since_ns {
-            return;
-        }
         if event.op == Op::PoolAdded {
             self.added.extend(Pool::added(event).filter(|pool| pool.kind == PoolKind::Added));
+            return;
+        }
+        if event.time_ns < self.since_ns {
             return;
         }
         // Slots of other pools have numbers of their own.
@@ -219,6 +226,7 @@ pub mod samples {
 mod tests {
     use super::samples::{START, alloc, free, meta};
     use super::*;
+    use crate::event::NO_DEVICE;
 
     #[test]
     fn slots_and_areas_follow_the_events() {
@@ -264,6 +272,55 @@ mod tests {
         assert_eq!((model.used(), model.runs.len(), model.exact()), (4, 1, true));
         model.apply(&Event::new(Op::Lost, 3, 0, 0, 0));
         assert!(!model.exact());
+    }
+
+    #[test]
+    fn a_trace_that_begins_later_has_the_pools_of_then_and_does_not_know_what_is_in_them() {
+        let own = Pool {
+            kind: PoolKind::Own,
+            start: 0x10,
+            nslabs: 2,
+            areas: vec![Area { index: 1, used: 1 }],
+            ..Pool::default()
+        };
+        let mut meta = meta(512, 1);
+        meta.pools.push(own);
+        meta.pools.push(Pool { kind: PoolKind::Transient, start: 0x8000, nslabs: 2, ..Pool::default() });
+        let mut model = Held::new(&meta, &[]);
+        let made = |start, device| Event {
+            tlb_addr: Some(start),
+            size: Some(512 * SLOT_BYTES),
+            count: Some(1),
+            ..Event::new(Op::PoolAdded, 1, 0, 0, device)
+        };
+        [alloc(1, 0, 3), made(0x4000_0000, NO_DEVICE), made(0x5000_0000, 0), made(0x4000_0000, NO_DEVICE)]
+            .iter()
+            .for_each(|event| model.apply(event));
+        assert_eq!(model.used(), 3);
+        model.begin(&mut meta);
+        let pools: Vec<_> = meta.pools.iter().map(|pool| (pool.kind, pool.start, pool.areas.len())).collect();
+        let all = [(PoolKind::Default, START, 1), (PoolKind::Added, 0x4000_0000, 0), (PoolKind::Own, 0x10, 0)];
+        assert_eq!((pools.as_slice(), meta.pools[0].areas[0].used, meta.snapshot_exact), (&all[..], 3, false));
+    }
+
+    #[test]
+    fn a_pool_that_no_kernel_makes_is_none() {
+        let event = |start, size, count| Event {
+            tlb_addr: Some(start),
+            size: Some(size),
+            count: Some(count),
+            ..Event::new(Op::PoolAdded, 1, 0, 0, NO_DEVICE)
+        };
+        for bad in [
+            event(0, 4096, u64::MAX),
+            event(0, 4096, 3),
+            event(0, 0, 1),
+            event(0, 1 << 60, 1),
+            event(u64::MAX, 4096, 1),
+        ] {
+            assert_eq!(Pool::added(&bad), None, "{bad:?}");
+        }
+        assert!(Pool::added(&event(0x1000, 4096, 2)).is_some());
     }
 
     #[test]

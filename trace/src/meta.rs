@@ -37,7 +37,7 @@ pub struct Meta {
     /// What the kernel's types tell of its bounce allocator; absent in traces of format 1.0, and where there is no BTF.
     #[serde(default)]
     pub allocator: Option<AllocatorTypes>,
-    /// Bounce pools: the default one, those added to it, the oldest first, and those of devices; empty when the machine has none, or
+    /// Bounce pools: the default one, those added to it, the oldest first, those of devices, and those of one mapping; empty when the machine has none, or
     /// [its pool is unknown](Self::pool_unknown). What is added later is told by events.
     pub pools: Vec<Pool>,
     /// Why it is not known whether there is a pool, and where; absent when it is, and in traces before format 1.3.
@@ -81,10 +81,10 @@ impl Meta {
 }
 
 impl Meta {
-    /// The default pool; nothing when the machine has none.
+    /// The default pool, the first; nothing when the machine has none.
     #[must_use]
     pub fn pool(&self) -> Option<&Pool> {
-        self.pools.iter().find(|pool| pool.kind == PoolKind::Default)
+        self.pools.first().filter(|pool| pool.kind == PoolKind::Default)
     }
 }
 

@@ -6,6 +6,8 @@ use crate::event::{Event, NO_DEVICE, Op};
 
 /// Bytes in a slot.
 pub const SLOT_BYTES: u64 = 2048;
+/// More slots than a block of the page allocator has, whatever the size of its pages.
+const MADE_SLABS: u64 = 1 << 20;
 /// Slots in a segment, the longest run one mapping can have.
 pub const SEGMENT_SLOTS: u32 = 128;
 
@@ -73,19 +75,37 @@ impl Pool {
         Self::DEFAULT.to_owned()
     }
 
-    /// The pool that a `pool_added` tells of, as it was before its first slot was taken; nothing of another event.
+    /// The pool that a `pool_added` tells of, as it was before its first slot was taken; nothing of another event, nor of a pool
+    /// that no kernel makes: they come from the page allocator, in one block (SPEC 5).
     #[must_use]
     pub fn added(event: &Event) -> Option<Self> {
         let (Op::PoolAdded, Some(start), Some(bytes)) = (event.op, event.tlb_addr, event.size) else { return None };
-        let nareas = event.count.and_then(|count| u32::try_from(count).ok()).filter(|count| *count > 0)?;
+        let nslabs = bytes / SLOT_BYTES;
+        let nareas = event.count.and_then(|count| u32::try_from(count).ok())?;
+        if !(1..=MADE_SLABS).contains(&nslabs) || nareas == 0 || u64::from(nareas) > nslabs {
+            return None;
+        }
+        start.checked_add(bytes)?;
         Some(Self {
             kind: if event.device == NO_DEVICE { PoolKind::Added } else { PoolKind::Transient },
             start,
-            nslabs: bytes / SLOT_BYTES,
+            nslabs,
             nareas,
             areas: vec![Area { index: 0, used: 0 }; nareas as usize],
             ..Self::default()
         })
+    }
+
+    /// Where it ends; at the last address of all when it would lie beyond.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.start.saturating_add(self.nslabs.saturating_mul(SLOT_BYTES))
+    }
+
+    /// Whether it has memory in common with another.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.start < other.end() && other.start < self.end()
     }
 
     /// Whether a bounce address lies in it.

@@ -246,13 +246,11 @@ fn bounced(event: &Event, device: Option<&Device>, machine: &Machine) -> bool {
 fn met(trace: &Trace, at: u64, slots: &Event, story: &mut Story) -> Result<Option<Moment>, AnalysisError> {
     let meta = trace.meta();
     let Some(mut pool) = recorded_pool(trace) else { return Ok(None) };
-    let inside = |tlb: u64| {
-        meta.pools
-            .first()
-            .is_some_and(|pool| tlb.wrapping_sub(pool.start) < pool.nslabs.saturating_mul(trace::pool::SLOT_BYTES))
-    };
-    if slots.tlb_addr.is_some_and(|tlb| !inside(tlb)) {
-        story.notes.push("its slots are of another pool than the recorded one, whose state is not known".to_owned());
+    let inside = |tlb: u64| meta.pool().is_some_and(|pool| pool.contains(tlb));
+    let device = trace.devices().iter().find(|device| device.id == slots.device);
+    let own = device.and_then(|device| device.pool.as_deref()).is_some_and(|name| name != trace::Pool::DEFAULT);
+    if own || slots.tlb_addr.is_some_and(|tlb| !inside(tlb)) {
+        story.notes.push("its slots are of another pool than the default one, which alone is shown here".to_owned());
         return Ok(None);
     }
     if meta.snapshot_ns.is_some_and(|ns| slots.time_ns < ns) {

@@ -36,9 +36,7 @@ impl Slots {
     /// A pool was made; whatever was known at its place is gone.
     pub(super) fn added(&mut self, event: &Event) {
         let Some(added) = Pool::added(event) else { return };
-        let end = |pool: &Pool| pool.start.saturating_add(pool.nslabs.saturating_mul(SLOT_BYTES));
-        let (first, last) = (added.start, end(&added));
-        self.pools.retain(|pool| pool.start >= last || end(pool) <= first);
+        self.pools.retain(|pool| !pool.overlaps(&added));
         self.pools.push(added);
     }
 

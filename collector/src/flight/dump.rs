@@ -44,8 +44,7 @@ impl Dump {
         if window.moved() {
             // An earlier snapshot that could not be taken is as unknown as before.
             meta.snapshot_ns = meta.snapshot_ns.map(|_| 0);
-            meta.snapshot_exact &= before.exact();
-            before.set(&mut meta.pools);
+            before.begin(&mut meta);
         }
         let number = retention::next_number(base);
         // Named after now, which is when it was triggered: two dumps may begin with the same event.

@@ -21,7 +21,7 @@ pub struct Devices {
 }
 
 /// What devices have of their own.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Owned {
     /// Addresses of `io_tlb_mem`s.
     pub(super) mems: Vec<u64>,

@@ -116,7 +116,7 @@ impl Place {
         Ok(self.pools(memory, &owned)?.into_iter().map(|found| found.pool).collect())
     }
 
-    /// What devices have of their own. What cannot be read is no error: the default pool is still worth having.
+    /// What devices have of their own.
     fn owners(&self, memory: &Kcore) -> Result<Owned, KcoreError> {
         match self {
             Self::Object { devices: Some(devices), address, .. } => devices.owned(memory, *address),
@@ -133,18 +133,19 @@ impl Place {
             }
         };
         let mut all: Vec<_> = read::pool(layout, memory, layout.default_pool(address), address)?.into_iter().collect();
-        let read = |kind, name: &str, at, mem| -> Result<Option<Found>, PoolError> {
-            let found = read::pool(layout, memory, at, mem)?;
-            Ok(found.map(|Found { pool, slots }| Found { pool: Pool { kind, name: name.to_owned(), ..pool }, slots }))
+        // One that goes while it is looked at is none: the default pool is worth having without.
+        let read = |kind, name: &str, at, mem| -> Option<Found> {
+            let Found { pool, slots } = read::pool(layout, memory, at, mem).ok()??;
+            Some(Found { pool: Pool { kind, name: name.to_owned(), ..pool }, slots })
         };
         for at in read::added(layout, memory, address)? {
-            all.extend(read(PoolKind::Added, Pool::DEFAULT, at, address)?);
+            all.extend(read(PoolKind::Added, Pool::DEFAULT, at, address));
         }
         for &mem in &owned.mems {
-            all.extend(read(PoolKind::Own, &format!("{mem:#x}"), layout.default_pool(mem), mem)?);
+            all.extend(read(PoolKind::Own, &format!("{mem:#x}"), layout.default_pool(mem), mem));
         }
         for (device, at) in &owned.transient {
-            all.extend(read(PoolKind::Transient, device, *at, address)?);
+            all.extend(read(PoolKind::Transient, device, *at, address));
         }
         Ok(all)
     }
@@ -163,28 +164,35 @@ impl Place {
 /// See [`PoolError`].
 pub fn snapshot(place: &Place, memory: &Kcore) -> Result<Snapshot, PoolError> {
     let mut doubt = None;
-    let owned = place.owners(memory).unwrap_or_else(|why| {
-        doubt = Some(format!("it is not known whether devices have bounce pools of their own: {why}"));
-        Owned::default()
-    });
+    let mut owned = || {
+        place.owners(memory).unwrap_or_else(|why| {
+            doubt = Some(format!("it is not known whether devices have bounce pools of their own: {why}"));
+            Owned::default()
+        })
+    };
     let mut attempt = 0;
     loop {
         attempt += 1;
         let began = Instant::now();
-        let before = place.pools(memory, &owned)?;
+        let owned_before = owned();
+        let before = place.pools(memory, &owned_before)?;
         let mut slots = Vec::new();
         for (at, found) in (0..).zip(&before) {
-            let of_pool = place.slots(memory, found)?;
+            let of_pool = match place.slots(memory, found) {
+                Err(_) if found.pool.kind != PoolKind::Default => continue,
+                of_pool => of_pool?,
+            };
             slots.extend(of_pool.into_iter().map(|slot| SnapshotSlot { pool: Some(at), ..slot }));
         }
         thread::sleep(QUIET.saturating_sub(began.elapsed()));
-        let after = place.pools(memory, &owned)?;
+        let owned_after = owned();
+        let after = place.pools(memory, &owned_after)?;
         // Slots and counters are changed under one lock, so at rest they agree.
         let agrees = |(at, found): (usize, &Found)| {
             let used = found.pool.areas.iter().map(|a| a.used).sum::<u64>();
             !found.pool.areas.is_empty() && used == slots.iter().filter(|slot| slot.pool() == at).count() as u64
         };
-        let exact = after == before && before.iter().enumerate().all(agrees);
+        let exact = owned_after == owned_before && after == before && before.iter().enumerate().all(agrees);
         if exact || attempt == ATTEMPTS {
             let pools = before.into_iter().map(|found| found.pool).collect();
             return Ok(Snapshot { pools, slots, exact, doubt });

@@ -5,6 +5,8 @@ use trace::pool::{Area, Pool, SnapshotSlot};
 use super::{Found, PoolError, PoolLayout};
 use crate::kcore::{Kcore, word};
 
+/// More areas than any machine has CPUs.
+const MOST_AREAS: u64 = 1 << 16;
 /// Entries of a list that are looked at: more than there can be, for it may change meanwhile.
 const LONGEST: usize = 1 << 16;
 
@@ -17,7 +19,7 @@ pub(super) fn pool(layout: &PoolLayout, memory: &Kcore, base: u64, mem: u64) -> 
         return Ok(None);
     }
     let nareas = layout.nareas.map_or(Ok(1), |offset| memory.u32(base + u64::from(offset)))?;
-    if nareas == 0 || nareas > nslabs || nslabs > 1 << 32 {
+    if nareas == 0 || nareas > nslabs || nareas > MOST_AREAS || nslabs > 1 << 32 {
         return Err(PoolError::Implausible { nslabs, nareas });
     }
     let mut areas = Vec::new();

@@ -362,6 +362,11 @@ impl Machine {
 
     /// The physical address of a device's bus address that the kernel finds to lie in a pool (SPEC 10.3, 10.8).
     pub(crate) fn pool_address(&self, dma_addr: u64, limits: &Limits) -> Option<u64> {
+        self.phys(dma_addr, limits).filter(|&phys| self.allocator.pool_at(phys).is_some())
+    }
+
+    /// The (pseudo-)physical address of a device's bus address, as the kernel looks it up.
+    pub(crate) fn phys(&self, dma_addr: u64, limits: &Limits) -> Option<u64> {
         let dma_addr = limits.ranges.to_cpu(dma_addr)?;
         let frame = dma_addr / PAGE;
         let pfn = match &self.platform.frames {
@@ -369,8 +374,7 @@ impl Machine {
             Frames::Pv(p2m) => p2m.local_pfn(frame),
             Frames::Arm(tree) => Some(frame).filter(|&pfn| tree.is_valid(pfn)),
         };
-        let phys = pfn?.wrapping_mul(PAGE) | (dma_addr % PAGE);
-        self.allocator.pool_at(phys).map(|_| phys)
+        Some(pfn?.wrapping_mul(PAGE) | (dma_addr % PAGE))
     }
 
     /// The arithmetic behind a refusal just given; nothing may have changed in between.

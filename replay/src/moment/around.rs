@@ -150,6 +150,11 @@ impl Around {
         self.devices.get(&device).map_or(Limits::NONE, |known| known.limits)
     }
 
+    /// The CPU's address of a device's bus address, wherever that lies.
+    pub(super) fn address(&self, device: u32, dma_addr: u64) -> Option<u64> {
+        self.machine.as_ref()?.phys(dma_addr, &self.limits(device))
+    }
+
     /// The address inside a pool that a device's bus address stands for.
     pub(super) fn pool_address(&self, device: u32, dma_addr: u64) -> Option<u64> {
         self.machine.as_ref()?.pool_address(dma_addr, &self.limits(device))
@@ -163,6 +168,11 @@ impl Around {
 
     /// Why a mapping that bounced did so, by the rules; nothing when they would not have bounced it, or do not know.
     pub(super) fn reason(&self, event: &Event) -> Option<Reason> {
+        let own =
+            self.pool_of(event.device).and_then(|at| self.pools.get(at)).filter(|pool| pool.kind == PoolKind::Own);
+        if own.is_some_and(|pool| pool.force_bounce) {
+            return Some(Reason::Forced);
+        }
         match self.foresee(event) {
             Some(Foreseen::Bounced(reason)) => Some(reason),
             // Xen's frame of a new page is not known yet, and does not matter here.
@@ -172,15 +182,16 @@ impl Around {
     }
 
     /// The place of the pool that a device's requests go to: its own, or the default one.
-    pub(super) fn pool_of(&self, device: u32) -> usize {
-        let name = self.device(device).and_then(|device| device.pool.as_deref());
-        let own = |pool: &Pool| pool.kind == PoolKind::Own && Some(pool.name.as_str()) == name;
-        self.pools.iter().position(own).unwrap_or(0)
+    pub(super) fn pool_of(&self, device: u32) -> Option<usize> {
+        match self.device(device).and_then(|device| device.pool.as_deref()) {
+            None | Some(Pool::DEFAULT) => self.pool().map(|_| 0),
+            Some(name) => self.pools.iter().position(|pool| pool.kind == PoolKind::Own && pool.name == name),
+        }
     }
 
     /// The default pool.
     fn pool(&self) -> Option<&Pool> {
-        self.pools.iter().find(|pool| pool.kind == PoolKind::Default)
+        self.pools.first().filter(|pool| pool.kind == PoolKind::Default)
     }
 
     fn foresee(&self, event: &Event) -> Option<Foreseen> {

@@ -325,7 +325,7 @@ impl Moment {
 
     fn sync(&mut self, event: &Event) {
         let for_cpu = event.op == Op::SyncForCpu;
-        let found = event.dma_addr.and_then(|addr| self.around.pool_address(event.device, addr)).and_then(|addr| {
+        let found = event.dma_addr.and_then(|addr| self.around.address(event.device, addr)).and_then(|addr| {
             let (at, holder) = self.slots.over(addr)?;
             Some((holder.copies_at_sync(for_cpu), holder.size.saturating_sub(addr.saturating_sub(at))))
         });

@@ -6,6 +6,7 @@ use trace::pool::{PoolKind, SEGMENT_SLOTS, SLOT_BYTES};
 use trace::{Direction, Event, Pool, SnapshotSlot, event::NO_DEVICE};
 
 use crate::bits;
+use crate::checker::MOST_POOLS;
 use crate::machine::Terms;
 use crate::plan::{Plan, Request};
 use crate::policy;
@@ -261,7 +262,11 @@ pub struct Slots {
 
 impl Slots {
     pub(super) fn new(pools: &[Pool]) -> Self {
-        Self { pools: pools.iter().map(PoolSlots::new).collect(), elsewhere: BTreeMap::new(), elsewhere_used: 0 }
+        Self {
+            pools: pools.iter().take(MOST_POOLS).map(PoolSlots::new).collect(),
+            elsewhere: BTreeMap::new(),
+            elsewhere_used: 0,
+        }
     }
 
     /// The pools, the default one first.
@@ -340,7 +345,14 @@ impl Slots {
 
     /// A pool was made. One that goes with its only mapping has no slots to show.
     pub(super) fn add(&mut self, event: &Event) {
-        let added = Pool::added(event).filter(|pool| pool.kind == PoolKind::Added);
+        let there = |added: &Pool| {
+            self.pools.len() >= MOST_POOLS
+                || self.pools.iter().any(|pool| {
+                    let &Geometry { start, nslabs, .. } = pool.geometry();
+                    Pool { start, nslabs, ..Pool::default() }.overlaps(added)
+                })
+        };
+        let added = Pool::added(event).filter(|pool| pool.kind == PoolKind::Added && !there(pool));
         self.pools.extend(added.as_ref().map(PoolSlots::new));
     }
 
@@ -354,8 +366,16 @@ impl Slots {
     /// Why slots were refused, by the recorded kernel's rules on the slots as they are; without a cause when the rules
     /// would have served it. `known`: what is in use is known.
     pub(super) fn refusal(&mut self, event: &Event, around: &Around, known: bool) -> (Option<Cause>, String) {
-        let Some(pool) = self.pools.get_mut(around.pool_of(event.device)) else {
-            return (Some(Cause::NoPool), "there is no bounce pool".to_owned());
+        let at = around.pool_of(event.device);
+        let Some(pool) = at.and_then(|at| self.pools.get_mut(at)) else {
+            let own = around
+                .device(event.device)
+                .and_then(|device| device.pool.as_deref())
+                .is_some_and(|p| p != Pool::DEFAULT);
+            return match own {
+                true => (None, "it has a bounce pool of its own, of which nothing is known".to_owned()),
+                false => (Some(Cause::NoPool), "there is no bounce pool".to_owned()),
+            };
         };
         let (Some(rules), Some(orig_addr), Some(size)) = (around.rules(), event.orig_addr, event.size) else {
             return (None, "the record has no address or size to judge by".to_owned());

@@ -73,8 +73,7 @@ impl Window {
         meta.closed = true;
         if self.before_ns.is_some() {
             meta.snapshot_ns = meta.snapshot_ns.map(|_| 0);
-            meta.snapshot_exact &= self.before.exact();
-            self.before.set(&mut meta.pools);
+            self.before.begin(&mut meta);
         }
         let io = |source| TraceError::Io { doing: "make a folder in", path: std::env::temp_dir(), source };
         let folder = tempfile::Builder::new().prefix("swioscope-live-").tempdir().map_err(io)?;

@@ -132,13 +132,22 @@ pub(crate) fn story(state: &State, failure: &Failure) -> Vec<String> {
         out.push(format!("What would help: {}", remedy(cause)));
     }
     out.push(String::new());
-    let pool = around.pools().first().map_or(0, |pool| pool.nslabs);
-    out.push(format!(
-        "Slots in use then: {} of {} ({}).",
-        count(failure.used),
-        count(pool),
-        percent(failure.used.min(pool), pool)
-    ));
+    // Of all pools together, which may have been fewer then.
+    let pools = state.moment.slots().pools();
+    let slots: u64 = pools.iter().map(|pool| pool.geometry().nslabs).sum();
+    out.push(match pools.len() {
+        1 => format!(
+            "Slots in use then: {} of {} ({}).",
+            count(failure.used),
+            count(slots),
+            percent(failure.used.min(slots), slots)
+        ),
+        pools => format!(
+            "Slots in use then in all pools: {}; now they are {pools} with {}.",
+            count(failure.used),
+            count(slots)
+        ),
+    });
     out.push(format!("Running: {}.", task(state, failure.tid, failure.time_ns)));
     if let Some(device) = device {
         let mut line = format!("The device reaches {:#x}", device.reach());
