@@ -185,8 +185,9 @@ pub fn snapshot(place: &Place, memory: &Kcore) -> Result<Snapshot, PoolError> {
             slots.extend(of_pool.into_iter().map(|slot| SnapshotSlot { pool: Some(at), ..slot }));
         }
         thread::sleep(QUIET.saturating_sub(began.elapsed()));
+        // The pools before the devices, which take longer to look at than pools stand still.
+        let after = place.pools(memory, &owned_before)?;
         let owned_after = owned();
-        let after = place.pools(memory, &owned_after)?;
         // Slots and counters are changed under one lock, so at rest they agree.
         let agrees = |(at, found): (usize, &Found)| {
             let used = found.pool.areas.iter().map(|a| a.used).sum::<u64>();
