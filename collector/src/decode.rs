@@ -412,8 +412,7 @@ impl Decoder {
         match op {
             Op::SlotAlloc | Op::SlotFailed => {
                 // What the kernel counts is the default pool's.
-                let own =
-                    self.devices.get(id as usize).and_then(|d| d.pool.as_deref()).is_some_and(|p| p != Pool::DEFAULT);
+                let own = self.devices.get(id as usize).is_some_and(|device| device.own_pool().is_some());
                 event.used = (wire.has & has::USED != 0 && !own).then_some(u64::from(wire.more));
                 event.tlb_addr = target;
                 event.align_mask = Some(u64::from(wire.align_mask));

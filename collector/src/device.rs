@@ -1,7 +1,7 @@
 //! What the kernel knows of a device beside its limits (SPEC 13), read from its memory when the device is introduced: how its
 //! DMA goes, not what the allocator asks for. Where memory cannot be read none of it is known.
 
-use trace::Device;
+use trace::{Device, Pool};
 
 use crate::btf::Btf;
 use crate::kcore::Kcore;
@@ -77,8 +77,10 @@ impl Devices {
             (None, _) => ops.map(|ops| self.ops_name(ops) == "iommu_dma_ops"),
         };
         device.dma_ranges = word(members.dma_range_map).map(|map| self.ranges(map));
-        device.pool = word(members.dma_io_tlb_mem)
-            .map(|pool| if Some(pool) == self.default_pool { "default".to_owned() } else { format!("{pool:#x}") });
+        // Where the default one is not known nobody's can be told from it.
+        let pool = word(members.dma_io_tlb_mem).filter(|&pool| pool != 0).zip(self.default_pool);
+        device.pool =
+            pool.map(|(pool, default)| if pool == default { Pool::DEFAULT.to_owned() } else { format!("{pool:#x}") });
     }
 
     fn bit(&self, address: u64, bit: u32) -> Option<bool> {

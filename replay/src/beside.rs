@@ -20,7 +20,7 @@ impl Beside {
         let mut this = Self::default();
         pools.iter().filter(|pool| pool.kind != PoolKind::Default).for_each(|pool| this.add(pool));
         let own = |device: &Device| {
-            let name = device.pool.as_deref()?;
+            let name = device.own_pool()?;
             let pool = pools.iter().find(|pool| pool.kind == PoolKind::Own && pool.name == name)?;
             Some((device.id, pool.force_bounce))
         };
@@ -31,9 +31,11 @@ impl Beside {
     fn add(&mut self, pool: &Pool) {
         let end = pool.end();
         // What was there before is gone.
-        let over: Vec<_> = self.ranges.range(..end).rev().take_while(|(_, (_, last))| *last > pool.start).collect();
-        let over: Vec<u64> = over.into_iter().map(|(start, _)| *start).collect();
-        over.iter().for_each(|start| _ = self.ranges.remove(start));
+        while let Some((&start, &(_, last))) = self.ranges.range(..end).next_back()
+            && last > pool.start
+        {
+            self.ranges.remove(&start);
+        }
         self.ranges.insert(pool.start, (pool.kind, end));
     }
 

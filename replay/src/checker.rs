@@ -1,5 +1,6 @@
 //! Judges one slot event after the other, and sets the model to what the kernel did.
 
+mod event;
 mod order;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -15,6 +16,7 @@ use crate::rules::{Generation, PoolWalk};
 use crate::snapshot::{self, Held};
 use crate::verify::{Miss, MissExample, Start, Verdict};
 use crate::walk::{Found, find};
+use event::{SlotEvent, What};
 use order::Waiting;
 pub(crate) use order::placed;
 
@@ -24,31 +26,6 @@ const BACK: usize = 256;
 pub(crate) const EXAMPLES: usize = 5;
 /// Pools looked at: more than fit below 4 GiB.
 pub(crate) const MOST_POOLS: usize = 4096;
-
-/// A slot event.
-#[derive(Clone, Copy, Debug)]
-enum What {
-    /// Slots were taken; where.
-    Alloc(Request, Limits, u64),
-    /// The same in a pool made for this mapping; whether they are those that the rules choose in it.
-    Alone(Request, Limits, bool),
-    Failed(Request, Limits),
-    /// Slots were given back: an address in the first data slot.
-    Free(u64),
-    /// A pool was added: as many there are then.
-    Added(usize),
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SlotEvent {
-    time_ns: u64,
-    /// Of an event whose record came late, the time of the event it belongs before.
-    since_ns: Option<u64>,
-    cpu: u32,
-    tid: u32,
-    device: u32,
-    what: What,
-}
 
 /// How to take an event back.
 #[derive(Clone, Copy, Debug)]
@@ -151,8 +128,7 @@ impl Checker {
             return None;
         }
         // One that is there already, or more than there can be: a damaged trace.
-        let geometries = || self.pools.iter().map(|known| known.pool.geometry());
-        let there = geometries().any(|pool_there| as_pool(pool_there).overlaps(&pool));
+        let there = self.pools.iter().any(|known| known.pool.geometry().overlaps(&pool));
         if there || self.pools.len() >= MOST_POOLS {
             return None;
         }
@@ -164,8 +140,7 @@ impl Checker {
     fn add_alone(&mut self, pool: &Pool) {
         let geometry = Geometry { start: pool.start, nslabs: pool.nslabs, areas: 1 };
         if policy::check(&geometry).is_ok() {
-            let there = |start: u64, nslabs: u64| Pool { start, nslabs, ..Pool::default() };
-            self.alone.retain(|&start, &mut nslabs| !there(start, nslabs).overlaps(pool));
+            self.alone.retain(|&start, &mut nslabs| !Geometry { start, nslabs, areas: 1 }.overlaps(pool));
             self.alone.insert(pool.start, pool.nslabs);
         }
     }
@@ -490,17 +465,6 @@ impl Checker {
     fn is_free(&self, pool: usize, run: &Run) -> bool {
         u64::from(self.pools[pool].pool.run_at(run.first)) >= run.n
     }
-}
-
-impl SlotEvent {
-    fn new(event: &Event, what: What) -> Self {
-        let &Event { time_ns, since_ns, cpu, tid, device, .. } = event;
-        Self { time_ns, since_ns, cpu, tid, device, what }
-    }
-}
-
-fn as_pool(geometry: &Geometry) -> Pool {
-    Pool { start: geometry.start, nslabs: geometry.nslabs, ..Pool::default() }
 }
 
 fn fits_pool(pool: &SlotPool, run: &Run) -> bool {

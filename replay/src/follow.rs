@@ -124,8 +124,7 @@ impl Follower {
         let free_segments = (0..segments).filter(|&segment| pool.segment(segment) == u128::MAX).count() as u64;
         let limits = devices.iter().map(|d| (d.id, Limits::from(d))).collect();
         let notes = FollowNotes::default();
-        let own = |device: &&Device| device.pool.as_deref().is_some_and(|name| name != Pool::DEFAULT);
-        let elsewhere = devices.iter().filter(own).map(|device| device.id).collect();
+        let elsewhere = devices.iter().filter(|device| device.own_pool().is_some()).map(|device| device.id).collect();
         Self { rules, pool, limits, elsewhere, snapshot_ns: start.snapshot_ns, held, free_segments, notes }
     }
 
@@ -218,9 +217,9 @@ impl Follower {
     }
 
     /// Why the pool, as it is now, cannot serve what an event asks for; nothing when it can, which happens where events
-    /// were written down in another order than the lock's, or the event does not say what was asked.
+    /// were written down in another order than the lock's, when the event does not say what was asked, or it was asked of another pool.
     pub fn cause(&mut self, event: &Event) -> Option<Cause> {
-        let (request, limits) = self.request(event)?;
+        let (request, limits) = self.asked_here(event)?;
         let plan = Plan::new(self.rules, self.pool.geometry().start, &request, &limits);
         let mut livelock = false;
         if self.pool.area_slots() > 0 && request.size > 0 {
@@ -251,7 +250,7 @@ impl Follower {
 
     /// Where the rules would put what an event asks for, in the pool as it is now; nothing when it is refused.
     pub fn place(&mut self, event: &Event) -> Option<Taken> {
-        let (request, limits) = self.request(event).filter(|(request, _)| request.size > 0)?;
+        let (request, limits) = self.asked_here(event).filter(|(request, _)| request.size > 0)?;
         let plan = Plan::new(self.rules, self.pool.geometry().start, &request, &limits);
         for area in area_order(self.pool.areas().len(), request.cpu) {
             match find(&mut self.pool, area, &plan, self.rules.search) {
@@ -263,10 +262,9 @@ impl Follower {
         None
     }
 
-    /// Whether a device has a pool of its own, so that what it asks for is not asked of this one.
-    #[must_use]
-    pub fn is_elsewhere(&self, device: u32) -> bool {
-        self.elsewhere.contains(&device)
+    /// What an event asks of this pool; nothing of a device with a pool of its own.
+    fn asked_here(&self, event: &Event) -> Option<(Request, Limits)> {
+        self.request(event).filter(|_| !self.elsewhere.contains(&event.device))
     }
 
     /// What an event asks for, and of which device.

@@ -6,7 +6,7 @@
 
 mod cut;
 
-use trace::pool::{SEGMENT_SLOTS, SLOT_BYTES};
+use trace::pool::{Pool, SEGMENT_SLOTS, SLOT_BYTES};
 
 use crate::bits::{self, Flags};
 use crate::bounds::{Bound, Bounds, Wanted};
@@ -35,6 +35,11 @@ impl Geometry {
     #[must_use]
     pub fn end(&self) -> u64 {
         self.start.saturating_add(self.nslabs.saturating_mul(SLOT_BYTES))
+    }
+
+    /// Whether it has memory in common with a recorded pool.
+    pub(crate) fn overlaps(&self, pool: &Pool) -> bool {
+        self.start < pool.end() && pool.start < self.end()
     }
 }
 

@@ -59,12 +59,9 @@ impl RecordedPool {
     }
 
     /// The pool an event that asks for slots meets, and what the recorded kernel's rules make of it: the refusal's
-    /// arithmetic, or the slots it would have had. Nothing for events without a buffer's address and size, and for devices with a pool of their own. The event itself
-    /// must not have been pushed. Cost: linear in the pool's slots.
+    /// arithmetic, or the slots it would have had. Nothing for events without a buffer's address and size, and for devices
+    /// with a pool of their own. The event itself must not have been pushed. Cost: linear in the pool's slots.
     pub fn moment(&mut self, event: &Event) -> Option<Moment> {
-        if self.follower.is_elsewhere(event.device) {
-            return None;
-        }
         let (request, limits) = self.follower.request(event)?;
         let pools = vec![PoolMoment::of(self.follower.pool())];
         let refusal = self.follower.refusal(event);

@@ -158,8 +158,8 @@ pub fn verify<'a>(
     let limits: HashMap<u32, Limits> = devices.iter().map(|d| (d.id, Limits::from(d))).collect();
     let owner = |at: usize| start.pools[allocators[at][0]].name.as_str();
     // Nothing of a device whose pool is not known.
-    let allocator = |device: &Device| match device.pool.as_deref() {
-        None | Some(Pool::DEFAULT) => Some(0),
+    let allocator = |device: &Device| match device.own_pool() {
+        None => Some(0),
         Some(name) => (1..allocators.len()).find(|&at| owner(at) == name),
     };
     let owners: HashMap<u32, Option<usize>> = devices.iter().map(|device| (device.id, allocator(device))).collect();

@@ -1,5 +1,7 @@
 //! What the kernel's DMA code knows of a device.
 
+use crate::Pool;
+
 crate::record! {
     /// A device seen while recording: the limits that decide whether it bounces and which slots fit it.
     #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,9 +72,27 @@ impl Device {
         }
     }
 
+    /// The name of the bounce pool it has for itself; nothing when it uses the default one, as all do of which it is not known.
+    #[must_use]
+    pub fn own_pool(&self) -> Option<&str> {
+        self.pool.as_deref().filter(|name| *name != Pool::DEFAULT)
+    }
+
     /// The segment boundary mask the allocator applies: all ones when the driver set none or zero (SPEC 3).
     #[must_use]
     pub fn boundary(&self) -> u64 {
         self.seg_boundary_mask.filter(|&m| m != 0).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_another_pool_than_the_default_one_is_its_own() {
+        let device = |pool: Option<&str>| Device { pool: pool.map(str::to_owned), ..Device::new(0, "x") };
+        assert_eq!(device(Some("0x77")).own_pool(), Some("0x77"));
+        assert_eq!((device(None).own_pool(), device(Some(Pool::DEFAULT)).own_pool()), (None, None));
     }
 }

@@ -300,8 +300,15 @@ impl<'a> Explainer<'a> {
             return self.what_if()?.story(&found, stop);
         }
         let mut story = recorded::story(self.trace, &found)?;
-        // What was served needs no replay, which would read the whole trace.
-        if story.refused {
+        // What was served needs no replay, which would read the whole trace. And a replay has no pool of a device's own: what
+        // another size of the default one would have served says nothing of it.
+        let own = recorded::device(self.trace, found.event.device).is_some_and(|device| device.own_pool().is_some());
+        if story.refused && own {
+            story.remedies.push(
+                "What another pool or kernel would have done cannot be told: the device has a bounce pool of its own."
+                    .to_owned(),
+            );
+        } else if story.refused {
             self.what_if()?.remedies(&mut story, found.map_number, stop)?;
         }
         Ok(story)

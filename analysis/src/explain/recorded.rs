@@ -107,6 +107,10 @@ fn unslotted(trace: &Trace, event: &Event, machine: &Machine) -> (String, String
             "unknown".to_owned(),
             "a scatterlist was refused; which element was to blame is not in the trace".to_owned(),
         ),
+        Ok(_) if device.own_pool().is_some() => (
+            "unknown".to_owned(),
+            "the device has a bounce pool of its own, whose slots are not followed here".to_owned(),
+        ),
         Ok(_) => ("unknown".to_owned(), "the slots it met are not in the trace".to_owned()),
     }
 }
@@ -247,8 +251,8 @@ fn met(trace: &Trace, at: u64, slots: &Event, story: &mut Story) -> Result<Optio
     let meta = trace.meta();
     let Some(mut pool) = recorded_pool(trace) else { return Ok(None) };
     let inside = |tlb: u64| meta.pool().is_some_and(|pool| pool.contains(tlb));
-    let device = trace.devices().iter().find(|device| device.id == slots.device);
-    let own = device.and_then(|device| device.pool.as_deref()).is_some_and(|name| name != trace::Pool::DEFAULT);
+    let device = device(trace, slots.device);
+    let own = device.is_some_and(|device| device.own_pool().is_some());
     if own || slots.tlb_addr.is_some_and(|tlb| !inside(tlb)) {
         story.notes.push("its slots are of another pool than the default one, which alone is shown here".to_owned());
         return Ok(None);

@@ -179,6 +179,10 @@ impl<'a> Scan<'a> {
         }
     }
 
+    fn has_own_pool(&self, device: u32) -> bool {
+        self.devices.get(device).is_some_and(|device| device.own_pool().is_some())
+    }
+
     /// Whether a bounce the rules do not explain is explained by this: how an IOMMU would have mapped it is in no trace.
     fn untrusted(&self, device: u32) -> bool {
         self.devices.get(device).is_some_and(|device| device.untrusted == Some(true))
@@ -315,7 +319,7 @@ impl<'a> Scan<'a> {
         }
         let end = super::reach::pool_range(self.trace).map_or(0, |(_, to)| to);
         let reach = self.devices.get(device).map_or(u64::MAX, trace::Device::reach);
-        let above = reason.is_some() && end > reach;
+        let above = reason.is_some() && end > reach && !self.has_own_pool(device);
         self.refused(event, device, above.then_some(Cause::PoolAboveMask), reason, |_| {
             above.then(|| {
                 format!(
@@ -348,7 +352,7 @@ impl<'a> Scan<'a> {
                 self.at_first_refusal = pool.holders("first_refusal", event.time_ns, &self.devices, &self.sites, syncs);
             }
         }
-        let explanation = explain(self).unwrap_or_else(|| unexplained(event));
+        let explanation = explain(self).unwrap_or_else(|| unexplained(event, self.has_own_pool(device)));
         let site = self.sites.of(event.stack);
         let first_ns = event.time_ns;
         self.failed.push(Failed { device, cause, reason, count: 1, largest: size, first_ns, explanation, site });
@@ -389,8 +393,12 @@ pub(super) fn any_size(cause: Cause) -> bool {
     )
 }
 
-fn unexplained(event: &Event) -> String {
+fn unexplained(event: &Event, own_pool: bool) -> String {
     match event.size {
+        Some(size) if own_pool => format!(
+            "{} were asked for, of a bounce pool of the device's own, which is in none of these figures",
+            trace::field::bytes(size)
+        ),
         Some(size) if event.op == Op::SlotFailed => format!(
             "{} were asked for; by the order of the records there was room, so another CPU, or an interrupt, had it at that moment",
             trace::field::bytes(size)

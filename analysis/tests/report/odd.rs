@@ -218,3 +218,34 @@ fn a_pool_that_was_added_counts_as_one() {
     assert_eq!((report.fidelity.decided, report.fidelity.decided_of), (2, 2));
     assert_eq!(report.fidelity.other_pools, 1);
 }
+
+/// What a device's own pool (SPEC 2.7) refuses is not explained by the default one, full or not.
+#[test]
+fn a_refusal_of_another_pool_is_not_explained_by_the_default_one() {
+    for full in [false, true] {
+        let mut b = Build::new("6.12.1", 128).forced();
+        let disk = b.device("0000:00:04.0", "virtio-pci", u64::MAX);
+        let own = b.device("0000:00:05.0", "swio_lab", u64::MAX);
+        b.devices[own as usize].pool = Some("0x77".to_owned());
+        if full {
+            b.map(disk, 1 << 33, 256 << 10);
+        }
+        b.now += 1000;
+        let refused = Event {
+            orig_addr: Some(1 << 33),
+            size: Some(4096),
+            align_mask: Some(0),
+            direction: Some(Direction::ToDevice),
+            ..Event::new(Op::SlotFailed, b.now, 0, 1, own)
+        };
+        b.events.push(refused);
+        let report = report(&b.finish());
+        assert_eq!((report.summary.failures, report.fidelity.other_pools), (1, 1));
+        assert!(whole(&report).contains("a bounce pool of the device's own"), "{full}");
+        assert!(
+            !whole(&report).contains("another CPU") && !classes(&report).contains(&"FULL"),
+            "{full}: {:?}",
+            classes(&report)
+        );
+    }
+}

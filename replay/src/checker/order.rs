@@ -4,7 +4,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::{Applied, Checker, SlotEvent, Undo, What, remember};
+use super::event::{SlotEvent, What};
+use super::{Applied, Checker, Undo, remember};
 
 /// Events behind that are looked at for another order. Far, because an interrupt that gives back a few hundred buffers
 /// can come between an allocation's lock and its record.

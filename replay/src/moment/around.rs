@@ -183,8 +183,8 @@ impl Around {
 
     /// The place of the pool that a device's requests go to: its own, or the default one.
     pub(super) fn pool_of(&self, device: u32) -> Option<usize> {
-        match self.device(device).and_then(|device| device.pool.as_deref()) {
-            None | Some(Pool::DEFAULT) => self.pool().map(|_| 0),
+        match self.device(device).and_then(Device::own_pool) {
+            None => self.pool().map(|_| 0),
             Some(name) => self.pools.iter().position(|pool| pool.kind == PoolKind::Own && pool.name == name),
         }
     }

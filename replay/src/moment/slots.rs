@@ -346,11 +346,7 @@ impl Slots {
     /// A pool was made. One that goes with its only mapping has no slots to show.
     pub(super) fn add(&mut self, event: &Event) {
         let there = |added: &Pool| {
-            self.pools.len() >= MOST_POOLS
-                || self.pools.iter().any(|pool| {
-                    let &Geometry { start, nslabs, .. } = pool.geometry();
-                    Pool { start, nslabs, ..Pool::default() }.overlaps(added)
-                })
+            self.pools.len() >= MOST_POOLS || self.pools.iter().any(|pool| pool.geometry().overlaps(added))
         };
         let added = Pool::added(event).filter(|pool| pool.kind == PoolKind::Added && !there(pool));
         self.pools.extend(added.as_ref().map(PoolSlots::new));
@@ -368,11 +364,7 @@ impl Slots {
     pub(super) fn refusal(&mut self, event: &Event, around: &Around, known: bool) -> (Option<Cause>, String) {
         let at = around.pool_of(event.device);
         let Some(pool) = at.and_then(|at| self.pools.get_mut(at)) else {
-            let own = around
-                .device(event.device)
-                .and_then(|device| device.pool.as_deref())
-                .is_some_and(|p| p != Pool::DEFAULT);
-            return match own {
+            return match around.device(event.device).is_some_and(|device| device.own_pool().is_some()) {
                 true => (None, "it has a bounce pool of its own, of which nothing is known".to_owned()),
                 false => (Some(Cause::NoPool), "there is no bounce pool".to_owned()),
             };
